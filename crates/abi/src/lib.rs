@@ -1,0 +1,58 @@
+//! Every byte that the kernel programs and user space share.
+//!
+//! Map keys and values, event records, drop reasons, reserved identities and
+//! the run-time configuration. One definition serves both sides:
+//!
+//! ```text
+//!   desired rows ── linux ──> BPF maps <── bpf (datapath) ──> ring buffer ── linux ──> flows
+//!                        \________ axon-abi: the layouts ________/
+//! ```
+//!
+//! Invariants:
+//! - every shared type is `#[repr(C)]` and free of padding, by proof
+//!   (`zerocopy`'s `IntoBytes`), with its size asserted;
+//! - byte order is in the type: [`U16`]`<NetworkEndian>` for what is on the
+//!   wire, native integers for the rest;
+//! - a map's name carries the version of its layout: a changed layout is a new
+//!   name and a migration, never a silent reuse.
+//!
+//! This crate must not know: allocation, any BPF library, any decision.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod addr;
+mod config;
+mod conntrack;
+mod endpoint;
+mod event;
+mod identity;
+mod ipcache;
+mod maps;
+mod metrics;
+mod nat;
+mod policy;
+mod reason;
+
+pub use addr::{IpKey, LpmKey};
+pub use config::{ConfigFlags, RuntimeConfig, Timeouts};
+pub use conntrack::{CtEntry, CtFlags, CtKey4, CtKey6, CtState, FragmentKey, FragmentPorts};
+pub use endpoint::{EndpointFlags, EndpointRow};
+pub use event::{
+    EVENT_LEN, EventFlags, EventKind, EventRecord, MatchType, ObservationPoint, TraceReason,
+};
+pub use identity::{Identity, Scope};
+pub use ipcache::{IpcacheFlags, IpcacheRow};
+pub use maps::{GENERATIONS, HOOKS, Hook, MAPS, MapKind, MapSpec, program_slot};
+pub use metrics::{Direction, METRICS_ENTRIES, MetricsRow, metrics_index};
+pub use nat::{NatEntry, NatKey};
+pub use policy::{
+    ClassKey, ClassRow, IdentityRow, PolicyEntry, PolicyEntryFlags, PolicyKey, PolicySetFlags,
+    PolicySetRow, class,
+};
+pub use reason::DropReason;
+pub use zerocopy::{NetworkEndian, U16, U32};
+
+/// A 16-bit number as it stands on the wire.
+pub type Be16 = U16<NetworkEndian>;
+/// A 32-bit number as it stands on the wire.
+pub type Be32 = U32<NetworkEndian>;

@@ -1,0 +1,170 @@
+//! The maps: names, kinds and layouts, for the loader's check of what is
+//! pinned.
+
+use crate::{
+    ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey, FragmentPorts,
+    IdentityRow, IpKey, IpcacheRow, LpmKey, METRICS_ENTRIES, MetricsRow, NatEntry, NatKey,
+    PolicyEntry, PolicyKey, PolicySetRow, RuntimeConfig,
+};
+
+/// Kinds of maps, with the kernel's `bpf_map_type` numbers.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    /// Hash table, preallocated.
+    Hash = 1,
+    /// Array.
+    Array = 2,
+    /// Array of programs for tail calls.
+    ProgArray = 3,
+    /// Array with a value per CPU.
+    PerCpuArray = 6,
+    /// Hash table that evicts the least recently used.
+    LruHash = 9,
+    /// Longest-prefix-match trie.
+    LpmTrie = 11,
+    /// Ring buffer; `max_entries` is its size in bytes.
+    RingBuf = 27,
+}
+
+/// The layout of one pinned map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSpec {
+    /// The pin's file name; it ends in the version of the layout.
+    pub name: &'static str,
+    /// The kernel's type.
+    pub kind: MapKind,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Entries (ring buffer: bytes) unless configuration says otherwise.
+    pub max_entries: u32,
+    /// Whether configuration may size the map.
+    pub sizable: bool,
+}
+
+const fn spec<K, V>(name: &'static str, kind: MapKind, max_entries: u32, sizable: bool) -> MapSpec {
+    MapSpec {
+        name,
+        kind,
+        key_size: size_of::<K>() as u32,
+        value_size: size_of::<V>() as u32,
+        max_entries,
+        sizable,
+    }
+}
+
+/// Generations of programs that may be loaded at once: the one in force and
+/// the one that replaces it.
+pub const GENERATIONS: u32 = 2;
+
+/// Hooks that have a stub.
+pub const HOOKS: u32 = 4;
+
+/// Where a program hangs.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// Ingress of an endpoint's host-side device: what the endpoint sends.
+    FromEndpoint = 0,
+    /// Egress of an endpoint's host-side device: what the stack sends to it.
+    ToEndpoint = 1,
+    /// Ingress of an uplink.
+    FromNetdev = 2,
+    /// Egress of an uplink.
+    ToNetdev = 3,
+}
+
+impl Hook {
+    /// Every hook.
+    pub const ALL: [Self; HOOKS as usize] = [
+        Self::FromEndpoint,
+        Self::ToEndpoint,
+        Self::FromNetdev,
+        Self::ToNetdev,
+    ];
+
+    /// The name of the hook's program in the object file; the stub's is
+    /// `stub_` and this.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::FromEndpoint => "from_endpoint",
+            Self::ToEndpoint => "to_endpoint",
+            Self::FromNetdev => "from_netdev",
+            Self::ToNetdev => "to_netdev",
+        }
+    }
+}
+
+/// The slot of a hook's program of a generation in `axon_programs_v1`.
+#[inline(always)]
+pub const fn program_slot(generation: u32, hook: Hook) -> u32 {
+    (generation % GENERATIONS) * HOOKS + hook as u32
+}
+
+/// Every pinned map.
+///
+/// - `axon_generation_v1`: index 0 holds the generation whose programs the
+///   stubs call; one write switches every device, both directions.
+/// - `axon_ct_count_v1`: conntrack entries by owning endpoint's number,
+///   counted up by the programs, set right by the sweep.
+/// - `axon_lost_v1`: events that found the ring buffer full.
+/// - `axon_nomasq_v1`: destinations towards which pods keep their address.
+pub const MAPS: &[MapSpec] = &[
+    spec::<u32, u32>(
+        "axon_programs_v1",
+        MapKind::ProgArray,
+        GENERATIONS * HOOKS,
+        false,
+    ),
+    spec::<u32, u32>("axon_generation_v1", MapKind::Array, 1, false),
+    spec::<u32, RuntimeConfig>("axon_config_v1", MapKind::Array, 1, false),
+    spec::<u32, EndpointRow>("axon_endpoint_v1", MapKind::Hash, 4096, false),
+    spec::<IpKey, EndpointRow>("axon_address_v1", MapKind::Hash, 8192, false),
+    spec::<IpKey, IpcacheRow>("axon_ipcache_v1", MapKind::Hash, 524_288, true),
+    spec::<LpmKey, IpcacheRow>("axon_ipcache_cidr_v1", MapKind::LpmTrie, 65_536, true),
+    spec::<u32, IdentityRow>("axon_identity_v1", MapKind::Hash, 131_072, true),
+    spec::<u32, PolicySetRow>("axon_policy_set_v1", MapKind::Hash, 16_384, true),
+    spec::<ClassKey, ClassRow>("axon_class_v1", MapKind::Hash, 262_144, true),
+    spec::<PolicyKey, PolicyEntry>("axon_policy_v1", MapKind::Hash, 262_144, true),
+    spec::<CtKey4, CtEntry>("axon_ct4_v1", MapKind::LruHash, 524_288, true),
+    spec::<CtKey6, CtEntry>("axon_ct6_v1", MapKind::LruHash, 524_288, true),
+    spec::<u32, u32>("axon_ct_count_v1", MapKind::Array, 65_536, false),
+    spec::<NatKey, NatEntry>("axon_nat_v1", MapKind::LruHash, 262_144, true),
+    spec::<LpmKey, u32>("axon_nomasq_v1", MapKind::LpmTrie, 1024, false),
+    spec::<FragmentKey, FragmentPorts>("axon_fragment_v1", MapKind::LruHash, 8192, true),
+    spec::<u32, MetricsRow>(
+        "axon_metrics_v1",
+        MapKind::PerCpuArray,
+        METRICS_ENTRIES,
+        false,
+    ),
+    spec::<u32, u64>("axon_lost_v1", MapKind::PerCpuArray, 1, false),
+    MapSpec {
+        name: "axon_events_v1",
+        kind: MapKind::RingBuf,
+        key_size: 0,
+        value_size: 0,
+        max_entries: 4 * 1024 * 1024,
+        sizable: true,
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::MAPS;
+
+    #[test]
+    fn names_are_unique_versioned_and_fit_the_kernel() {
+        for (n, map) in MAPS.iter().enumerate() {
+            assert!(map.name.starts_with("axon_"), "{}", map.name);
+            assert!(map.name.contains("_v"), "{}", map.name);
+            assert!(
+                MAPS[..n].iter().all(|other| other.name != map.name),
+                "{}",
+                map.name
+            );
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Wire formats, and their conversions to the model.
+//!
+//! ```text
+//! YAML, JSON ── k8s, cilium ──> model       CNI input/output ── cni
+//! HTTP bodies on the agent's socket ── agent
+//! ```
+//!
+//! Invariants: what is refused is refused with the path of the field, the
+//! value and what was expected; nothing is half converted; no input panics.
+//! This crate must not know: clients, files, sockets.
+#![forbid(unsafe_code)]
+
+pub mod agent;

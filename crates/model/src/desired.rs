@@ -1,0 +1,54 @@
+//! Desired tables: what the kernel shall hold. `linux` makes it so.
+
+use std::net::IpAddr;
+
+use axon_abi::{
+    ClassKey, ClassRow, EndpointRow, Identity, IdentityRow, IpKey, IpcacheRow, LpmKey, PolicyEntry,
+    PolicyKey, PolicySetRow, RuntimeConfig,
+};
+use axon_statedb::Table;
+use ipnet::IpNet;
+
+/// The rows of one policy set version, written before an endpoint points to
+/// it and removed after the last one has left it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyRows {
+    /// The set's own row.
+    pub set: PolicySetRow,
+    /// Identities that the set tells apart from the rest of their scope.
+    pub classes: Vec<(ClassKey, ClassRow)>,
+    /// Its entries.
+    pub entries: Vec<(PolicyKey, PolicyEntry)>,
+}
+
+/// A route to another node's pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The node's internal address of the prefix's family.
+    pub via: IpAddr,
+}
+
+/// Every desired table. Cloning shares the tables.
+///
+/// Order of writes, so that at no instant more is allowed than before or
+/// after: identities, policy sets, ipcache, endpoints; removals in reverse.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// Known identities.
+    pub identities: Table<Identity, IdentityRow>,
+    /// Policy set versions by number.
+    pub policy_sets: Table<u32, PolicyRows>,
+    /// Host addresses.
+    pub ipcache: Table<IpKey, IpcacheRow>,
+    /// Prefixes.
+    pub ipcache_cidrs: Table<LpmKey, IpcacheRow>,
+    /// Endpoints by the index of their host-side device; each is also found by
+    /// its addresses.
+    pub endpoints: Table<u32, EndpointRow>,
+    /// Destinations towards which pods keep their address.
+    pub nomasq: Table<LpmKey, u32>,
+    /// Routes to other nodes' pods.
+    pub routes: Table<IpNet, Route>,
+    /// The programs' configuration (one row, key 0).
+    pub config: Table<u32, RuntimeConfig>,
+}

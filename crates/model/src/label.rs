@@ -1,0 +1,218 @@
+//! Labels with a source, as Cilium writes them: `source:key=value`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The sources of labels.
+pub mod source {
+    /// Kubernetes.
+    pub const K8S: &str = "k8s";
+    /// Reserved identities.
+    pub const RESERVED: &str = "reserved";
+    /// Prefixes of addresses.
+    pub const CIDR: &str = "cidr";
+    /// Groups of prefixes.
+    pub const CIDR_GROUP: &str = "cidrgroup";
+    /// Node labels.
+    pub const NODE: &str = "node";
+    /// Given by hand (`axon run --label`).
+    pub const UNSPEC: &str = "unspec";
+    /// In selectors: whatever the source.
+    pub const ANY: &str = "any";
+}
+
+/// One label.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Label {
+    /// Who says so; see [`source`].
+    pub source: String,
+    /// The key, without the source.
+    pub key: String,
+    /// The value; empty for a label without one.
+    pub value: String,
+}
+
+/// Why a text is no label.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("label {text:?} has no key; expected source:key=value")]
+pub struct LabelError {
+    text: String,
+}
+
+impl Label {
+    /// A label of the given parts.
+    pub fn new(source: &str, key: &str, value: &str) -> Self {
+        Self {
+            source: source.to_owned(),
+            key: key.to_owned(),
+            value: value.to_owned(),
+        }
+    }
+}
+
+impl FromStr for Label {
+    type Err = LabelError;
+
+    /// Reads `source:key=value`; without a source it is `unspec`, without `=`
+    /// the value is empty.
+    fn from_str(text: &str) -> Result<Self, LabelError> {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        let (source, key) = name.split_once(':').unwrap_or((source::UNSPEC, name));
+        if key.is_empty() || source.is_empty() {
+            return Err(LabelError {
+                text: text.to_owned(),
+            });
+        }
+        Ok(Self::new(source, key, value))
+    }
+}
+
+impl TryFrom<String> for Label {
+    type Error = LabelError;
+
+    fn try_from(text: String) -> Result<Self, LabelError> {
+        text.parse()
+    }
+}
+
+impl From<Label> for String {
+    fn from(label: Label) -> Self {
+        label.to_string()
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.source, self.key)?;
+        if self.value.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "={}", self.value)
+        }
+    }
+}
+
+/// A set of labels: at most one value for each source and key, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Labels(BTreeMap<(String, String), String>);
+
+impl Labels {
+    /// Adds a label, in place of one of the same source and key.
+    pub fn insert(&mut self, label: Label) {
+        self.0.insert((label.source, label.key), label.value);
+    }
+
+    /// The value of a key of one source.
+    pub fn get(&self, source: &str, key: &str) -> Option<&str> {
+        if source == source::ANY {
+            return self.values_of(key).next();
+        }
+        self.0
+            .get(&(source.to_owned(), key.to_owned()))
+            .map(String::as_str)
+    }
+
+    /// The values of a key, whatever their source.
+    pub fn values_of<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a str> {
+        self.0
+            .iter()
+            .filter(move |((_, k), _)| k == key)
+            .map(|(_, v)| v.as_str())
+    }
+
+    /// Every label as (source, key, value), in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.0
+            .iter()
+            .map(|((s, k), v)| (s.as_str(), k.as_str(), v.as_str()))
+    }
+
+    /// Whether there is no label.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many labels there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl FromIterator<Label> for Labels {
+    fn from_iter<I: IntoIterator<Item = Label>>(labels: I) -> Self {
+        let mut set = Self::default();
+        for label in labels {
+            set.insert(label);
+        }
+        set
+    }
+}
+
+impl Serialize for Labels {
+    /// A list of `source:key=value`, in order.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter().map(|(s, k, v)| Label::new(s, k, v).to_string()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Vec::<Label>::deserialize(deserializer)?
+            .into_iter()
+            .collect())
+    }
+}
+
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (s, k, v)) in self.iter().enumerate() {
+            if n > 0 {
+                f.write_str(",")?;
+            }
+            write!(f, "{}", Label::new(s, k, v))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Label, Labels};
+
+    #[test]
+    fn labels_are_read_and_written_alike() {
+        for (text, parts) in [
+            ("k8s:app=web", ("k8s", "app", "web")),
+            ("reserved:host", ("reserved", "host", "")),
+            ("app", ("unspec", "app", "")),
+            (
+                "k8s:io.kubernetes.pod.namespace=a:b=c",
+                ("k8s", "io.kubernetes.pod.namespace", "a:b=c"),
+            ),
+        ] {
+            let label: Label = text.parse().expect(text);
+            assert_eq!(
+                (&*label.source, &*label.key, &*label.value),
+                parts,
+                "{text}"
+            );
+        }
+        for text in ["", "=v", ":k", "k8s:", "k8s:=v"] {
+            assert!(text.parse::<Label>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_last_value_of_a_key_counts() {
+        let labels: Labels = ["k8s:a=1", "k8s:a=2", "cni:a=3"]
+            .iter()
+            .map(|t| t.parse().expect("label"))
+            .collect();
+        assert_eq!(labels.get("k8s", "a"), Some("2"));
+        assert_eq!(labels.values_of("a").collect::<Vec<_>>(), ["3", "2"]);
+    }
+}

@@ -1,0 +1,30 @@
+//! The nouns of Axoneme: labels, selectors, identities, endpoints, nodes,
+//! policy rules; and the tables that hold them.
+//!
+//! ```text
+//! sources ──> observed (what is asked for) ──> control, policy ──> desired (what the kernel shall hold)
+//! ```
+//!
+//! Invariants: values are immutable once in a table; nothing here knows a
+//! foreign format (Kubernetes, CNI, protobuf), a clock, or how a row is
+//! brought about.
+#![forbid(unsafe_code)]
+
+mod desired;
+mod endpoint;
+mod label;
+mod node;
+mod observed;
+mod policy;
+mod selector;
+
+pub use desired::{Desired, PolicyRows, Route};
+pub use endpoint::{Endpoint, EndpointState, Mac, MacError};
+pub use label::{Label, LabelError, Labels, source};
+pub use node::{Namespace, Node, NodeAddress, NodeAddressKind, Pod, PodPort};
+pub use observed::{CiliumEndpoint, IdentityRecord, ObjectKey, Observed};
+pub use policy::{
+    Action, Entity, EntityError, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch,
+    PortRule, Ports, Protocol, ProtocolError, Rule, RuleEntry, Subject,
+};
+pub use selector::{Operator, Requirement, Selector};

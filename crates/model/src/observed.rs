@@ -1,0 +1,83 @@
+//! Observed tables: what the sources say.
+
+use std::net::IpAddr;
+
+use axon_statedb::Table;
+use serde::{Deserialize, Serialize};
+
+use crate::{Endpoint, Labels, Namespace, Node, Origin, Pod, PolicyObject};
+
+/// Namespace and name of an object; the namespace is empty for cluster-scoped
+/// kinds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObjectKey {
+    /// Namespace, or empty.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// The key of an object.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// A CiliumEndpoint: a workload of any node, as the cluster tells of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CiliumEndpoint {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// Its identity's number.
+    pub identity: u32,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// Internal address of its node.
+    pub node_ip: Option<IpAddr>,
+}
+
+/// A CiliumIdentity: the labels that a number stands for, cluster-wide.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityRecord {
+    /// The number.
+    pub id: u32,
+    /// The labels.
+    pub labels: Labels,
+}
+
+/// Every observed table. Cloning shares the tables.
+///
+/// Sources write the tables of the cluster; CNI ADD and DEL write `endpoints`.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// Namespaces by name.
+    pub namespaces: Table<String, Namespace>,
+    /// Nodes by name.
+    pub nodes: Table<String, Node>,
+    /// Pods.
+    pub pods: Table<ObjectKey, Pod>,
+    /// Policies, converted to rules.
+    pub policies: Table<Origin, PolicyObject>,
+    /// Workloads of every node, where a source tells of them.
+    pub cilium_endpoints: Table<ObjectKey, CiliumEndpoint>,
+    /// Identities numbered by the cluster, where a source tells of them.
+    pub identities: Table<u32, IdentityRecord>,
+    /// Endpoints of this node by number.
+    pub endpoints: Table<u16, Endpoint>,
+}

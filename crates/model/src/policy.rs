@@ -1,0 +1,340 @@
+//! Policy rules, whatever format they were written in.
+
+use std::fmt;
+use std::str::FromStr;
+
+use axon_abi::Direction;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::Selector;
+
+/// Kinds of policy objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PolicyKind {
+    /// `cilium.io` CiliumNetworkPolicy.
+    CiliumNetworkPolicy,
+    /// `cilium.io` CiliumClusterwideNetworkPolicy.
+    CiliumClusterwideNetworkPolicy,
+    /// `networking.k8s.io` NetworkPolicy.
+    NetworkPolicy,
+}
+
+impl fmt::Display for PolicyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Which object a rule comes from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// The object's kind.
+    pub kind: PolicyKind,
+    /// Its namespace; empty for a clusterwide one.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for Origin {
+    /// `namespace/name`, or the name alone for a clusterwide policy.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// One policy object with its rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyObject {
+    /// Which object it is.
+    pub origin: Origin,
+    /// Its unique id; empty if not known.
+    pub uid: String,
+    /// Its rules (`specs` of a CiliumNetworkPolicy may be several).
+    pub rules: Vec<Rule>,
+}
+
+/// What a rule is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Subject {
+    /// Endpoints with these labels (namespace included).
+    Endpoints(Selector),
+    /// Nodes with these labels (host firewall).
+    Nodes(Selector),
+}
+
+/// One rule: whom it selects and what it says of their traffic.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Rule {
+    /// Whom the rule is about.
+    pub subject: Subject,
+    /// Ingress that no rule allows is denied to the subject.
+    pub default_deny_ingress: bool,
+    /// Egress that no rule allows is denied to the subject.
+    pub default_deny_egress: bool,
+    /// What is allowed and denied.
+    pub entries: Vec<RuleEntry>,
+    /// Free text of the author.
+    pub description: String,
+}
+
+/// Whether an entry allows or denies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Action {
+    /// What matches may pass unless something denies it.
+    Allow,
+    /// What matches is dropped, whatever allows it.
+    Deny,
+}
+
+/// One entry of a rule: peers and ports, both must match.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RuleEntry {
+    /// Seen from the subject.
+    #[serde(with = "direction_name")]
+    pub direction: Direction,
+    /// What is done with what matches.
+    pub action: Action,
+    /// The far side.
+    pub peers: Peers,
+    /// Protocols and ports of the receiving side.
+    pub ports: Ports,
+}
+
+/// The far side of an entry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Peers {
+    /// Whoever it is.
+    Any,
+    /// Any of these; an empty list matches nobody.
+    List(Vec<Peer>),
+}
+
+/// One kind of far side.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Peer {
+    /// Endpoints whose identity has these labels.
+    Endpoints(Selector),
+    /// A part of the world with a name.
+    Entity(Entity),
+    /// Addresses outside the cluster.
+    Cidr {
+        /// The addresses.
+        cidr: IpNet,
+        /// Those of them that are not meant.
+        except: Vec<IpNet>,
+    },
+}
+
+/// The parts of the world that policy can name, in Cilium's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Entity {
+    /// Everyone.
+    All,
+    /// Outside the cluster.
+    World,
+    /// Outside the cluster, IPv4.
+    #[serde(rename = "world-ipv4")]
+    WorldIpv4,
+    /// Outside the cluster, IPv6.
+    #[serde(rename = "world-ipv6")]
+    WorldIpv6,
+    /// Everything inside the cluster: endpoints, nodes, unmanaged, health, init.
+    Cluster,
+    /// The node itself.
+    Host,
+    /// Other nodes.
+    RemoteNode,
+    /// The API server.
+    KubeApiserver,
+    /// Endpoints whose labels are not known yet.
+    Init,
+    /// Health endpoints.
+    Health,
+    /// Cluster addresses that nobody answers for.
+    Unmanaged,
+    /// The ingress proxy.
+    Ingress,
+    /// Nobody.
+    None,
+}
+
+/// A text that names no entity.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown entity {text:?}; expected one of all, world, world-ipv4, world-ipv6, cluster, host, \
+     remote-node, kube-apiserver, init, health, unmanaged, ingress, none"
+)]
+pub struct EntityError {
+    text: String,
+}
+
+impl FromStr for Entity {
+    type Err = EntityError;
+
+    fn from_str(text: &str) -> Result<Self, EntityError> {
+        Ok(match text {
+            "all" => Self::All,
+            "world" => Self::World,
+            "world-ipv4" => Self::WorldIpv4,
+            "world-ipv6" => Self::WorldIpv6,
+            "cluster" => Self::Cluster,
+            "host" => Self::Host,
+            "remote-node" => Self::RemoteNode,
+            "kube-apiserver" => Self::KubeApiserver,
+            "init" => Self::Init,
+            "health" => Self::Health,
+            "unmanaged" => Self::Unmanaged,
+            "ingress" => Self::Ingress,
+            "none" => Self::None,
+            _ => {
+                return Err(EntityError {
+                    text: text.to_owned(),
+                });
+            }
+        })
+    }
+}
+
+/// The protocols and ports of an entry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Ports {
+    /// Every protocol and port.
+    Any,
+    /// Any of these; an empty list matches nothing.
+    List(Vec<PortRule>),
+}
+
+/// An IP protocol number; 0 stands for any.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(try_from = "String", into = "String")]
+pub struct Protocol(pub u8);
+
+impl Protocol {
+    /// Any protocol.
+    pub const ANY: Self = Self(0);
+    /// ICMP for IPv4.
+    pub const ICMP: Self = Self(1);
+    /// TCP.
+    pub const TCP: Self = Self(6);
+    /// UDP.
+    pub const UDP: Self = Self(17);
+    /// ICMP for IPv6.
+    pub const ICMPV6: Self = Self(58);
+    /// SCTP.
+    pub const SCTP: Self = Self(132);
+    /// VRRP.
+    pub const VRRP: Self = Self(112);
+    /// IGMP.
+    pub const IGMP: Self = Self(2);
+
+    const NAMES: [(&'static str, Self); 8] = [
+        ("ANY", Self::ANY),
+        ("ICMP", Self::ICMP),
+        ("TCP", Self::TCP),
+        ("UDP", Self::UDP),
+        ("ICMPv6", Self::ICMPV6),
+        ("SCTP", Self::SCTP),
+        ("VRRP", Self::VRRP),
+        ("IGMP", Self::IGMP),
+    ];
+}
+
+/// A text that names no protocol.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown protocol {text:?}; expected one of TCP, UDP, SCTP, ICMP, ICMPv6, VRRP, IGMP, ANY")]
+pub struct ProtocolError {
+    text: String,
+}
+
+impl FromStr for Protocol {
+    type Err = ProtocolError;
+
+    fn from_str(text: &str) -> Result<Self, ProtocolError> {
+        let known = Self::NAMES
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(text));
+        match (known, text.parse()) {
+            (Some((_, protocol)), _) => Ok(*protocol),
+            (None, Ok(number)) => Ok(Self(number)),
+            (None, Err(_)) => Err(ProtocolError {
+                text: text.to_owned(),
+            }),
+        }
+    }
+}
+
+impl TryFrom<String> for Protocol {
+    type Error = ProtocolError;
+
+    fn try_from(text: String) -> Result<Self, ProtocolError> {
+        text.parse()
+    }
+}
+
+impl From<Protocol> for String {
+    fn from(protocol: Protocol) -> Self {
+        protocol.to_string()
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Self::NAMES.iter().find(|(_, protocol)| protocol == self) {
+            Some((name, _)) => f.write_str(name),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// A protocol and what is asked of its port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PortRule {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port.
+    pub port: PortMatch,
+}
+
+/// What is asked of a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PortMatch {
+    /// Any port.
+    Any,
+    /// From the first to the last, both included; ICMP: the type, twice.
+    Range(u16, u16),
+    /// The port that the receiving pod declares under this name.
+    Named(String),
+}
+
+mod direction_name {
+    use axon_abi::Direction;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(d: &Direction, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(match d {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+            Direction::Unknown => "unknown",
+        })
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Direction, D::Error> {
+        match String::deserialize(d)?.as_str() {
+            "ingress" => Ok(Direction::Ingress),
+            "egress" => Ok(Direction::Egress),
+            other => Err(serde::de::Error::custom(format!(
+                "unknown direction {other:?}; expected ingress or egress"
+            ))),
+        }
+    }
+}
