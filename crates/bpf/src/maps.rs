@@ -1,0 +1,75 @@
+//! The maps, named and laid out as [`axon_abi::MAPS`] says.
+//!
+//! The loader pins them by name and may size those that `MAPS` calls sizable;
+//! only the scratch space is private to a load.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+};
+use axon_abi::{
+    ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey, FragmentPorts,
+    GENERATIONS, HOOKS, IdentityRow, IpKey, IpcacheRow, METRICS_ENTRIES, MetricsRow, NatEntry,
+    NatKey, PolicyEntry, PolicyKey, PolicySetRow, RuntimeConfig,
+};
+
+#[map(name = "axon_programs_v1")]
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(GENERATIONS * HOOKS, 0);
+
+#[map(name = "axon_generation_v1")]
+pub static GENERATION: Array<u32> = Array::with_max_entries(1, 0);
+
+#[map(name = "axon_config_v1")]
+pub static CONFIG: Array<RuntimeConfig> = Array::with_max_entries(1, 0);
+
+#[map(name = "axon_endpoint_v1")]
+pub static ENDPOINT: HashMap<u32, EndpointRow> = HashMap::with_max_entries(4096, 0);
+
+#[map(name = "axon_address_v1")]
+pub static ADDRESS: HashMap<IpKey, EndpointRow> = HashMap::with_max_entries(8192, 0);
+
+#[map(name = "axon_ipcache_v1")]
+pub static IPCACHE: HashMap<IpKey, IpcacheRow> = HashMap::with_max_entries(524_288, 0);
+
+#[map(name = "axon_ipcache_cidr_v1")]
+pub static IPCACHE_CIDR: LpmTrie<IpKey, IpcacheRow> = LpmTrie::with_max_entries(65_536, 0);
+
+#[map(name = "axon_identity_v1")]
+pub static IDENTITY: HashMap<u32, IdentityRow> = HashMap::with_max_entries(131_072, 0);
+
+#[map(name = "axon_policy_set_v1")]
+pub static POLICY_SET: HashMap<u32, PolicySetRow> = HashMap::with_max_entries(16_384, 0);
+
+#[map(name = "axon_class_v1")]
+pub static CLASS: HashMap<ClassKey, ClassRow> = HashMap::with_max_entries(262_144, 0);
+
+#[map(name = "axon_policy_v1")]
+pub static POLICY: HashMap<PolicyKey, PolicyEntry> = HashMap::with_max_entries(262_144, 0);
+
+#[map(name = "axon_ct4_v1")]
+pub static CT4: LruHashMap<CtKey4, CtEntry> = LruHashMap::with_max_entries(524_288, 0);
+
+#[map(name = "axon_ct6_v1")]
+pub static CT6: LruHashMap<CtKey6, CtEntry> = LruHashMap::with_max_entries(524_288, 0);
+
+#[map(name = "axon_ct_count_v1")]
+pub static CT_COUNT: Array<u32> = Array::with_max_entries(65_536, 0);
+
+#[map(name = "axon_nat_v1")]
+pub static NAT: LruHashMap<NatKey, NatEntry> = LruHashMap::with_max_entries(262_144, 0);
+
+#[map(name = "axon_nomasq_v1")]
+pub static NOMASQ: LpmTrie<IpKey, u32> = LpmTrie::with_max_entries(1024, 0);
+
+#[map(name = "axon_fragment_v1")]
+pub static FRAGMENT: LruHashMap<FragmentKey, FragmentPorts> =
+    LruHashMap::with_max_entries(8192, 0);
+
+#[map(name = "axon_metrics_v1")]
+pub static METRICS: PerCpuArray<MetricsRow> = PerCpuArray::with_max_entries(METRICS_ENTRIES, 0);
+
+#[map(name = "axon_lost_v1")]
+pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+#[map(name = "axon_events_v1")]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);

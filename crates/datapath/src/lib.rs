@@ -1,0 +1,3 @@
+//! What becomes of a packet.
+#![no_std]
+#![forbid(unsafe_code)]

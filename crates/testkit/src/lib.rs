@@ -1,0 +1,2 @@
+//! Packets, fake tables and case tables.
+#![forbid(unsafe_code)]
