@@ -1,0 +1,179 @@
+//! Loads: a client and a server that count what passes in a while.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+/// Kinds of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// One byte to and fro on one TCP connection.
+    Rr,
+    /// A TCP connection for each byte to and fro.
+    Crr,
+    /// One byte to and fro in UDP datagrams.
+    Udprr,
+    /// As much as goes through one TCP connection.
+    Stream,
+}
+
+impl Mode {
+    /// The name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Rr => "rr",
+            Self::Crr => "crr",
+            Self::Udprr => "udprr",
+            Self::Stream => "stream",
+        }
+    }
+
+    /// Cores of server and client: request and response on one core measure
+    /// the path's length, a stream wants both.
+    pub(crate) fn cores(self) -> (usize, usize) {
+        match self {
+            Self::Rr | Self::Crr | Self::Udprr => (1, 1),
+            Self::Stream => (0, 1),
+        }
+    }
+
+    /// What the rate counts.
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Self::Rr | Self::Udprr => "round trips/s",
+            Self::Crr => "connections/s",
+            Self::Stream => "Gbit/s",
+        }
+    }
+}
+
+/// What a load measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Sample {
+    /// In the mode's unit.
+    pub rate: f64,
+    /// Microseconds; 0 for a stream.
+    pub p50_us: f64,
+    /// Microseconds; 0 for a stream.
+    pub p99_us: f64,
+}
+
+impl Sample {
+    pub(crate) fn to_line(self) -> String {
+        format!("{} {} {}", self.rate, self.p50_us, self.p99_us)
+    }
+
+    pub(crate) fn from_line(line: &str) -> Result<Self> {
+        let mut numbers = line.split_whitespace().map(str::parse::<f64>);
+        let mut next = || numbers.next().context("a sample has three numbers")?.context("no number");
+        Ok(Self { rate: next()?, p50_us: next()?, p99_us: next()? })
+    }
+}
+
+/// Answers until it is killed; prints a line once it listens.
+pub(crate) fn serve(mode: Mode, port: u16) -> Result<()> {
+    let any: SocketAddr = (std::net::Ipv6Addr::UNSPECIFIED, port).into();
+    if mode == Mode::Udprr {
+        let socket = UdpSocket::bind(any)?;
+        println!("listening");
+        let mut buffer = [0; 2048];
+        loop {
+            let (n, peer) = socket.recv_from(&mut buffer)?;
+            socket.send_to(buffer.get(..n).unwrap_or_default(), peer)?;
+        }
+    }
+    let listener = TcpListener::bind(any)?;
+    println!("listening");
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        match mode {
+            Mode::Stream => while stream.read(&mut buffer)? > 0 {},
+            Mode::Rr | Mode::Crr | Mode::Udprr => {
+                let mut byte = [0; 1];
+                while matches!(stream.read(&mut byte), Ok(1)) {
+                    if stream.write_all(&byte).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Loads the server for a while.
+pub(crate) fn run(mode: Mode, address: IpAddr, port: u16, span: Duration) -> Result<Sample> {
+    let to = SocketAddr::new(address, port);
+    let mut byte = [7; 1];
+    match mode {
+        Mode::Rr => {
+            let mut stream = TcpStream::connect(to)?;
+            stream.set_nodelay(true)?;
+            trips(span, || {
+                stream.write_all(&byte)?;
+                stream.read_exact(&mut byte)
+            })
+        }
+        Mode::Crr => trips(span, || {
+            let mut stream = TcpStream::connect(to)?;
+            stream.write_all(&byte)?;
+            stream.read_exact(&mut byte)
+        }),
+        Mode::Udprr => {
+            let socket = UdpSocket::bind(SocketAddr::new(unspecified(address), 0))?;
+            socket.connect(to)?;
+            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+            trips(span, || {
+                socket.send(&byte)?;
+                socket.recv(&mut byte).map(|_| ())
+            })
+        }
+        Mode::Stream => stream(to, span),
+    }
+}
+
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// Counts and times round trips.
+fn trips(span: Duration, mut trip: impl FnMut() -> std::io::Result<()>) -> Result<Sample> {
+    for _ in 0..20 {
+        trip()?;
+    }
+    let start = Instant::now();
+    let mut times_ns: Vec<u64> = Vec::with_capacity(1 << 16);
+    let mut last = start;
+    while last.duration_since(start) < span {
+        trip()?;
+        let now = Instant::now();
+        times_ns.push(u64::try_from(now.duration_since(last).as_nanos())?);
+        last = now;
+    }
+    let elapsed = last.duration_since(start).as_secs_f64();
+    times_ns.sort_unstable();
+    let at = |percent: usize| {
+        times_ns.get(times_ns.len() * percent / 100).map_or(0.0, |ns| *ns as f64 / 1000.0)
+    };
+    Ok(Sample { rate: times_ns.len() as f64 / elapsed, p50_us: at(50), p99_us: at(99) })
+}
+
+/// Sends as much as goes.
+fn stream(to: SocketAddr, span: Duration) -> Result<Sample> {
+    let mut stream = TcpStream::connect(to)?;
+    let buffer = vec![0; 256 << 10];
+    let mut bytes = 0u64;
+    let start = Instant::now();
+    while start.elapsed() < span {
+        bytes += stream.write(&buffer)? as u64;
+    }
+    let gbit = bytes as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9;
+    Ok(Sample { rate: gbit, p50_us: 0.0, p99_us: 0.0 })
+}

@@ -1,0 +1,166 @@
+//! Two pods and what is between them; made and removed by us, in namespaces of
+//! our own.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+const PREFIX: &str = "axb";
+const LAB: &str = "bench";
+
+/// Kinds of topologies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// One veth pair between two namespaces: the limit of the device.
+    Raw,
+    /// Two veth pairs, the kernel routes between them, no rules.
+    Routed,
+    /// The same with connection tracking and a forward chain, as a node with
+    /// kube-proxy has them at the least.
+    Netfilter,
+    /// A lab node of ours: identities, policy, conntrack and events on.
+    Axon,
+}
+
+/// Two namespaces that reach each other; removed when dropped.
+pub(crate) struct Topology {
+    pub kind: Kind,
+    /// Path of the client's namespace.
+    pub client: String,
+    /// Path of the server's namespace.
+    pub server: String,
+    /// The server's address.
+    pub address: IpAddr,
+    axon: PathBuf,
+}
+
+impl Topology {
+    pub(crate) fn up(kind: Kind, axon: &Path) -> Result<Self> {
+        down(kind, axon);
+        let name = format!("{kind:?}").to_lowercase();
+        let path = |side: &str| format!("/run/netns/{PREFIX}-{name}-{side}");
+        // From here on a failure removes what was made.
+        let mut topology = Self {
+            kind,
+            client: path("a"),
+            server: path("b"),
+            address: IpAddr::from([10, 201, 2, 2]),
+            axon: axon.to_owned(),
+        };
+        match kind {
+            Kind::Raw => raw(&name)?,
+            Kind::Routed | Kind::Netfilter => routed(&name, kind)?,
+            Kind::Axon => topology.lab()?,
+        }
+        Ok(topology)
+    }
+
+    /// A lab of one node with two pods and a policy that must be evaluated.
+    fn lab(&mut self) -> Result<()> {
+        let pods = Path::new(env!("CARGO_MANIFEST_DIR")).join("pods");
+        run(Command::new(&self.axon).args(["lab", "--name", LAB, "up"]).arg(pods))?;
+        let output = Command::new(&self.axon)
+            .args(["lab", "--name", LAB, "status", "-o", "json"])
+            .output()
+            .context("asking the lab for its status")?;
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let pod = |name: &str| {
+            status["pods"].as_array().and_then(|pods| pods.iter().find(|p| p["name"] == name))
+        };
+        let text = |name: &str, key: &str| {
+            pod(name).and_then(|p| p[key].as_str()).map(str::to_owned).context("pod is missing")
+        };
+        self.client = text("client", "netns")?;
+        self.server = text("server", "netns")?;
+        self.address = text("server", "ipv4")?.parse()?;
+        for netns in [&self.client, &self.server] {
+            cubic(netns)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Topology {
+    fn drop(&mut self) {
+        down(self.kind, &self.axon);
+    }
+}
+
+fn down(kind: Kind, axon: &Path) {
+    if kind == Kind::Axon {
+        Command::new(axon).args(["lab", "--name", LAB, "down"]).output().ok();
+        return;
+    }
+    let name = format!("{kind:?}").to_lowercase();
+    for side in ["a", "b", "h"] {
+        Command::new("ip").args(["netns", "del", &format!("{PREFIX}-{name}-{side}")]).output().ok();
+    }
+}
+
+fn raw(name: &str) -> Result<()> {
+    let (a, b) = (format!("{PREFIX}-{name}-a"), format!("{PREFIX}-{name}-b"));
+    ip(&["netns", "add", &a])?;
+    ip(&["netns", "add", &b])?;
+    ip(&["-n", &a, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &b])?;
+    for (ns, addr) in [(&a, "10.201.2.1/24"), (&b, "10.201.2.2/24")] {
+        ip(&["-n", ns, "addr", "add", addr, "dev", "eth0"])?;
+        ip(&["-n", ns, "link", "set", "lo", "up"])?;
+        ip(&["-n", ns, "link", "set", "eth0", "up"])?;
+        cubic(&format!("/run/netns/{ns}"))?;
+    }
+    Ok(())
+}
+
+fn routed(name: &str, kind: Kind) -> Result<()> {
+    let ns = |side: &str| format!("{PREFIX}-{name}-{side}");
+    let host = ns("h");
+    ip(&["netns", "add", &host])?;
+    for (side, n) in [("a", "1"), ("b", "2")] {
+        let (pod, device) = (ns(side), format!("h{side}"));
+        ip(&["netns", "add", &pod])?;
+        ip(&["-n", &host, "link", "add", &device, "type", "veth", "peer", "name", "eth0", "netns", &pod])?;
+        ip(&["-n", &host, "addr", "add", &format!("10.201.{n}.1/24"), "dev", &device])?;
+        ip(&["-n", &host, "link", "set", &device, "up"])?;
+        ip(&["-n", &pod, "addr", "add", &format!("10.201.{n}.2/24"), "dev", "eth0"])?;
+        ip(&["-n", &pod, "link", "set", "lo", "up"])?;
+        ip(&["-n", &pod, "link", "set", "eth0", "up"])?;
+        ip(&["-n", &pod, "route", "add", "default", "via", &format!("10.201.{n}.1")])?;
+        cubic(&format!("/run/netns/{pod}"))?;
+    }
+    let host_path = format!("/run/netns/{host}");
+    sysctl(&host_path, "net.ipv4.ip_forward=1")?;
+    if kind == Kind::Netfilter {
+        let rules = "table ip f { chain c { type filter hook forward priority 0; policy drop; \
+                     ct state established,related accept; ip saddr 10.201.0.0/16 accept; } }";
+        run(Command::new("nsenter").arg(format!("--net={host_path}")).args(["nft", rules]))?;
+    }
+    Ok(())
+}
+
+/// The default congestion control may pace (bbr) and hide the path's cost.
+fn cubic(netns: &str) -> Result<()> {
+    sysctl(netns, "net.ipv4.tcp_congestion_control=cubic")
+}
+
+fn sysctl(netns: &str, setting: &str) -> Result<()> {
+    let (key, value) = setting.split_once('=').context("a setting has a value")?;
+    let file = format!("/proc/sys/{}", key.replace('.', "/"));
+    run(Command::new("nsenter")
+        .arg(format!("--net={netns}"))
+        .args(["sh", "-c", &format!("echo {value} > {file}")]))
+}
+
+fn ip(args: &[&str]) -> Result<()> {
+    run(Command::new("ip").args(args))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("running {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
