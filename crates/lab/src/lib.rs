@@ -1,0 +1,22 @@
+//! Clusters of real nodes on one machine, from Kubernetes manifests.
+//!
+//! ```text
+//!  axon lab up DIR ──> supervisor (one process per lab) ──> agents, one per node, each in a
+//!                        │  the cluster's brain              network namespace of its own
+//!                        │                                       ^ watches
+//!                        ├──> manifests: Pod status, CiliumNode, ┘ CNI ADD
+//!                        │    CiliumIdentity, CiliumEndpoint     ^
+//!                        └──> pods: processes in namespaces ─────┘ by the real CNI plugin
+//! ```
+//!
+//! Invariants:
+//! - nothing of the host's network is touched: bridge, nodes, pods and the outside world live
+//!   in namespaces made for the lab;
+//! - everything a lab makes can be found again from its name alone (run directory, cgroup), so
+//!   that `axon lab down` works after any crash;
+//! - it decides nothing that an agent decides: it only plays kubelet, API server and wire.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+
+pub use cli::run;
