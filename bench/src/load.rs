@@ -68,8 +68,17 @@ impl Sample {
 
     pub(crate) fn from_line(line: &str) -> Result<Self> {
         let mut numbers = line.split_whitespace().map(str::parse::<f64>);
-        let mut next = || numbers.next().context("a sample has three numbers")?.context("no number");
-        Ok(Self { rate: next()?, p50_us: next()?, p99_us: next()? })
+        let mut next = || {
+            numbers
+                .next()
+                .context("a sample has three numbers")?
+                .context("no number")
+        };
+        Ok(Self {
+            rate: next()?,
+            p50_us: next()?,
+            p99_us: next()?,
+        })
     }
 }
 
@@ -160,9 +169,15 @@ fn trips(span: Duration, mut trip: impl FnMut() -> std::io::Result<()>) -> Resul
     let elapsed = last.duration_since(start).as_secs_f64();
     times_ns.sort_unstable();
     let at = |percent: usize| {
-        times_ns.get(times_ns.len() * percent / 100).map_or(0.0, |ns| *ns as f64 / 1000.0)
+        times_ns
+            .get(times_ns.len() * percent / 100)
+            .map_or(0.0, |ns| *ns as f64 / 1000.0)
     };
-    Ok(Sample { rate: times_ns.len() as f64 / elapsed, p50_us: at(50), p99_us: at(99) })
+    Ok(Sample {
+        rate: times_ns.len() as f64 / elapsed,
+        p50_us: at(50),
+        p99_us: at(99),
+    })
 }
 
 /// Sends as much as goes.
@@ -175,5 +190,9 @@ fn stream(to: SocketAddr, span: Duration) -> Result<Sample> {
         bytes += stream.write(&buffer)? as u64;
     }
     let gbit = bytes as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9;
-    Ok(Sample { rate: gbit, p50_us: 0.0, p99_us: 0.0 })
+    Ok(Sample {
+        rate: gbit,
+        p50_us: 0.0,
+        p99_us: 0.0,
+    })
 }

@@ -40,7 +40,12 @@ enum Verb {
     Serve { mode: Mode, port: u16 },
     /// Make one load of a kind and print a sample; used by `run`.
     #[command(hide = true)]
-    Load { mode: Mode, address: std::net::IpAddr, port: u16, milliseconds: u64 },
+    Load {
+        mode: Mode,
+        address: std::net::IpAddr,
+        port: u16,
+        milliseconds: u64,
+    },
 }
 
 /// What to measure.
@@ -54,10 +59,20 @@ struct RunArgs {
     #[arg(short = 't', long, default_value_t = 400, value_parser = clap::value_parser!(u64).range(50..=500))]
     sample_ms: u64,
     /// Kinds of load.
-    #[arg(short, long, value_delimiter = ',', default_value = "rr,crr,udprr,stream")]
+    #[arg(
+        short,
+        long,
+        value_delimiter = ',',
+        default_value = "rr,crr,udprr,stream"
+    )]
     modes: Vec<Mode>,
     /// Topologies; the first is the reference.
-    #[arg(short = 'T', long, value_delimiter = ',', default_value = "raw,routed,netfilter,axon")]
+    #[arg(
+        short = 'T',
+        long,
+        value_delimiter = ',',
+        default_value = "raw,routed,netfilter,axon"
+    )]
     topologies: Vec<Kind>,
     /// The `axon` binary whose lab carries the `axon` topology.
     #[arg(long, default_value = "target/release/axon")]
@@ -70,7 +85,12 @@ struct RunArgs {
 fn main() -> Result<()> {
     match Args::parse().command {
         Verb::Serve { mode, port } => load::serve(mode, port),
-        Verb::Load { mode, address, port, milliseconds } => {
+        Verb::Load {
+            mode,
+            address,
+            port,
+            milliseconds,
+        } => {
             let sample = load::run(mode, address, port, Duration::from_millis(milliseconds))?;
             println!("{}", sample.to_line());
             Ok(())
@@ -109,7 +129,11 @@ fn run(args: &RunArgs) -> Result<()> {
             }
         }
     }
-    if args.json { results.print_json() } else { results.print_table() }
+    if args.json {
+        results.print_json()
+    } else {
+        results.print_table()
+    }
     Ok(())
 }
 
@@ -129,19 +153,30 @@ fn measure(mode: Mode, topology: &Topology, milliseconds: u64) -> Result<Sample>
         server.stdout.take().context("the server has no output")?,
     ))
     .next();
-    let client = ready.context("the server ended early")?.map_err(Into::into).and_then(|_| {
-        enter(&topology.client, client_core)
-            .arg(&me)
-            .args(["load", mode.name(), &topology.address.to_string(), &PORT.to_string()])
-            .arg(milliseconds.to_string())
-            .output()
-            .context("running the client")
-    });
+    let client = ready
+        .context("the server ended early")?
+        .map_err(Into::into)
+        .and_then(|_| {
+            enter(&topology.client, client_core)
+                .arg(&me)
+                .args([
+                    "load",
+                    mode.name(),
+                    &topology.address.to_string(),
+                    &PORT.to_string(),
+                ])
+                .arg(milliseconds.to_string())
+                .output()
+                .context("running the client")
+        });
     server.kill().ok();
     server.wait().ok();
     let output = client?;
     if !output.status.success() {
-        bail!("the client failed: {}", String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "the client failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Sample::from_line(&String::from_utf8_lossy(&output.stdout))
 }
@@ -149,7 +184,9 @@ fn measure(mode: Mode, topology: &Topology, milliseconds: u64) -> Result<Sample>
 /// A command inside a namespace, on one core, at real-time priority.
 fn enter(netns: &str, core: usize) -> Command {
     let mut command = Command::new("nsenter");
-    command.arg(format!("--net={netns}")).args(["taskset", "-c", &core.to_string()]);
+    command
+        .arg(format!("--net={netns}"))
+        .args(["taskset", "-c", &core.to_string()]);
     command.args(["chrt", "-f", "1"]);
     command
 }

@@ -103,7 +103,11 @@ mod tests {
     use crate::load::Sample;
 
     fn sample(rate: f64) -> Sample {
-        Sample { rate, p50_us: 0.0, p99_us: 0.0 }
+        Sample {
+            rate,
+            p50_us: 0.0,
+            p99_us: 0.0,
+        }
     }
 
     #[test]

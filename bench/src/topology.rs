@@ -61,17 +61,24 @@ impl Topology {
     /// A lab of one node with two pods and a policy that must be evaluated.
     fn lab(&mut self) -> Result<()> {
         let pods = Path::new(env!("CARGO_MANIFEST_DIR")).join("pods");
-        run(Command::new(&self.axon).args(["lab", "--name", LAB, "up"]).arg(pods))?;
+        run(Command::new(&self.axon)
+            .args(["lab", "--name", LAB, "up"])
+            .arg(pods))?;
         let output = Command::new(&self.axon)
             .args(["lab", "--name", LAB, "status", "-o", "json"])
             .output()
             .context("asking the lab for its status")?;
         let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
         let pod = |name: &str| {
-            status["pods"].as_array().and_then(|pods| pods.iter().find(|p| p["name"] == name))
+            status["pods"]
+                .as_array()
+                .and_then(|pods| pods.iter().find(|p| p["name"] == name))
         };
         let text = |name: &str, key: &str| {
-            pod(name).and_then(|p| p[key].as_str()).map(str::to_owned).context("pod is missing")
+            pod(name)
+                .and_then(|p| p[key].as_str())
+                .map(str::to_owned)
+                .context("pod is missing")
         };
         self.client = text("client", "netns")?;
         self.server = text("server", "netns")?;
@@ -91,12 +98,18 @@ impl Drop for Topology {
 
 fn down(kind: Kind, axon: &Path) {
     if kind == Kind::Axon {
-        Command::new(axon).args(["lab", "--name", LAB, "down"]).output().ok();
+        Command::new(axon)
+            .args(["lab", "--name", LAB, "down"])
+            .output()
+            .ok();
         return;
     }
     let name = format!("{kind:?}").to_lowercase();
     for side in ["a", "b", "h"] {
-        Command::new("ip").args(["netns", "del", &format!("{PREFIX}-{name}-{side}")]).output().ok();
+        Command::new("ip")
+            .args(["netns", "del", &format!("{PREFIX}-{name}-{side}")])
+            .output()
+            .ok();
     }
 }
 
@@ -104,7 +117,9 @@ fn raw(name: &str) -> Result<()> {
     let (a, b) = (format!("{PREFIX}-{name}-a"), format!("{PREFIX}-{name}-b"));
     ip(&["netns", "add", &a])?;
     ip(&["netns", "add", &b])?;
-    ip(&["-n", &a, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &b])?;
+    ip(&[
+        "-n", &a, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &b,
+    ])?;
     for (ns, addr) in [(&a, "10.201.2.1/24"), (&b, "10.201.2.2/24")] {
         ip(&["-n", ns, "addr", "add", addr, "dev", "eth0"])?;
         ip(&["-n", ns, "link", "set", "lo", "up"])?;
@@ -121,13 +136,40 @@ fn routed(name: &str, kind: Kind) -> Result<()> {
     for (side, n) in [("a", "1"), ("b", "2")] {
         let (pod, device) = (ns(side), format!("h{side}"));
         ip(&["netns", "add", &pod])?;
-        ip(&["-n", &host, "link", "add", &device, "type", "veth", "peer", "name", "eth0", "netns", &pod])?;
-        ip(&["-n", &host, "addr", "add", &format!("10.201.{n}.1/24"), "dev", &device])?;
+        ip(&[
+            "-n", &host, "link", "add", &device, "type", "veth", "peer", "name", "eth0", "netns",
+            &pod,
+        ])?;
+        ip(&[
+            "-n",
+            &host,
+            "addr",
+            "add",
+            &format!("10.201.{n}.1/24"),
+            "dev",
+            &device,
+        ])?;
         ip(&["-n", &host, "link", "set", &device, "up"])?;
-        ip(&["-n", &pod, "addr", "add", &format!("10.201.{n}.2/24"), "dev", "eth0"])?;
+        ip(&[
+            "-n",
+            &pod,
+            "addr",
+            "add",
+            &format!("10.201.{n}.2/24"),
+            "dev",
+            "eth0",
+        ])?;
         ip(&["-n", &pod, "link", "set", "lo", "up"])?;
         ip(&["-n", &pod, "link", "set", "eth0", "up"])?;
-        ip(&["-n", &pod, "route", "add", "default", "via", &format!("10.201.{n}.1")])?;
+        ip(&[
+            "-n",
+            &pod,
+            "route",
+            "add",
+            "default",
+            "via",
+            &format!("10.201.{n}.1"),
+        ])?;
         cubic(&format!("/run/netns/{pod}"))?;
     }
     let host_path = format!("/run/netns/{host}");
@@ -135,7 +177,9 @@ fn routed(name: &str, kind: Kind) -> Result<()> {
     if kind == Kind::Netfilter {
         let rules = "table ip f { chain c { type filter hook forward priority 0; policy drop; \
                      ct state established,related accept; ip saddr 10.201.0.0/16 accept; } }";
-        run(Command::new("nsenter").arg(format!("--net={host_path}")).args(["nft", rules]))?;
+        run(Command::new("nsenter")
+            .arg(format!("--net={host_path}"))
+            .args(["nft", rules]))?;
     }
     Ok(())
 }
@@ -148,9 +192,11 @@ fn cubic(netns: &str) -> Result<()> {
 fn sysctl(netns: &str, setting: &str) -> Result<()> {
     let (key, value) = setting.split_once('=').context("a setting has a value")?;
     let file = format!("/proc/sys/{}", key.replace('.', "/"));
-    run(Command::new("nsenter")
-        .arg(format!("--net={netns}"))
-        .args(["sh", "-c", &format!("echo {value} > {file}")]))
+    run(Command::new("nsenter").arg(format!("--net={netns}")).args([
+        "sh",
+        "-c",
+        &format!("echo {value} > {file}"),
+    ]))
 }
 
 fn ip(args: &[&str]) -> Result<()> {
@@ -158,9 +204,14 @@ fn ip(args: &[&str]) -> Result<()> {
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("running {command:?}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("running {command:?}"))?;
     if !output.status.success() {
-        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{command:?}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }
