@@ -1,0 +1,27 @@
+# One-line names for `cargo xtask`, which does the work. Needs rustup's cargo, nothing else.
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test bench lint clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what building, testing and the demo need
+	@cargo xtask setup
+
+build: setup ## build the release binaries
+	@cargo xtask build
+
+demo: setup ## build, then run a cluster in network namespaces (root)
+	@cargo xtask demo
+
+test: setup ## everything that continuous integration checks
+	@cargo xtask ci
+
+bench: setup ## run the benchmarks
+	@cargo xtask bench
+
+lint: setup ## format, clippy, licences, dependency rules, docs
+	@cargo xtask lint
+
+clean: ## remove build results (`cargo xtask clean --cache`: the toolchain cache too)
+	@cargo xtask clean

@@ -1,0 +1,259 @@
+//! Each check and each build, once; `ci` and the verbs call the same functions.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::ci::Outcome;
+use crate::workspace::{self, list, text};
+use crate::{cache, cmd, setup};
+
+/// The demo: what `make demo` starts, and where its files are.
+const DEMO: &[&str] = &["lab", "demo", "examples/star-wars"];
+
+/// The verb that loads every program into the running kernel.
+const VERIFY: &[&str] = &["bpf", "verify"];
+
+/// `cargo fmt --check`, of the detached crates too.
+pub(crate) fn format() -> Result<Outcome> {
+    cmd::run(cmd::cargo().args(["fmt", "--all", "--check"]))?;
+    for manifest in workspace::detached() {
+        cmd::run(
+            cmd::cargo()
+                .args(["fmt", "--check", "--manifest-path"])
+                .arg(manifest),
+        )?;
+    }
+    Ok(Outcome::Passed)
+}
+
+/// Clippy on every target; any warning fails.
+pub(crate) fn clippy() -> Result<Outcome> {
+    let arguments = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-Dwarnings",
+    ];
+    cmd::run(cmd::cargo().args(arguments))?;
+    Ok(Outcome::Passed)
+}
+
+/// Licences, bans and sources; known vulnerabilities only on request, as that needs the network.
+pub(crate) fn deny(advisories: bool) -> Result<()> {
+    let tool = setup::tool("cargo-deny").context("no cargo-deny: run `cargo xtask setup`")?;
+    let config = workspace::root().join("deny.toml");
+    let mut manifests = workspace::detached();
+    manifests.insert(0, workspace::root().join("Cargo.toml"));
+    for manifest in manifests {
+        let mut deny = cmd::command(&tool);
+        deny.arg("--manifest-path")
+            .arg(manifest)
+            .args(["--log-level", "warn", "check"]);
+        deny.arg("--config")
+            .arg(&config)
+            .args(["--hide-inclusion-graph"]);
+        deny.args(["licenses", "bans", "sources"])
+            .args(advisories.then_some("advisories"));
+        cmd::run(&mut deny)?;
+    }
+    Ok(())
+}
+
+/// `cargo test` over the workspace.
+pub(crate) fn test(args: &[String]) -> Result<()> {
+    cmd::run(
+        cmd::cargo()
+            .args(["test", "--workspace", "--quiet"])
+            .args(args),
+    )
+}
+
+/// The API documentation, with warnings as errors.
+pub(crate) fn documentation() -> Result<Outcome> {
+    let arguments = [
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+        "--quiet",
+    ];
+    cmd::run(
+        cmd::cargo()
+            .args(arguments)
+            .env("RUSTDOCFLAGS", "-Dwarnings"),
+    )?;
+    Ok(Outcome::Passed)
+}
+
+/// The release binaries.
+pub(crate) fn build(args: &[String]) -> Result<()> {
+    let arguments = [
+        "build",
+        "--release",
+        "--workspace",
+        "--exclude",
+        "xtask",
+        "--bins",
+    ];
+    cmd::run(cmd::cargo().args(arguments).args(args))
+}
+
+/// Builds, then hands over to the binary's own demo.
+pub(crate) fn demo() -> Result<()> {
+    build(&[])?;
+    cmd::run(cmd::command(target_folder()?.join("release/axon")).args(DEMO))
+}
+
+/// Runs every benchmark target of the workspace, and only those.
+pub(crate) fn bench(args: &[String]) -> Result<()> {
+    let metadata = workspace::members()?;
+    let mut found = false;
+    for package in list(&metadata, "packages") {
+        for target in list(package, "targets") {
+            if list(target, "kind").any(|kind| kind == "bench") {
+                found = true;
+                let (package, bench) = (text(package, "name"), text(target, "name"));
+                let arguments = ["bench", "-p", package, "--bench", bench, "--"];
+                cmd::run(cmd::cargo().args(arguments).args(args))?;
+            }
+        }
+    }
+    if !found {
+        println!("no benchmark targets in the workspace");
+    }
+    Ok(())
+}
+
+/// Removes build results; the toolchain cache only when asked, as it is slow to refill.
+pub(crate) fn clean(with_cache: bool) -> Result<()> {
+    // Not through cargo, which would keep the folder of detached crates.
+    for manifest in workspace::detached() {
+        cmd::run(
+            cmd::cargo()
+                .args(["clean", "--quiet", "--manifest-path"])
+                .arg(manifest),
+        )?;
+    }
+    cmd::run(cmd::cargo().args(["clean", "--quiet"]))?;
+    if with_cache {
+        cache::remove(&cache::root())
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether there is a datapath, and a binary that knows how to load it.
+pub(crate) fn can_verify() -> bool {
+    workspace::root().join("crates/bpf").exists()
+        && cmd::succeeds(cmd::cargo().args(["build", "--quiet", "--package", "axon"]))
+        && axon().is_ok_and(|axon| cmd::succeeds(cmd::command(axon).args(VERIFY).arg("--help")))
+}
+
+/// Loads the datapath's programs into this kernel, within their budget; none may panic.
+pub(crate) fn verify() -> Result<Outcome> {
+    if !can_verify() {
+        bail!(
+            "the binary has no `{}`, or does not build",
+            VERIFY.join(" ")
+        );
+    }
+    refuse_panics()?;
+    if !cmd::is_root() {
+        return Ok(Outcome::Skipped("loading programs needs root"));
+    }
+    let budget = workspace::root().join("crates/bpf/budget.json");
+    let mut verify = cmd::command(axon()?);
+    verify.args(VERIFY);
+    if budget.exists() {
+        verify.arg("--budget").arg(budget);
+    }
+    cmd::run(&mut verify)?;
+    Ok(Outcome::Passed)
+}
+
+/// A reachable panic makes an endless loop that the verifier refuses with a message of no help.
+///
+/// The linker drops what cannot be reached, so the object names no panic function if none is.
+fn refuse_panics() -> Result<()> {
+    let Some(nm) = setup::bpf_tool("llvm-nm") else {
+        println!("no llvm-nm in the BPF toolchain: panics are left for the verifier to find");
+        return Ok(());
+    };
+    for object in bpf_objects()? {
+        let symbols = cmd::output(cmd::command(&nm).arg(&object))?;
+        if let Some(symbol) = panic_symbol(&symbols) {
+            bail!(
+                "{}: `{symbol}` is reachable; BPF code must not panic",
+                object.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The first symbol of `nm`'s list that belongs to panicking.
+fn panic_symbol(symbols: &str) -> Option<&str> {
+    symbols
+        .lines()
+        .filter_map(|line| line.split_whitespace().last())
+        .find(|name| name.contains("panic") || name.contains("rust_begin_unwind"))
+}
+
+/// The BPF objects that the build script of `axon-linux` left behind.
+fn bpf_objects() -> Result<Vec<PathBuf>> {
+    let arguments = [
+        "build",
+        "--quiet",
+        "--package",
+        "axon-linux",
+        "--message-format=json",
+    ];
+    let messages = cmd::output(cmd::cargo().args(arguments))?;
+    let folder = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find(|message| {
+            text(message, "reason") == "build-script-executed"
+                && text(message, "package_id").contains("crates/linux")
+        })
+        .map(|message| PathBuf::from(text(&message, "out_dir")))
+        .context("axon-linux has no build script")?;
+    let entries =
+        std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let files = entries.flatten().map(|entry| entry.path());
+    Ok(files
+        .filter(|file| file.extension().is_some_and(|extension| extension == "o"))
+        .collect())
+}
+
+fn axon() -> Result<PathBuf> {
+    Ok(target_folder()?.join("debug/axon"))
+}
+
+/// Cargo's target folder, wherever the user has put it.
+pub(crate) fn target_folder() -> Result<PathBuf> {
+    Ok(PathBuf::from(text(
+        &workspace::members()?,
+        "target_directory",
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::panic_symbol;
+
+    #[test]
+    fn finds_panics_among_symbols() {
+        let clean = "0000000000000000 D HITS\n0000000000000058 T memmove\n";
+        assert_eq!(panic_symbol(clean), None);
+        let mangled = "_ZN4core9panicking18panic_bounds_check17h0123456789abcdefE";
+        assert_eq!(
+            panic_symbol(&format!("{clean}00000120 t {mangled}\n")),
+            Some(mangled)
+        );
+    }
+}

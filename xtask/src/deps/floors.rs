@@ -1,0 +1,168 @@
+//! Which floor a crate stands on, and what it must never contain.
+
+/// Where a crate stands, and so whom it may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Floors 0 to 6; a crate uses lower floors, on floors 0 to 3 also its own.
+    Floor(u8),
+    /// Doubles and builders for tests; others use it as a dev-dependency only.
+    Testkit,
+    /// Tooling: uses none of our crates and none uses it.
+    Tooling,
+}
+
+/// One crate's rules.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rule {
+    /// The package's name.
+    pub(super) name: &'static str,
+    /// Where it stands.
+    pub(super) place: Place,
+    /// Crates that it must not contain, by name or by `prefix*`.
+    pub(super) bans: &'static [&'static str],
+    /// Whether what external crates bring along counts as well.
+    pub(super) deep: bool,
+    /// Whether it may contain unsafe code.
+    pub(super) allows_unsafe: bool,
+}
+
+const NETLINK: [&str; 3] = ["netlink*", "rtnetlink", "genetlink"];
+const PURE: &[&str] = &[
+    "aya*", NETLINK[0], NETLINK[1], NETLINK[2], "tokio*", "kube*", "etcd*", "nix", "socket2",
+];
+const NO_CLIENTS: &[&str] = &[
+    "aya*",
+    NETLINK[0],
+    NETLINK[1],
+    NETLINK[2],
+    "kube",
+    "kube-client",
+    "kube-runtime",
+    "etcd*",
+    "reqwest",
+    "hyper*",
+    "tokio*",
+];
+
+const fn floor(number: u8, name: &'static str, bans: &'static [&'static str]) -> Rule {
+    Rule {
+        name,
+        place: Place::Floor(number),
+        bans,
+        deep: number < 4,
+        allows_unsafe: false,
+    }
+}
+
+/// Every crate. A new one is entered here together with the reason for its floor.
+pub(super) const RULES: &[Rule] = &[
+    floor(0, "axon-abi", &["aya*", "tokio*", "serde_json"]),
+    floor(0, "axon-statedb", PURE),
+    floor(1, "axon-datapath", &["aya*", "tracing*", "log", "tokio*"]),
+    floor(1, "axon-model", PURE),
+    floor(2, "axon-policy", PURE),
+    floor(2, "axon-api", NO_CLIENTS),
+    floor(3, "axon-control", PURE),
+    Rule {
+        allows_unsafe: true,
+        ..floor(4, "axon-bpf", &["aya", "tokio*"])
+    },
+    Rule {
+        allows_unsafe: true,
+        ..floor(4, "axon-linux", &["axon-policy", "kube*", "etcd*"])
+    },
+    floor(
+        4,
+        "axon-sources",
+        &["aya*", NETLINK[0], NETLINK[1], NETLINK[2]],
+    ),
+    floor(4, "axon-proxy", &["aya*", "kube*"]),
+    floor(4, "axon-hubble", &["aya*", "kube*"]),
+    floor(5, "axon-agent", &["aya*"]),
+    floor(5, "axon-operator", &["aya*"]),
+    Rule {
+        deep: true,
+        ..floor(5, "axon-cni", &["aya*", "tokio*", "kube*"])
+    },
+    floor(5, "axon-lab", &["aya*"]),
+    floor(6, "axon", &["aya*"]),
+    Rule {
+        place: Place::Testkit,
+        ..floor(0, "axon-testkit", &["aya*", "tokio*", "kube*"])
+    },
+    Rule {
+        place: Place::Tooling,
+        ..floor(0, "xtask", &[])
+    },
+];
+
+/// Floors whose crates may use each other; above, crates of one floor meet in tables only.
+const SHARED_FLOORS: u8 = 3;
+
+/// The highest floor that the test doubles imitate.
+const TESTKIT_REACH: u8 = 3;
+
+impl Rule {
+    /// Whether this crate may use another as a normal or build dependency.
+    pub(super) fn may_use(&self, other: &Rule) -> bool {
+        match (self.place, other.place) {
+            (Place::Floor(mine), Place::Floor(theirs)) => {
+                theirs < mine || (theirs == mine && mine <= SHARED_FLOORS)
+            }
+            (Place::Testkit, Place::Floor(theirs)) => theirs <= TESTKIT_REACH,
+            (_, Place::Testkit | Place::Tooling) | (Place::Tooling, _) => false,
+        }
+    }
+
+    /// Whether this crate's tests may use another.
+    pub(super) fn tests_may_use(&self, other: &Rule) -> bool {
+        let doubles = other.place == Place::Testkit && self.place != Place::Tooling;
+        doubles || self.may_use(other)
+    }
+
+    /// What `may_use` allows, in words for a message.
+    pub(super) fn allowance(&self) -> String {
+        match self.place {
+            Place::Floor(0) => "floor 0 only, and axon-testkit in its tests".into(),
+            Place::Floor(number) if number <= SHARED_FLOORS => {
+                format!("floors 0 to {number}, and axon-testkit in its tests")
+            }
+            Place::Floor(number) => {
+                format!("floors 0 to {}, and axon-testkit in its tests", number - 1)
+            }
+            Place::Testkit => format!("floors 0 to {TESTKIT_REACH}"),
+            Place::Tooling => "none of our crates".into(),
+        }
+    }
+
+    /// The ban that a crate falls under.
+    pub(super) fn ban(&self, name: &str) -> Option<&'static str> {
+        self.bans
+            .iter()
+            .copied()
+            .find(|ban| match ban.strip_suffix('*') {
+                Some(prefix) => name.strip_prefix(prefix).is_some_and(is_end_of_word),
+                None => name == *ban,
+            })
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Floor(number) => write!(out, "floor {number}"),
+            Self::Testkit => write!(out, "the test doubles"),
+            Self::Tooling => write!(out, "tooling"),
+        }
+    }
+}
+
+/// `kube*` means kube and kube-client, not kubernetes-something.
+fn is_end_of_word(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with(['-', '_'])
+}
+
+/// The rules of a crate.
+pub(super) fn rule(name: &str) -> Option<&'static Rule> {
+    RULES.iter().find(|rule| rule.name == name)
+}

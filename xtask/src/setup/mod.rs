@@ -1,0 +1,35 @@
+//! `setup`: what building, testing and the demo need, and nothing twice.
+
+mod packages;
+mod toolchain;
+mod tools;
+
+use anyhow::Result;
+
+/// Installs what is missing. Complete already, it says so in one line.
+pub(crate) fn setup(force: bool) -> Result<()> {
+    let packages = packages::missing();
+    if !force && packages.is_empty() && toolchain::is_ready() && tools::is_ready() {
+        println!("setup: complete ({})", crate::cache::root().display());
+        return Ok(());
+    }
+    packages::install(&packages)?;
+    toolchain::install(force)?;
+    tools::install(force)
+}
+
+/// Where a tool that setup builds is found: the cache, else the search path.
+pub(crate) fn tool(name: &str) -> Option<std::path::PathBuf> {
+    tools::find(name)
+}
+
+/// A wrapper of the BPF toolchain (`rustc`, `bpf-linker`, `llvm-nm` ...) if it is installed.
+pub(crate) fn bpf_tool(name: &str) -> Option<std::path::PathBuf> {
+    let file = toolchain::folder().join(name);
+    file.exists().then_some(file)
+}
+
+/// One line of progress, the same shape for every item.
+fn say(item: &str, state: &str) {
+    println!("setup: {item:<24} {state}");
+}
