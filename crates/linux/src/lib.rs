@@ -1,0 +1,45 @@
+//! Makes the kernel match desired rows: programs, maps, devices, routes,
+//! namespaces.
+//!
+//! ```text
+//!  desired tables ── KernelReconciler ──> Maps, routes ──┐
+//!  agent ── Datapath: programs, pins, stubs on devices ──┼──> kernel
+//!        ── link, device: veth pairs, facts, watch ──────┘      │
+//!        <── EventReader, metrics, Sweeper ─────────────────────┘
+//!  CLI ── Maps::open_readonly (also of a dead agent), verify, cleanup
+//!  lab, run ── netns, mount, cgroup, process
+//! ```
+//!
+//! Invariants:
+//! - only this crate writes BPF maps, and only from desired rows; conntrack,
+//!   NAT and fragments are written by the programs and swept here;
+//! - a pinned map whose layout differs is never reused: it is reported and
+//!   made anew;
+//! - nothing is detached or unpinned by stopping, only by [`cleanup`];
+//! - the calling thread's namespaces never change: what happens in another
+//!   one happens in a thread or a process of its own.
+//!
+//! This crate must not know: Kubernetes, policy, async runtimes.
+
+pub mod cgroup;
+mod datapath;
+pub mod device;
+mod events;
+pub mod link;
+mod maps;
+pub mod mount;
+pub mod netns;
+mod probe;
+pub mod process;
+mod reconcile;
+mod sweep;
+pub mod verify;
+
+pub use datapath::{
+    Adoption, CleanupReport, Datapath, DatapathConfig, DatapathError, Owner, RecreatedMap, cleanup,
+};
+pub use events::{EventReader, Lost, MetricsCounter, read_metrics};
+pub use maps::{Map, MapError, MapUse, Maps, PerCpuArray};
+pub use probe::{Feature, Features};
+pub use reconcile::{KernelReconciler, ReconcileReport, ReconcilerConfig, TableReport};
+pub use sweep::{MapSweep, SweepReport, Sweeper};
