@@ -84,7 +84,7 @@ impl Topology {
         self.server = text("server", "netns")?;
         self.address = text("server", "ipv4")?.parse()?;
         for netns in [&self.client, &self.server] {
-            cubic(netns)?;
+            same_tcp(netns)?;
         }
         Ok(())
     }
@@ -124,7 +124,7 @@ fn raw(name: &str) -> Result<()> {
         ip(&["-n", ns, "addr", "add", addr, "dev", "eth0"])?;
         ip(&["-n", ns, "link", "set", "lo", "up"])?;
         ip(&["-n", ns, "link", "set", "eth0", "up"])?;
-        cubic(&format!("/run/netns/{ns}"))?;
+        same_tcp(&format!("/run/netns/{ns}"))?;
     }
     Ok(())
 }
@@ -170,7 +170,7 @@ fn routed(name: &str, kind: Kind) -> Result<()> {
             "via",
             &format!("10.201.{n}.1"),
         ])?;
-        cubic(&format!("/run/netns/{pod}"))?;
+        same_tcp(&format!("/run/netns/{pod}"))?;
     }
     let host_path = format!("/run/netns/{host}");
     sysctl(&host_path, "net.ipv4.ip_forward=1")?;
@@ -184,9 +184,13 @@ fn routed(name: &str, kind: Kind) -> Result<()> {
     Ok(())
 }
 
-/// The default congestion control may pace (bbr) and hide the path's cost.
-fn cubic(netns: &str) -> Result<()> {
-    sysctl(netns, "net.ipv4.tcp_congestion_control=cubic")
+/// The same TCP in every pod: the machine's default congestion control may pace
+/// (bbr) and hide the path's cost, and a connection for each byte wants ports.
+fn same_tcp(netns: &str) -> Result<()> {
+    // Every kernel has reno, and lets a namespace choose it.
+    sysctl(netns, "net.ipv4.tcp_congestion_control=reno")?;
+    sysctl(netns, "net.ipv4.ip_local_port_range=1024 65535")?;
+    sysctl(netns, "net.ipv4.tcp_tw_reuse=1")
 }
 
 fn sysctl(netns: &str, setting: &str) -> Result<()> {
@@ -195,7 +199,7 @@ fn sysctl(netns: &str, setting: &str) -> Result<()> {
     run(Command::new("nsenter").arg(format!("--net={netns}")).args([
         "sh",
         "-c",
-        &format!("echo {value} > {file}"),
+        &format!("echo '{value}' > {file}"),
     ]))
 }
 
