@@ -1,0 +1,354 @@
+//! Every option, once: its name, its default, what it is for.
+
+/// How an option's value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `true` or `false`; as a flag alone it is `true`.
+    Bool,
+    /// A whole number.
+    Number,
+    /// A duration as Go writes it: `5s`, `2h13m20s`.
+    Duration,
+    /// A path.
+    Path,
+    /// Several paths.
+    Paths,
+    /// Text.
+    Text,
+    /// Several texts.
+    List,
+}
+
+impl Kind {
+    pub(super) const fn value_name(self) -> &'static str {
+        match self {
+            Self::Bool => "BOOL",
+            Self::Number => "NUMBER",
+            Self::Duration => "DURATION",
+            Self::Path | Self::Paths => "PATH",
+            Self::Text => "TEXT",
+            Self::List => "LIST",
+        }
+    }
+
+    /// Whether several values may be given.
+    pub(super) const fn is_list(self) -> bool {
+        matches!(self, Self::List | Self::Paths)
+    }
+}
+
+/// One option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// Its name: the flag without dashes, the file in the config directory.
+    pub name: &'static str,
+    /// How its value is written.
+    pub kind: Kind,
+    /// Its value where nobody says otherwise; empty is none.
+    pub default: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+}
+
+const fn option(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Spec {
+    Spec {
+        name,
+        kind,
+        default,
+        help,
+    }
+}
+
+use Kind::{Bool, Duration, List, Number, Path, Paths, Text};
+
+/// Every option, in the order of the help.
+pub const OPTIONS: &[Spec] = &[
+    option(
+        "config-dir",
+        Path,
+        "",
+        "Directory with one file per option, as a mounted ConfigMap",
+    ),
+    option(
+        "node-name",
+        Text,
+        "",
+        "Name of this node [default: K8S_NODE_NAME, else the host name]",
+    ),
+    option(
+        "cluster-name",
+        Text,
+        "default",
+        "Name of the cluster: at most 32 of a-z, 0-9 and -",
+    ),
+    option(
+        "manifests-dir",
+        Paths,
+        "",
+        "Directory of Kubernetes manifests to follow; may be given several times",
+    ),
+    option(
+        "state-dir",
+        Path,
+        "/run/axon",
+        "Where the node's state is kept between two agents",
+    ),
+    option(
+        "lib-dir",
+        Path,
+        "/var/lib/axon",
+        "Where what outlives a reboot is kept",
+    ),
+    option(
+        "socket-path",
+        Path,
+        "/run/axon/axon.sock",
+        "Unix socket of the HTTP API",
+    ),
+    option(
+        "socket-group",
+        Text,
+        "axon",
+        "Group that may use the API socket, if it exists",
+    ),
+    option(
+        "bpf-root",
+        Path,
+        "/sys/fs/bpf/axon",
+        "Where maps and links are pinned, on a bpffs",
+    ),
+    option(
+        "cgroup-root",
+        Path,
+        "",
+        "The cgroup2 hierarchy [default: found from the mount table]",
+    ),
+    option("enable-ipv4", Bool, "true", "Serve IPv4"),
+    option("enable-ipv6", Bool, "true", "Serve IPv6"),
+    option(
+        "devices",
+        List,
+        "",
+        "Devices of the node's network [default: those of the routes]",
+    ),
+    option(
+        "mtu",
+        Number,
+        "0",
+        "MTU of the pods; 0 is that of the devices",
+    ),
+    option(
+        "routing-mode",
+        Text,
+        "native",
+        "How other nodes' pods are reached: native",
+    ),
+    option(
+        "ipv4-native-routing-cidr",
+        Text,
+        "",
+        "Destinations towards which pods keep their IPv4 address",
+    ),
+    option(
+        "ipv6-native-routing-cidr",
+        Text,
+        "",
+        "Destinations towards which pods keep their IPv6 address",
+    ),
+    option(
+        "enable-ipv4-masquerade",
+        Bool,
+        "true",
+        "Give pods the node's IPv4 address outside the cluster",
+    ),
+    option(
+        "enable-ipv6-masquerade",
+        Bool,
+        "true",
+        "Give pods the node's IPv6 address outside the cluster",
+    ),
+    option(
+        "enable-bpf-masquerade",
+        Bool,
+        "true",
+        "Masquerade in eBPF, the only way there is: true",
+    ),
+    option(
+        "ipam",
+        Text,
+        "kubernetes",
+        "Where pod addresses come from: kubernetes (the Node's podCIDRs)",
+    ),
+    option(
+        "identity-allocation-mode",
+        Text,
+        "local",
+        "Who numbers identities: local (this agent) or crd (CiliumIdentity objects)",
+    ),
+    option(
+        "labels",
+        List,
+        "",
+        "Labels that make an identity: expressions over source:key, - before one excludes",
+    ),
+    option(
+        "enable-policy",
+        Text,
+        "default",
+        "When policy is enforced: default, always or never",
+    ),
+    option(
+        "policy-audit-mode",
+        Bool,
+        "false",
+        "Report what policy denies, and let it pass",
+    ),
+    option(
+        "allow-localhost",
+        Text,
+        "auto",
+        "When the node reaches its pods whatever policy says: auto, always or policy",
+    ),
+    option(
+        "endpoint-ready-timeout",
+        Duration,
+        "10s",
+        "How long CNI ADD waits for labels and policy of a pod",
+    ),
+    option(
+        "monitor-aggregation",
+        Text,
+        "medium",
+        "How much of an established flow is reported: none, low, medium, maximum",
+    ),
+    option(
+        "monitor-aggregation-interval",
+        Duration,
+        "5s",
+        "Time between two reports of an established flow",
+    ),
+    option(
+        "monitor-aggregation-flags",
+        List,
+        "syn,fin,rst",
+        "TCP flags whose first sight in a flow is reported",
+    ),
+    option(
+        "bpf-map-dynamic-size-ratio",
+        Text,
+        "0.0025",
+        "Share of memory that sizes the connection tables; 0 is off",
+    ),
+    option(
+        "bpf-ct-global-tcp-max",
+        Number,
+        "",
+        "Connections of TCP [default: by memory, at most 524288]",
+    ),
+    option(
+        "bpf-ct-global-any-max",
+        Number,
+        "",
+        "Connections of other protocols [default: half of TCP's]",
+    ),
+    option(
+        "bpf-ct-endpoint-max",
+        Number,
+        "0",
+        "Connections that one endpoint may own; 0 is a quarter of the table",
+    ),
+    option(
+        "bpf-nat-global-max",
+        Number,
+        "",
+        "Masqueraded connections [default: by memory, at most 262144]",
+    ),
+    option(
+        "bpf-policy-map-max",
+        Number,
+        "16384",
+        "Policy entries; the node's table holds 16 times as many",
+    ),
+    option(
+        "bpf-fragments-map-max",
+        Number,
+        "8192",
+        "Fragmented datagrams that are followed at a time",
+    ),
+    option(
+        "bpf-ct-timeout-regular-tcp",
+        Duration,
+        "2h13m20s",
+        "Life of an idle TCP connection",
+    ),
+    option(
+        "bpf-ct-timeout-regular-tcp-syn",
+        Duration,
+        "60s",
+        "Life of a TCP connection that is not answered",
+    ),
+    option(
+        "bpf-ct-timeout-regular-tcp-fin",
+        Duration,
+        "10s",
+        "Life of a TCP connection that is closed",
+    ),
+    option(
+        "bpf-ct-timeout-regular-any",
+        Duration,
+        "60s",
+        "Life of an idle flow of another protocol",
+    ),
+    option(
+        "bpf-ct-timeout-one-way-any",
+        Duration,
+        "30s",
+        "Life of a flow of another protocol that is not answered",
+    ),
+    option(
+        "conntrack-gc-interval",
+        Duration,
+        "0s",
+        "Time between two sweeps of the connections; 0 follows their number",
+    ),
+    option(
+        "agent-health-port",
+        Number,
+        "9879",
+        "Port of /healthz on the loopback; 0 is off",
+    ),
+    option(
+        "prometheus-serve-addr",
+        Text,
+        "",
+        "Address and port of the metrics, as :9962; empty is off",
+    ),
+    option(
+        "log-level",
+        Text,
+        "info",
+        "Least level that is logged: error, warn, info, debug, trace, or a filter",
+    ),
+    option(
+        "log-format",
+        Text,
+        "text",
+        "How the log is written: text or json",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::OPTIONS;
+
+    #[test]
+    fn names_are_unique() {
+        for (n, spec) in OPTIONS.iter().enumerate() {
+            assert!(
+                OPTIONS[..n].iter().all(|o| o.name != spec.name),
+                "{}",
+                spec.name
+            );
+        }
+    }
+}
