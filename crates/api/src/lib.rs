@@ -1,7 +1,7 @@
 //! Wire formats, and their conversions to the model.
 //!
 //! ```text
-//! YAML, JSON ── k8s, cilium ──> model       CNI input/output ── cni
+//! YAML, JSON ── manifest ──> k8s, cilium objects ──> model       CNI input/output ── cni
 //! HTTP bodies on the agent's socket ── agent
 //! ```
 //!
@@ -11,3 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod cilium;
+pub mod cni;
+pub mod k8s;
+pub mod manifest;

@@ -1,0 +1,251 @@
+//! Pods.
+
+use std::fmt;
+
+use axon_model as model;
+use serde::{Deserialize, Serialize};
+
+use super::Metadata;
+use crate::manifest::FieldError;
+
+/// A pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    /// Its name and labels.
+    pub metadata: Metadata,
+    /// What it shall be.
+    pub spec: PodSpec,
+    /// What it is.
+    pub status: PodStatus,
+}
+
+/// What a pod shall be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    /// The node it is placed on; empty if it is not placed yet.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub node_name: String,
+    /// Its service account; empty stands for `default`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service_account_name: String,
+    /// Whether it lives in the node's own network namespace.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub host_network: bool,
+    /// When its containers are started again.
+    pub restart_policy: RestartPolicy,
+    /// Containers run one after another before the others; those with
+    /// `restartPolicy: Always` go on running beside them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub init_containers: Vec<Container>,
+    /// Its containers.
+    pub containers: Vec<Container>,
+    /// Seconds between asking it to end and ending it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub termination_grace_period_seconds: Option<u64>,
+}
+
+/// When a pod's containers are started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestartPolicy {
+    /// Always.
+    #[default]
+    Always,
+    /// After a failure.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// A container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// Its image.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub image: String,
+    /// Its program and first arguments.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Its further arguments.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Its environment.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<EnvVar>,
+    /// Where it runs; empty is left to the image.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub working_dir: String,
+    /// The ports it declares.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<ContainerPort>,
+    /// How to ask whether it is ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub readiness_probe: Option<Probe>,
+    /// Of an init container: `Always` makes it run beside the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart_policy: Option<RestartPolicy>,
+}
+
+/// A variable of a container's environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvVar {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    #[serde(default)]
+    pub value: String,
+}
+
+/// A port that a container declares.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerPort {
+    /// Its name; empty if it has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Its number.
+    pub container_port: u16,
+    /// `TCP` (also if empty), `UDP`, `SCTP`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub protocol: String,
+}
+
+/// How to ask whether a container is ready.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Probe {
+    /// By an HTTP request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_get: Option<HttpGetAction>,
+    /// By a connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_socket: Option<TcpSocketAction>,
+    /// By a command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exec: Option<ExecAction>,
+    /// Seconds before the first try.
+    pub initial_delay_seconds: u32,
+    /// Seconds between tries; 0 stands for 10.
+    pub period_seconds: u32,
+    /// Seconds that a try may take; 0 stands for 1.
+    pub timeout_seconds: u32,
+    /// Successes in a row that count; 0 stands for 1.
+    pub success_threshold: u32,
+    /// Failures in a row that count; 0 stands for 3.
+    pub failure_threshold: u32,
+}
+
+/// Asks by an HTTP request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpGetAction {
+    /// The path; empty stands for `/`.
+    #[serde(default)]
+    pub path: String,
+    /// The port, by number or name.
+    pub port: IntOrString,
+    /// `HTTP` (also if empty) or `HTTPS`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub scheme: String,
+}
+
+/// Asks by a connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpSocketAction {
+    /// The port, by number or name.
+    pub port: IntOrString,
+}
+
+/// Asks by a command.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecAction {
+    /// The program and its arguments.
+    #[serde(default)]
+    pub command: Vec<String>,
+}
+
+/// A number, or a name for one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a number or a name")]
+pub enum IntOrString {
+    /// The number.
+    Int(i64),
+    /// The name.
+    String(String),
+}
+
+impl Default for IntOrString {
+    fn default() -> Self {
+        Self::Int(0)
+    }
+}
+
+impl fmt::Display for IntOrString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int(number) => write!(f, "{number}"),
+            Self::String(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What a pod is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodStatus {
+    /// `Pending`, `Running`, `Succeeded`, `Failed`; empty if not told.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub phase: String,
+    /// The address of its node.
+    #[serde(rename = "hostIP", skip_serializing_if = "String::is_empty")]
+    pub host_ip: String,
+    /// Its first address; empty if it has none.
+    #[serde(rename = "podIP", skip_serializing_if = "String::is_empty")]
+    pub pod_ip: String,
+    /// Its addresses.
+    #[serde(rename = "podIPs", skip_serializing_if = "Vec::is_empty")]
+    pub pod_ips: Vec<PodIp>,
+    /// What holds of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// An address of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodIp {
+    /// The address.
+    pub ip: String,
+}
+
+/// Something that holds of an object, or does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// `Ready`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False`, `Unknown`.
+    pub status: String,
+    /// Why, in a word.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Why, in a sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+impl Pod {
+    /// As the model has it.
+    ///
+    /// # Errors
+    /// An address or a protocol that is none, by its path.
+    pub fn to_model(&self) -> Result<model::Pod, FieldError> {
+        Ok(model::Pod {
+            namespace: self.metadata.namespace.clone(),
+            name: self.metadata.name.clone(),
+            ..model::Pod::default()
+        })
+    }
+}

@@ -1,0 +1,52 @@
+//! What can be wrong with a manifest, and where.
+
+use std::fmt;
+
+/// A field that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {message}")]
+pub struct FieldError {
+    /// Path of the field from the object's root, as `spec.ingress[0].toPorts`.
+    pub path: String,
+    /// The value and what was expected of it.
+    pub message: String,
+}
+
+impl FieldError {
+    /// An error at a path.
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// Why a text, or an object in it, was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ManifestError {
+    /// Line in the text, from 1; 0 if it is about the text as a whole.
+    pub line: usize,
+    /// Column in the line, from 1; 0 if not known.
+    pub column: usize,
+    /// Path of the field; empty if it is about the text.
+    pub path: String,
+    /// What is wrong, with the value and what was expected.
+    pub message: String,
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line > 0 {
+            write!(f, "line {}", self.line)?;
+            if self.column > 0 {
+                write!(f, ", column {}", self.column)?;
+            }
+            f.write_str(": ")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
+}

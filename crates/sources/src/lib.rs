@@ -1,0 +1,23 @@
+//! Where the observed tables come from.
+//!
+//! ```text
+//! directories of manifests ── watch, read, parse ──> merge by object ──> observed tables
+//!                                   └── SourceStatus: files, errors, refusals, conflicts
+//! ```
+//!
+//! Invariants: a file that does not parse keeps its last good content in
+//! force; a directory that cannot be read removes nothing; tables are complete
+//! only after a scan that read everything; the same files give the same rows,
+//! in whatever order they came.
+//!
+//! This crate must not know: the kernel, policy decisions, endpoints of this
+//! node.
+#![forbid(unsafe_code)]
+
+mod directory;
+mod status;
+mod write;
+
+pub use directory::{Config, DirectorySource, SourceHandle};
+pub use status::{Conflict, DirectoryError, FileError, FileStatus, PolicyRefusal, SourceStatus};
+pub use write::{remove_manifest, write_manifest_atomic};

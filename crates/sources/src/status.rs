@@ -1,0 +1,96 @@
+//! How a source is doing.
+
+use std::path::PathBuf;
+
+use axon_api::manifest::ManifestError;
+
+/// How a directory source is doing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SourceStatus {
+    /// Whether a first scan has read everything.
+    pub complete: bool,
+    /// Scans made since the start.
+    pub scans: u64,
+    /// The manifest files, in order of their paths.
+    pub files: Vec<FileStatus>,
+    /// Objects in force.
+    pub objects: usize,
+    /// Directories that cannot be read; what they held stays in force.
+    pub directories: Vec<DirectoryError>,
+    /// Objects that several files define.
+    pub conflicts: Vec<Conflict>,
+    /// Policies that are refused; an earlier version stays in force.
+    pub refused: Vec<PolicyRefusal>,
+    /// Documents of kinds that nobody here uses.
+    pub ignored: usize,
+}
+
+impl SourceStatus {
+    /// Whether there is nothing that somebody should look at.
+    pub fn is_ok(&self) -> bool {
+        self.complete
+            && self.directories.is_empty()
+            && self.conflicts.is_empty()
+            && self.refused.is_empty()
+            && self.files.iter().all(|file| file.error.is_none())
+    }
+}
+
+/// How a file is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileStatus {
+    /// Its path.
+    pub path: PathBuf,
+    /// Objects of it that are in force.
+    pub objects: usize,
+    /// Why its present content is not in force; its last good content is.
+    pub error: Option<FileError>,
+}
+
+/// Why a file's content is not in force.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("cannot be read: {0}")]
+    Read(String),
+    /// It is no manifest.
+    #[error(transparent)]
+    Parse(#[from] ManifestError),
+}
+
+/// A directory that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryError {
+    /// Its path.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// An object that several files define.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The kind.
+    pub kind: String,
+    /// `namespace/name`, or the name.
+    pub object: String,
+    /// The file whose definition is in force: the first by path.
+    pub winner: PathBuf,
+    /// The file whose definition is not.
+    pub loser: PathBuf,
+}
+
+/// A policy that cannot be put in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyRefusal {
+    /// The file.
+    pub path: PathBuf,
+    /// The kind.
+    pub kind: String,
+    /// `namespace/name`, or the name.
+    pub object: String,
+    /// Why, with line and field.
+    pub error: ManifestError,
+    /// Whether an earlier version of it stays in force.
+    pub earlier_in_force: bool,
+}
