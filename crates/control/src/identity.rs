@@ -1,0 +1,167 @@
+//! Numbers for sets of labels and for prefixes, where the cluster gives none.
+
+use std::collections::BTreeMap;
+
+use axon_abi::Identity;
+use axon_model::Labels;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// No number is left.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no {kind} identity is left: all of {first} to {last} are in use")]
+pub struct Exhausted {
+    /// What kind of identity.
+    pub kind: &'static str,
+    /// The first number.
+    pub first: u32,
+    /// The last number.
+    pub last: u32,
+}
+
+/// Numbers of sets of labels (256 to 65535), stable over restarts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "BTreeMap<u32, Labels>", into = "BTreeMap<u32, Labels>")]
+pub struct LabelIdentities {
+    by_labels: BTreeMap<Labels, u32>,
+    by_number: BTreeMap<u32, Labels>,
+    last: u32,
+}
+
+impl From<BTreeMap<u32, Labels>> for LabelIdentities {
+    fn from(by_number: BTreeMap<u32, Labels>) -> Self {
+        Self {
+            by_labels: by_number.iter().map(|(n, l)| (l.clone(), *n)).collect(),
+            last: by_number.keys().next_back().copied().unwrap_or(0),
+            by_number,
+        }
+    }
+}
+
+impl From<LabelIdentities> for BTreeMap<u32, Labels> {
+    fn from(identities: LabelIdentities) -> Self {
+        identities.by_number
+    }
+}
+
+impl LabelIdentities {
+    /// The number of a set of labels: the one it has, or a new one, as late a
+    /// reuse as possible.
+    ///
+    /// # Errors
+    /// Every number is in use.
+    pub fn allocate(&mut self, labels: &Labels) -> Result<Identity, Exhausted> {
+        if let Some(number) = self.by_labels.get(labels) {
+            return Ok(Identity(*number));
+        }
+        let (first, last) = (Identity::CLUSTER_MIN.0, Identity::CLUSTER_MAX.0);
+        let free = next_free(self.last, first, last, |n| self.by_number.contains_key(&n));
+        let number = free.ok_or(Exhausted {
+            kind: "label",
+            first,
+            last,
+        })?;
+        self.last = number;
+        self.by_labels.insert(labels.clone(), number);
+        self.by_number.insert(number, labels.clone());
+        Ok(Identity(number))
+    }
+
+    /// The number of a set of labels, if it has one.
+    pub fn get(&self, labels: &Labels) -> Option<Identity> {
+        self.by_labels.get(labels).copied().map(Identity)
+    }
+
+    /// The labels of a number.
+    pub fn labels(&self, id: Identity) -> Option<&Labels> {
+        self.by_number.get(&id.0)
+    }
+
+    /// Every number with its labels.
+    pub fn iter(&self) -> impl Iterator<Item = (Identity, &Labels)> {
+        self.by_number.iter().map(|(n, l)| (Identity(*n), l))
+    }
+
+    /// Takes a number back.
+    pub fn release(&mut self, id: Identity) {
+        if let Some(labels) = self.by_number.remove(&id.0) {
+            self.by_labels.remove(&labels);
+        }
+    }
+}
+
+/// Numbers of prefixes outside the cluster (local scope), stable over
+/// restarts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "BTreeMap<u32, IpNet>", into = "BTreeMap<u32, IpNet>")]
+pub struct CidrIdentities {
+    by_prefix: BTreeMap<IpNet, u32>,
+    by_number: BTreeMap<u32, IpNet>,
+    last: u32,
+}
+
+impl From<BTreeMap<u32, IpNet>> for CidrIdentities {
+    fn from(by_number: BTreeMap<u32, IpNet>) -> Self {
+        Self {
+            by_prefix: by_number.iter().map(|(n, p)| (*p, *n)).collect(),
+            last: by_number.keys().next_back().copied().unwrap_or(0),
+            by_number,
+        }
+    }
+}
+
+impl From<CidrIdentities> for BTreeMap<u32, IpNet> {
+    fn from(identities: CidrIdentities) -> Self {
+        identities.by_number
+    }
+}
+
+impl CidrIdentities {
+    /// The number of a prefix: the one it has, or a new one, as late a reuse
+    /// as possible.
+    ///
+    /// # Errors
+    /// Every number is in use.
+    pub fn allocate(&mut self, prefix: IpNet) -> Result<Identity, Exhausted> {
+        let prefix = prefix.trunc();
+        if let Some(number) = self.by_prefix.get(&prefix) {
+            return Ok(Identity(*number));
+        }
+        // Cilium leaves the first number of the scope out.
+        let (first, last) = (Identity::LOCAL_MIN.0 + 1, Identity::LOCAL_MAX.0);
+        let free = next_free(self.last, first, last, |n| self.by_number.contains_key(&n));
+        let number = free.ok_or(Exhausted {
+            kind: "CIDR",
+            first,
+            last,
+        })?;
+        self.last = number;
+        self.by_prefix.insert(prefix, number);
+        self.by_number.insert(number, prefix);
+        Ok(Identity(number))
+    }
+
+    /// The number of a prefix, if it has one.
+    pub fn get(&self, prefix: IpNet) -> Option<Identity> {
+        self.by_prefix.get(&prefix.trunc()).copied().map(Identity)
+    }
+
+    /// Every number with its prefix.
+    pub fn iter(&self) -> impl Iterator<Item = (Identity, IpNet)> {
+        self.by_number.iter().map(|(n, p)| (Identity(*n), *p))
+    }
+
+    /// Takes a number back.
+    pub fn release(&mut self, id: Identity) {
+        if let Some(prefix) = self.by_number.remove(&id.0) {
+            self.by_prefix.remove(&prefix);
+        }
+    }
+}
+
+/// The first free number after `after`, going round.
+fn next_free(after: u32, first: u32, last: u32, used: impl Fn(u32) -> bool) -> Option<u32> {
+    let start = after.saturating_add(1).clamp(first, last);
+    let start = if after >= last { first } else { start };
+    (start..=last).chain(first..start).find(|n| !used(*n))
+}

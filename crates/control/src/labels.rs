@@ -1,0 +1,215 @@
+//! Which labels make an identity: Cilium's filter, and the labels that a pod
+//! gets from where it is.
+
+use std::collections::BTreeMap;
+
+use axon_model::{Label, Labels, Namespace, Pod, source};
+use regex::Regex;
+
+/// Key of the label that names a pod's namespace.
+pub const NAMESPACE: &str = "io.kubernetes.pod.namespace";
+/// Prefix of the keys of a namespace's own labels.
+pub const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels";
+/// Key of the label that names the cluster.
+pub const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
+/// Key of the label that names a pod's service account.
+pub const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
+
+/// Which labels are kept by default, in the syntax of the `labels` option.
+const DEFAULT: [&str; 22] = [
+    "reserved:.*",
+    r"io\.kubernetes\.pod\.namespace",
+    r"io\.cilium\.k8s\.namespace\.labels",
+    r"app\.kubernetes\.io",
+    r"io\.cilium\.k8s\.policy\.cluster",
+    r"io\.cilium\.k8s\.policy\.serviceaccount",
+    r"!io\.kubernetes",
+    r"!kubernetes\.io",
+    r"!statefulset\.kubernetes\.io/pod-name",
+    r"!apps\.kubernetes\.io/pod-index",
+    r"!batch\.kubernetes\.io/job-completion-index",
+    r"!batch\.kubernetes\.io/controller-uid",
+    r"!.*beta\.kubernetes\.io",
+    r"!k8s\.io",
+    "!pod-template-generation",
+    "!pod-template-hash",
+    "!controller-revision-hash",
+    "!controller-uid",
+    "!annotation.*",
+    "!etcd_node",
+    r"!topology\.kubernetes\.io",
+    r"!io\.cilium\.k8s\.named-ports",
+];
+
+/// Why a `labels` option was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("labels: {word:?} is no pattern: {reason}; expected [source:][!|-]REGEX, as in k8s:!app")]
+pub struct FilterError {
+    /// The offending word.
+    pub word: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// One word of the filter.
+#[derive(Clone, Debug)]
+struct Pattern {
+    source: Option<String>,
+    exclude: bool,
+    key: Regex,
+}
+
+/// Tells labels that make an identity from those that only inform.
+#[derive(Clone, Debug)]
+pub struct LabelFilter {
+    patterns: Vec<Pattern>,
+    /// Some word of the option includes: only what is included is kept.
+    allow_list: bool,
+}
+
+impl Default for LabelFilter {
+    fn default() -> Self {
+        // The default words are checked by a test.
+        Self::parse("").unwrap_or_else(|_| Self {
+            patterns: Vec::new(),
+            allow_list: false,
+        })
+    }
+}
+
+impl Pattern {
+    fn parse(word: &str) -> Result<Self, FilterError> {
+        let error = |reason: &str| FilterError {
+            word: word.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let (word_excludes, rest) = strip_not(word);
+        let (source, key) = match rest.split_once(':') {
+            Some(("", _)) => return Err(error("the source is empty")),
+            Some((source, key)) => (Some(source.to_owned()), key),
+            None => (None, rest),
+        };
+        let (key_excludes, key) = strip_not(key);
+        if key.is_empty() {
+            return Err(error("the key is empty"));
+        }
+        // Anchored here, so that only a match at the start of the key counts.
+        let key = Regex::new(&format!("^(?:{key})")).map_err(|e| error(&e.to_string()))?;
+        Ok(Self {
+            source,
+            exclude: word_excludes || key_excludes,
+            key,
+        })
+    }
+
+    /// How many bytes of the key the pattern matches, from its start.
+    fn matched(&self, source: &str, key: &str) -> Option<usize> {
+        if self.source.as_ref().is_some_and(|s| s != source) {
+            return None;
+        }
+        self.key.find(key).map(|m| m.end())
+    }
+}
+
+fn strip_not(text: &str) -> (bool, &str) {
+    match text.strip_prefix(['!', '-']) {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    }
+}
+
+impl LabelFilter {
+    /// The default filter with the words of Cilium's `labels` option added:
+    /// regular expressions over keys, separated by spaces, each with an
+    /// optional `source:` before it; `!` or `-` excludes. With any word that
+    /// includes, only what some word includes is kept.
+    ///
+    /// # Errors
+    /// The first word that is no pattern.
+    pub fn parse(option: &str) -> Result<Self, FilterError> {
+        let mut patterns = Vec::new();
+        for word in DEFAULT {
+            patterns.push(Pattern::parse(word)?);
+        }
+        let mut allow_list = false;
+        for word in option.split_whitespace() {
+            let pattern = Pattern::parse(word)?;
+            allow_list |= !pattern.exclude;
+            patterns.push(pattern);
+        }
+        Ok(Self {
+            patterns,
+            allow_list,
+        })
+    }
+
+    /// Whether a label makes an identity. Where words that include and words
+    /// that exclude match, the longest included part must be longer than the
+    /// shortest excluded one.
+    pub fn keeps(&self, source: &str, key: &str) -> bool {
+        let (mut included, mut excluded) = (0, 0);
+        for pattern in &self.patterns {
+            let Some(length) = pattern.matched(source, key) else {
+                continue;
+            };
+            if !pattern.exclude {
+                included = included.max(length);
+            } else if excluded == 0 || length < excluded {
+                excluded = length;
+            }
+        }
+        (!self.allow_list && excluded == 0) || included > excluded
+    }
+
+    /// The labels that make an identity.
+    pub fn filter(&self, labels: &Labels) -> Labels {
+        labels
+            .iter()
+            .filter(|(source, key, _)| self.keeps(source, key))
+            .map(|(source, key, value)| Label::new(source, key, value))
+            .collect()
+    }
+}
+
+/// The labels that make a pod's identity: its own that the filter keeps, and
+/// those of where it is (namespace, cluster, service account).
+pub fn identity_labels(
+    pod: &Pod,
+    namespace: &Namespace,
+    cluster_name: &str,
+    filter: &LabelFilter,
+) -> Labels {
+    let k8s = |key: &str, value: &str| Label::new(source::K8S, key, value);
+    let mut labels: Labels = pod.labels.iter().map(|(k, v)| k8s(k, v)).collect();
+    for (key, value) in &namespace.labels {
+        labels.insert(k8s(&format!("{NAMESPACE_LABELS}.{key}"), value));
+    }
+    // After the pod's own labels: a pod cannot claim another place.
+    labels.insert(k8s(NAMESPACE, &pod.namespace));
+    labels.insert(k8s(CLUSTER, cluster_name));
+    if !pod.service_account.is_empty() {
+        labels.insert(k8s(SERVICE_ACCOUNT, &pod.service_account));
+    }
+    filter.filter(&labels)
+}
+
+/// The labels that make a plain process's identity: its own that the filter
+/// keeps, and the cluster's. What only Kubernetes or we may say is dropped.
+pub fn process_labels(own: &Labels, cluster_name: &str, filter: &LabelFilter) -> Labels {
+    let mut labels: Labels = own
+        .iter()
+        .filter(|(s, _, _)| *s != source::RESERVED)
+        .map(|(s, k, v)| Label::new(s, k, v))
+        .collect();
+    labels.insert(Label::new(source::K8S, CLUSTER, cluster_name));
+    filter.filter(&labels)
+}
+
+/// Labels as a CiliumIdentity's `security-labels` holds them: `source:key` to
+/// value.
+pub fn security_labels(labels: &Labels) -> BTreeMap<String, String> {
+    labels
+        .iter()
+        .map(|(s, k, v)| (format!("{s}:{k}"), v.to_owned()))
+        .collect()
+}

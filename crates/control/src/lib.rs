@@ -1,0 +1,28 @@
+//! Observed → desired: what the kernel shall hold, from what the sources say.
+//!
+//! ```text
+//! Observed ──> identities ──> policy (axon-policy) ──> policy sets ┐
+//!     │            └──> ipcache, routes, nomasq ───────────────────┼──> Desired
+//!     └──> endpoints ──────────────────────────────────────────────┘
+//! ```
+//!
+//! Invariants: time comes in as an argument; the same history gives the same
+//! rows; nothing is removed before the tables it follows from are complete;
+//! an endpoint's row points to a set only when the set's rows are desired;
+//! what does not fit is reported and never makes enforcement weaker.
+#![forbid(unsafe_code)]
+
+mod config;
+mod controller;
+pub mod identity;
+pub mod ipam;
+pub mod labels;
+mod views;
+
+pub use config::{Capacity, Config, IdentityMode};
+pub use controller::{Adopted, Controller, Persisted};
+pub use ipam::{Family, Ipam, IpamError};
+pub use views::{
+    Condition, ConditionKind, EndpointStatus, IpEntry, IpSource, PolicySetUse, RuleView,
+    StepReport, WaitReason,
+};

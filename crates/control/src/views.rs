@@ -1,0 +1,179 @@
+//! What the controller tells of itself: plain values for the API, status and
+//! metrics.
+
+use std::net::IpAddr;
+
+use axon_abi::Identity;
+use axon_model::{EndpointState, Labels, Origin};
+use ipnet::IpNet;
+
+/// Why an endpoint does not have its policy yet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WaitReason {
+    /// Rows of the endpoint stay as they are until the sources have told
+    /// everything.
+    #[error("waiting for the sources to deliver all {what}")]
+    Sources {
+        /// Which observed table is not complete.
+        what: &'static str,
+    },
+    /// Its pod is not known.
+    #[error("pod {namespace}/{name} is not known yet; until then the endpoint is reserved:init")]
+    Pod {
+        /// The pod's namespace.
+        namespace: String,
+        /// The pod's name.
+        name: String,
+    },
+    /// Its pod's namespace is not known.
+    #[error("namespace {namespace} is not known yet; until then the endpoint is reserved:init")]
+    Namespace {
+        /// The namespace.
+        namespace: String,
+    },
+    /// The cluster has not numbered its labels.
+    #[error("no CiliumIdentity for its labels yet; until then the endpoint is reserved:init")]
+    Identity,
+    /// No number is left for its labels.
+    #[error("{0}")]
+    Exhausted(#[from] crate::identity::Exhausted),
+    /// Its policy set does not fit into the kernel's maps.
+    #[error("its policy does not fit: {0}")]
+    Capacity(String),
+    /// Its host-side device is not known.
+    #[error("its device is not there yet")]
+    Device,
+}
+
+/// What the controller has decided for an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointStatus {
+    /// Its number.
+    pub id: u16,
+    /// The labels that make its identity; empty while it is init.
+    pub labels: Labels,
+    /// Its identity.
+    pub identity: Identity,
+    /// The policy set version that its desired row points to; 0 if it has no
+    /// row yet.
+    pub policy_set: u32,
+    /// Where it stands: [`EndpointState::WaitingForIdentity`] while it is
+    /// init, else [`EndpointState::Regenerating`]. That its rows are in the
+    /// kernel, and so that it is ready, is the agent's to say.
+    pub state: EndpointState,
+    /// Why it does not have its full policy; `None` when it has.
+    pub waiting: Option<WaitReason>,
+}
+
+/// Something that an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// What kind.
+    pub kind: ConditionKind,
+    /// The policies concerned; empty if it is about the node.
+    pub policies: Vec<Origin>,
+    /// In a sentence.
+    pub message: String,
+    /// What to do about it; empty if nothing.
+    pub remedy: String,
+}
+
+/// Kinds of conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConditionKind {
+    /// A source has not told everything: nothing is removed.
+    SourceIncomplete,
+    /// Policy does not fit into the kernel's maps: what is in force stays, or
+    /// the endpoint is locked down.
+    PolicyOverflow,
+    /// Addresses or identities do not fit into the kernel's maps.
+    RowsOverflow,
+    /// A rule asks for what is not enforced here.
+    PolicyUnsupported,
+    /// Two objects contradict each other.
+    Conflict,
+    /// Identities have run out.
+    IdentitiesExhausted,
+}
+
+/// What a step has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StepReport {
+    /// Grows with every change of policies; what [`crate::Controller::step`]
+    /// has derived the desired rows from.
+    pub policy_revision: u64,
+    /// Endpoints that do not have their policy yet, and why.
+    pub waiting: Vec<(u16, WaitReason)>,
+    /// What an operator should know.
+    pub conditions: Vec<Condition>,
+    /// Some desired row has changed.
+    pub changed: bool,
+    /// [`crate::Controller::persisted`] has changed: write it before the rows
+    /// go to the kernel.
+    pub persist: bool,
+    /// When to step again at the latest, even if nothing changes.
+    pub next_step_ms: Option<u64>,
+}
+
+/// Where an address's identity comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IpSource {
+    /// An endpoint of this node.
+    Local,
+    /// A CiliumEndpoint.
+    CiliumEndpoint,
+    /// A pod's status.
+    Pod,
+    /// A node's address.
+    Node,
+    /// A node's pod CIDR.
+    PodCidr,
+    /// A prefix that policy names.
+    Policy,
+    /// The default route: the world.
+    World,
+}
+
+/// Who an address or prefix is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IpEntry {
+    /// The prefix; a host address has all its bits.
+    pub prefix: IpNet,
+    /// Its identity.
+    pub identity: Identity,
+    /// The node that serves it; `None` if this one or none.
+    pub node: Option<IpAddr>,
+    /// The pod (`namespace/name`); empty if it is none.
+    pub pod: String,
+    /// Who says so.
+    pub source: IpSource,
+}
+
+/// A policy set version that the kernel shall hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicySetUse {
+    /// Its number.
+    pub set: u32,
+    /// The policies in it, each once.
+    pub policies: Vec<Origin>,
+    /// Endpoints whose row points to it.
+    pub endpoints: Vec<u16>,
+    /// Rows in the class map.
+    pub classes: usize,
+    /// Rows in the policy map.
+    pub entries: usize,
+    /// No endpoint points to it any more; it goes when packets in flight have
+    /// passed.
+    pub retiring: bool,
+}
+
+/// The rule behind a number in a policy entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleView {
+    /// Its policy.
+    pub origin: Origin,
+    /// Which of the policy's rules, from 0.
+    pub index: usize,
+    /// The author's words.
+    pub description: String,
+}

@@ -1,0 +1,31 @@
+//! Rules × identities → policy sets: what the kernel's look-up finds.
+//!
+//! ```text
+//! rules that select an identity ──> policy set ──> terms (who, protocol, ports, action)
+//!                                                    │
+//! identities × terms ──> selection vectors ──> classes (a row only for who differs from its scope)
+//!                                                    │
+//!                              PolicyRows: set row, class rows, entries
+//! ```
+//!
+//! [`resolve`] is the slow, obvious function; [`Engine`] gives the same answer
+//! incrementally, tested against it.
+//!
+//! Invariants: pure logic without clock or I/O; the same input and numbers
+//! give the same rows; one number never stands for two contents; a deny
+//! outranks every allow of its tier.
+#![forbid(unsafe_code)]
+
+mod engine;
+mod evaluate;
+mod numbers;
+mod resolve;
+mod world;
+
+pub use engine::{Engine, SelectorUse};
+pub use evaluate::{Verdict, evaluate};
+pub use numbers::{Numbers, RuleNumbers, RuleRef, SetNumbers};
+pub use resolve::{PolicySet, Resolution, resolve};
+pub use world::{
+    Enforcement, IdentityInfo, NamedPorts, PolicyConfig, World, cidr_labels, reserved_identities,
+};

@@ -1,0 +1,140 @@
+//! What policy is resolved against: identities and what is configured.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use axon_abi::Identity;
+use axon_model::{Label, Labels, Origin, PolicyObject, Protocol, source};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Ports that the pods of an identity declare by name.
+pub type NamedPorts = BTreeMap<(String, Protocol), BTreeSet<u16>>;
+
+/// What policy knows of an identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdentityInfo {
+    /// Its labels.
+    pub labels: Labels,
+    /// The addresses that it stands for, of identities outside the cluster.
+    pub prefix: Option<IpNet>,
+    /// The ports that its pods declare by name.
+    pub named_ports: NamedPorts,
+}
+
+impl IdentityInfo {
+    /// An identity that is told by its labels alone.
+    pub fn labelled(labels: Labels) -> Self {
+        Self {
+            labels,
+            ..Self::default()
+        }
+    }
+}
+
+/// Whether endpoints are enforced upon, in the words of Cilium's
+/// `enable-policy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Enforcement {
+    /// What some rule selects is enforced, in that rule's directions.
+    #[default]
+    Default,
+    /// Everything is denied that no rule allows.
+    Always,
+    /// Everything is allowed, whatever rules say.
+    Never,
+}
+
+/// How policy is read on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyConfig {
+    /// Who is enforced upon.
+    pub enforcement: Enforcement,
+    /// The cluster's name: the label that ordinary workloads carry.
+    pub cluster_name: String,
+    /// IPv4 is carried.
+    pub ipv4: bool,
+    /// IPv6 is carried.
+    pub ipv6: bool,
+}
+
+impl Default for PolicyConfig {
+    fn default() -> Self {
+        Self {
+            enforcement: Enforcement::Default,
+            cluster_name: "default".to_owned(),
+            ipv4: true,
+            ipv6: true,
+        }
+    }
+}
+
+impl PolicyConfig {
+    /// The identity of addresses outside the cluster: one for each family on
+    /// a dual-stack node, [`Identity::WORLD`] on a single-stack one.
+    pub fn world_of(&self, v6: bool) -> Identity {
+        match (self.ipv4 && self.ipv6, v6) {
+            (false, _) => Identity::WORLD,
+            (true, false) => Identity::WORLD_IPV4,
+            (true, true) => Identity::WORLD_IPV6,
+        }
+    }
+}
+
+/// Everything that [`crate::resolve`] looks at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct World {
+    /// Every known identity, the reserved ones ([`reserved_identities`]) too.
+    pub identities: BTreeMap<Identity, IdentityInfo>,
+    /// Every policy.
+    pub policies: BTreeMap<Origin, PolicyObject>,
+    /// The identities of this node's endpoints: those that need a set.
+    pub subjects: BTreeSet<Identity>,
+}
+
+/// The reserved identities with their labels and, outside the cluster, the
+/// addresses that they stand for.
+pub fn reserved_identities(config: &PolicyConfig) -> BTreeMap<Identity, IdentityInfo> {
+    let v4 = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+    let v6 = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));
+    (1..=10)
+        .map(Identity)
+        .map(|id| {
+            let prefix = match (id, config.ipv4, config.ipv6) {
+                (Identity::WORLD, true, false) | (Identity::WORLD_IPV4, _, _) => Some(v4),
+                (Identity::WORLD, false, true) | (Identity::WORLD_IPV6, _, _) => Some(v6),
+                _ => None,
+            };
+            let info = IdentityInfo {
+                labels: reserved_labels(id),
+                prefix,
+                named_ports: NamedPorts::new(),
+            };
+            (id, info)
+        })
+        .collect()
+}
+
+/// The labels of a reserved identity. An API server outside this node is also
+/// a remote node, as in Cilium.
+fn reserved_labels(id: Identity) -> Labels {
+    let also = match id {
+        Identity::KUBE_APISERVER => Identity::REMOTE_NODE.reserved_name(),
+        _ => None,
+    };
+    id.reserved_name()
+        .into_iter()
+        .chain(also)
+        .map(|name| Label::new(source::RESERVED, name, ""))
+        .collect()
+}
+
+/// The labels of the identity of a prefix outside the cluster: the prefix
+/// itself and the world it is a part of.
+pub fn cidr_labels(config: &PolicyConfig, prefix: IpNet) -> Labels {
+    let world = config.world_of(matches!(prefix, IpNet::V6(_)));
+    let mut labels = reserved_labels(world);
+    // Label keys may not hold colons, so Cilium writes IPv6 with dashes.
+    let key = prefix.trunc().to_string().replace(':', "-");
+    labels.insert(Label::new(source::CIDR, &key, ""));
+    labels
+}
