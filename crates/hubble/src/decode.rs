@@ -334,3 +334,7 @@ fn correlate(
 fn default_deny(set: u32, direction: Direction, names: &impl Names) -> Vec<Policy> {
     names.enforcing(set, direction).to_vec()
 }
+
+#[cfg(test)]
+#[path = "decode_tests.rs"]
+mod tests;

@@ -24,6 +24,8 @@ mod flow;
 mod names;
 mod response;
 mod ring;
+#[cfg(test)]
+mod testing;
 mod text;
 mod time;
 
