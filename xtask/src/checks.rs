@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::ci::Outcome;
-use crate::workspace::{self, list, text};
+use crate::workspace::{self, text};
 use crate::{cache, cmd, setup};
 
 /// The demo: what `make demo` starts, and where its files are.
@@ -108,24 +108,11 @@ pub(crate) fn demo() -> Result<()> {
     cmd::run(cmd::command(target_folder()?.join("release/axon")).args(DEMO))
 }
 
-/// Runs every benchmark target of the workspace, and only those.
+/// Measures pod-to-pod speed; `bench/` says how.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
-    let metadata = workspace::members()?;
-    let mut found = false;
-    for package in list(&metadata, "packages") {
-        for target in list(package, "targets") {
-            if list(target, "kind").any(|kind| kind == "bench") {
-                found = true;
-                let (package, bench) = (text(package, "name"), text(target, "name"));
-                let arguments = ["bench", "-p", package, "--bench", bench, "--"];
-                cmd::run(cmd::cargo().args(arguments).args(args))?;
-            }
-        }
-    }
-    if !found {
-        println!("no benchmark targets in the workspace");
-    }
-    Ok(())
+    build(&[])?;
+    let bench = target_folder()?.join("release/axon-bench");
+    cmd::run(cmd::command(bench).arg("run").args(args))
 }
 
 /// Removes build results; the toolchain cache only when asked, as it is slow to refill.

@@ -9,7 +9,8 @@ use crate::cmd;
 
 /// The repository's root.
 pub(crate) fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask)
 }
 
 /// The crates with a lock file of their own, outside the workspace, that exist.

@@ -26,30 +26,39 @@ pub(super) struct Rule {
     pub(super) allows_unsafe: bool,
 }
 
-const NETLINK: [&str; 3] = ["netlink*", "rtnetlink", "genetlink"];
+/// The kernel, clocks of others and connections: nothing for the floors that only compute.
 const PURE: &[&str] = &[
-    "aya*", NETLINK[0], NETLINK[1], NETLINK[2], "tokio*", "kube*", "etcd*", "nix", "socket2",
+    "aya*",
+    "netlink*",
+    "rtnetlink",
+    "genetlink",
+    "nix",
+    "socket2",
+    "tokio*",
+    "kube*",
+    "etcd*",
 ];
+/// Formats may know Kubernetes' words, not how to reach it.
 const NO_CLIENTS: &[&str] = &[
     "aya*",
-    NETLINK[0],
-    NETLINK[1],
-    NETLINK[2],
-    "kube",
-    "kube-client",
-    "kube-runtime",
+    "netlink*",
+    "rtnetlink",
+    "genetlink",
+    "tokio*",
+    "kube*",
     "etcd*",
     "reqwest",
     "hyper*",
-    "tokio*",
 ];
+const NO_KERNEL: &[&str] = &["aya*", "netlink*", "rtnetlink", "genetlink"];
 
 const fn floor(number: u8, name: &'static str, bans: &'static [&'static str]) -> Rule {
+    let deep = number <= SHARED_FLOORS;
     Rule {
         name,
         place: Place::Floor(number),
         bans,
-        deep: number < 4,
+        deep,
         allows_unsafe: false,
     }
 }
@@ -63,37 +72,19 @@ pub(super) const RULES: &[Rule] = &[
     floor(2, "axon-policy", PURE),
     floor(2, "axon-api", NO_CLIENTS),
     floor(3, "axon-control", PURE),
-    Rule {
-        allows_unsafe: true,
-        ..floor(4, "axon-bpf", &["aya", "tokio*"])
-    },
-    Rule {
-        allows_unsafe: true,
-        ..floor(4, "axon-linux", &["axon-policy", "kube*", "etcd*"])
-    },
-    floor(
-        4,
-        "axon-sources",
-        &["aya*", NETLINK[0], NETLINK[1], NETLINK[2]],
-    ),
+    floor(4, "axon-bpf", &["aya", "tokio*"]).with_unsafe(),
+    floor(4, "axon-linux", &["axon-policy", "kube*", "etcd*"]).with_unsafe(),
+    floor(4, "axon-sources", NO_KERNEL),
     floor(4, "axon-proxy", &["aya*", "kube*"]),
     floor(4, "axon-hubble", &["aya*", "kube*"]),
     floor(5, "axon-agent", &["aya*"]),
     floor(5, "axon-operator", &["aya*"]),
-    Rule {
-        deep: true,
-        ..floor(5, "axon-cni", &["aya*", "tokio*", "kube*"])
-    },
+    floor(5, "axon-cni", &["aya*", "tokio*", "kube*"]).deeply(),
     floor(5, "axon-lab", &["aya*"]),
     floor(6, "axon", &["aya*"]),
-    Rule {
-        place: Place::Testkit,
-        ..floor(0, "axon-testkit", &["aya*", "tokio*", "kube*"])
-    },
-    Rule {
-        place: Place::Tooling,
-        ..floor(0, "xtask", &[])
-    },
+    floor(0, "axon-testkit", &["aya*", "tokio*", "kube*"]).at(Place::Testkit),
+    floor(0, "axon-bench", &[]).at(Place::Tooling),
+    floor(0, "xtask", &[]).at(Place::Tooling),
 ];
 
 /// Floors whose crates may use each other; above, crates of one floor meet in tables only.
@@ -103,6 +94,21 @@ const SHARED_FLOORS: u8 = 3;
 const TESTKIT_REACH: u8 = 3;
 
 impl Rule {
+    const fn with_unsafe(self) -> Self {
+        Self {
+            allows_unsafe: true,
+            ..self
+        }
+    }
+
+    const fn deeply(self) -> Self {
+        Self { deep: true, ..self }
+    }
+
+    const fn at(self, place: Place) -> Self {
+        Self { place, ..self }
+    }
+
     /// Whether this crate may use another as a normal or build dependency.
     pub(super) fn may_use(&self, other: &Rule) -> bool {
         match (self.place, other.place) {
