@@ -29,10 +29,12 @@ pub mod link;
 mod maps;
 pub mod mount;
 pub mod netns;
+mod object;
 mod probe;
 pub mod process;
 mod reconcile;
 mod sweep;
+mod sys;
 pub mod verify;
 
 pub use datapath::{

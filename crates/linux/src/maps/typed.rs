@@ -1,0 +1,264 @@
+//! One map with the types of its keys and values.
+
+use std::io;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use nix::libc;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::MapError;
+use crate::sys::{Batch, RawMap};
+
+/// Entries asked for at once; doubled where a bucket of the kernel's table
+/// does not fit.
+const BATCH_ENTRIES: usize = 4096;
+
+/// A hash, LRU hash, trie or array; clones share the descriptor.
+#[derive(Debug)]
+pub struct Map<K, V> {
+    raw: Arc<RawMap>,
+    name: &'static str,
+    layout: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V> Clone for Map<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            raw: Arc::clone(&self.raw),
+            ..*self
+        }
+    }
+}
+
+impl<K, V> Map<K, V> {
+    /// A map of these types, if its keys and values have their sizes.
+    pub(crate) fn new(raw: Arc<RawMap>, name: &'static str) -> Result<Self, MapError> {
+        let info = *raw.info();
+        for (field, found, expected) in [
+            ("key size", info.key_size, size_of::<K>()),
+            ("value size", info.value_size, size_of::<V>()),
+        ] {
+            let expected = u32::try_from(expected).unwrap_or(u32::MAX);
+            if found != expected {
+                return Err(MapError::Layout {
+                    map: name,
+                    field,
+                    found,
+                    expected,
+                });
+            }
+        }
+        Ok(Self {
+            raw,
+            name,
+            layout: PhantomData,
+        })
+    }
+
+    /// Entries the map can hold.
+    pub fn capacity(&self) -> u32 {
+        self.raw.info().max_entries
+    }
+
+    /// The map's name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn error(&self, call: &'static str) -> impl FnOnce(io::Error) -> MapError {
+        let map = self.name;
+        move |source| MapError::Syscall { map, call, source }
+    }
+}
+
+impl<K, V> Map<K, V>
+where
+    K: FromBytes + IntoBytes + Immutable,
+    V: FromBytes + IntoBytes + Immutable,
+{
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`MapError::Syscall`].
+    pub fn get(&self, key: &K) -> Result<Option<V>, MapError> {
+        let mut value = V::new_zeroed();
+        let found = self
+            .raw
+            .lookup(key.as_bytes(), value.as_mut_bytes())
+            .map_err(self.error("lookup"))?;
+        Ok(found.then_some(value))
+    }
+
+    /// Puts a value in place, whether there was one or not.
+    ///
+    /// # Errors
+    /// [`MapError::Full`], [`MapError::Syscall`].
+    pub fn insert(&self, key: &K, value: &V) -> Result<(), MapError> {
+        self.write(key, value, 0)
+    }
+
+    /// Puts a value in place if there is none; says whether it did.
+    ///
+    /// # Errors
+    /// [`MapError::Full`], [`MapError::Syscall`].
+    pub fn insert_new(&self, key: &K, value: &V) -> Result<bool, MapError> {
+        match self.write(key, value, crate::sys::NOEXIST) {
+            Ok(()) => Ok(true),
+            Err(MapError::Syscall { source, .. })
+                if source.kind() == io::ErrorKind::AlreadyExists =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write(&self, key: &K, value: &V, flags: u64) -> Result<(), MapError> {
+        self.raw
+            .update(key.as_bytes(), value.as_bytes(), flags)
+            .map_err(|error| match error.raw_os_error() {
+                // Hashes say E2BIG, tries ENOSPC.
+                Some(libc::E2BIG | libc::ENOSPC) => MapError::Full {
+                    map: self.name,
+                    entries: self.capacity(),
+                    entries_max: self.capacity(),
+                },
+                _ => self.error("update")(error),
+            })
+    }
+
+    /// Removes a key; says whether it was there.
+    ///
+    /// # Errors
+    /// [`MapError::Syscall`].
+    pub fn remove(&self, key: &K) -> Result<bool, MapError> {
+        self.raw
+            .delete(key.as_bytes())
+            .map_err(self.error("delete"))
+    }
+
+    /// Every entry, in batches where the kernel has them. Entries that come
+    /// and go meanwhile may or may not be in it.
+    ///
+    /// # Errors
+    /// [`MapError::Syscall`].
+    pub fn dump(&self) -> Result<Vec<(K, V)>, MapError> {
+        let mut entries = Vec::new();
+        self.for_each(|key, value| entries.push((key, value)))?;
+        Ok(entries)
+    }
+
+    /// Hands over every entry; see [`Map::dump`].
+    ///
+    /// # Errors
+    /// [`MapError::Syscall`].
+    pub fn for_each(&self, mut each: impl FnMut(K, V)) -> Result<(), MapError> {
+        let mut batch = Batch::new(
+            &self.raw,
+            BATCH_ENTRIES.min(self.capacity() as usize).max(1),
+        );
+        let mut begun = false;
+        loop {
+            let more = match self.raw.lookup_batch(&mut batch) {
+                Ok(more) => more,
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    batch.grow(&self.raw);
+                    continue;
+                }
+                // No batches for this kind of map on this kernel.
+                Err(_) if !begun => return self.walk(each),
+                Err(error) => return Err(self.error("batch lookup")(error)),
+            };
+            begun = true;
+            let keys = batch.keys.chunks_exact(size_of::<K>());
+            let values = batch.values.chunks_exact(size_of::<V>());
+            for (key, value) in keys.zip(values).take(batch.filled) {
+                if let (Ok(key), Ok(value)) = (K::read_from_bytes(key), V::read_from_bytes(value)) {
+                    each(key, value);
+                }
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Entry by entry.
+    fn walk(&self, mut each: impl FnMut(K, V)) -> Result<(), MapError> {
+        let mut key: Option<K> = None;
+        // A key removed while we stand on it starts the walk anew; the bound keeps it finite.
+        for _ in 0..u64::from(self.capacity()) * 2 {
+            let mut next = K::new_zeroed();
+            let found = self
+                .raw
+                .next_key(key.as_ref().map(IntoBytes::as_bytes), next.as_mut_bytes())
+                .map_err(self.error("next key"))?;
+            if !found {
+                break;
+            }
+            if let Some(value) = self.get(&next)? {
+                let copy = K::read_from_bytes(next.as_bytes());
+                if let Ok(copy) = copy {
+                    each(copy, value);
+                }
+            }
+            key = Some(next);
+        }
+        Ok(())
+    }
+
+    /// How many entries there are, counted.
+    ///
+    /// # Errors
+    /// [`MapError::Syscall`].
+    pub fn count(&self) -> Result<u32, MapError> {
+        let mut entries = 0;
+        self.for_each(|_, _| entries += 1)?;
+        Ok(entries)
+    }
+}
+
+/// An array with a value per CPU.
+#[derive(Debug)]
+pub struct PerCpuArray<V> {
+    map: Map<u32, V>,
+}
+
+impl<V> Clone for PerCpuArray<V> {
+    fn clone(&self) -> Self {
+        Self {
+            map: self.map.clone(),
+        }
+    }
+}
+
+impl<V> PerCpuArray<V>
+where
+    V: FromBytes + IntoBytes + Immutable,
+{
+    pub(crate) fn new(raw: Arc<RawMap>, name: &'static str) -> Result<Self, MapError> {
+        Map::new(raw, name).map(|map| Self { map })
+    }
+
+    /// The values of an index, one per possible CPU.
+    ///
+    /// # Errors
+    /// [`MapError::Syscall`].
+    pub fn get(&self, index: u32) -> Result<Vec<V>, MapError> {
+        let mut bytes = vec![0; self.map.raw.value_len()];
+        self.map
+            .raw
+            .lookup(index.as_bytes(), &mut bytes)
+            .map_err(self.map.error("lookup"))?;
+        Ok(bytes
+            .chunks_exact(size_of::<V>().next_multiple_of(8))
+            .filter_map(|bytes| V::read_from_prefix(bytes).ok().map(|(value, _)| value))
+            .collect())
+    }
+
+    /// Entries of the array.
+    pub fn capacity(&self) -> u32 {
+        self.map.capacity()
+    }
+}

@@ -1,0 +1,488 @@
+//! The `bpf(2)` calls that Aya does not offer, on descriptors and bytes.
+//!
+//! Every call checks the lengths of its buffers against the map's layout as
+//! the kernel told it, so that no caller can make the kernel write beyond a
+//! buffer.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::libc;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+const MAP_CREATE: libc::c_long = 0;
+const MAP_LOOKUP: libc::c_long = 1;
+const MAP_UPDATE: libc::c_long = 2;
+const MAP_DELETE: libc::c_long = 3;
+const MAP_NEXT_KEY: libc::c_long = 4;
+const OBJ_PIN: libc::c_long = 6;
+const OBJ_GET: libc::c_long = 7;
+const OBJ_INFO: libc::c_long = 15;
+const MAP_LOOKUP_BATCH: libc::c_long = 24;
+const LINK_CREATE: libc::c_long = 28;
+const LINK_UPDATE: libc::c_long = 29;
+const LINK_DETACH: libc::c_long = 34;
+
+/// Put the program before all others of the hook.
+const F_BEFORE: u32 = 1 << 3;
+/// Open for reading only.
+const F_RDONLY: u32 = 1 << 3;
+/// Entries are made only if absent.
+pub(crate) const NOEXIST: u64 = 1;
+/// Entries are allocated when made; tries have no other way.
+const F_NO_PREALLOC: u32 = 1;
+
+/// Attach types of tcx.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum TcxHook {
+    Ingress = 46,
+    Egress = 47,
+}
+
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct CreateAttr {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    inner: u32,
+    numa: u32,
+    name: [u8; 16],
+}
+
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct ElementAttr {
+    fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct ObjectAttr {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct InfoAttr {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    fd: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct LinkAttr {
+    a: u32,
+    b: u32,
+    c: u32,
+    d: u32,
+    relative: u64,
+    revision: u64,
+}
+
+/// What the kernel says of a map: the head of its `bpf_map_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub(crate) struct MapInfo {
+    pub(crate) kind: u32,
+    pub(crate) id: u32,
+    pub(crate) key_size: u32,
+    pub(crate) value_size: u32,
+    pub(crate) max_entries: u32,
+    pub(crate) flags: u32,
+}
+
+/// What the kernel says of a tcx link: the head of its `bpf_link_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub(crate) struct LinkInfo {
+    pub(crate) kind: u32,
+    pub(crate) id: u32,
+    pub(crate) program: u32,
+    pad: u32,
+    /// 0 when the device is gone.
+    pub(crate) ifindex: u32,
+    pub(crate) attach_type: u32,
+}
+
+/// The attribute is passed as it lies in memory; pointers within it must be
+/// good for what `command` does with them, which each caller sees to.
+fn bpf<A: IntoBytes + Immutable>(command: libc::c_long, attr: &A) -> io::Result<i32> {
+    let bytes = attr.as_bytes();
+    // SAFETY: `bytes` lives through the call; the callers in this module keep the buffers that
+    // the attribute points to alive and as long as the kernel takes them to be.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, bytes.as_ptr(), bytes.len()) };
+    match i32::try_from(result) {
+        Ok(value) if value >= 0 => Ok(value),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn address<T>(slice: &[T]) -> u64 {
+    slice.as_ptr() as u64
+}
+
+fn address_mut<T>(slice: &mut [T]) -> u64 {
+    slice.as_mut_ptr() as u64
+}
+
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().unsigned_abs()
+}
+
+fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
+}
+
+/// A map and its layout.
+#[derive(Debug)]
+pub(crate) struct RawMap {
+    fd: OwnedFd,
+    info: MapInfo,
+    /// Bytes of a value as the kernel copies it: per-CPU values come for every
+    /// possible CPU, each rounded up to 8.
+    value_len: usize,
+}
+
+impl RawMap {
+    /// Makes a map.
+    pub(crate) fn create(spec: &axon_abi::MapSpec, max_entries: u32) -> io::Result<Self> {
+        let mut name = [0; 16];
+        for (to, from) in name.iter_mut().take(15).zip(spec.name.bytes()) {
+            *to = from;
+        }
+        let flags = match spec.kind {
+            axon_abi::MapKind::LpmTrie => F_NO_PREALLOC,
+            _ => 0,
+        };
+        let attr = CreateAttr {
+            kind: spec.kind as u32,
+            key_size: spec.key_size,
+            value_size: spec.value_size,
+            max_entries,
+            flags,
+            inner: 0,
+            numa: 0,
+            name,
+        };
+        Self::from_fd(own(bpf(MAP_CREATE, &attr)?))
+    }
+
+    /// Opens a pin.
+    pub(crate) fn open(path: &Path, read_only: bool) -> io::Result<Self> {
+        Self::from_fd(open_pin(path, if read_only { F_RDONLY } else { 0 })?)
+    }
+
+    fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let mut info = MapInfo::default();
+        read_info(fd.as_fd(), &mut info)?;
+        let value_len = if info.kind == axon_abi::MapKind::PerCpuArray as u32 {
+            (info.value_size as usize).next_multiple_of(8) * possible_cpus()?
+        } else {
+            info.value_size as usize
+        };
+        Ok(Self {
+            fd,
+            info,
+            value_len,
+        })
+    }
+
+    pub(crate) fn info(&self) -> &MapInfo {
+        &self.info
+    }
+
+    /// Bytes that [`RawMap::lookup`] fills.
+    pub(crate) fn value_len(&self) -> usize {
+        self.value_len
+    }
+
+    fn expect(len: usize, wanted: usize) -> io::Result<()> {
+        if len == wanted {
+            Ok(())
+        } else {
+            Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{len} bytes where the map's layout has {wanted}"),
+            ))
+        }
+    }
+
+    fn element(&self, key: &[u8], value: u64, flags: u64) -> io::Result<ElementAttr> {
+        Self::expect(key.len(), self.info.key_size as usize)?;
+        Ok(ElementAttr {
+            fd: number(self.fd.as_fd()),
+            pad: 0,
+            key: address(key),
+            value,
+            flags,
+        })
+    }
+
+    /// Reads a value; says whether the key was there.
+    pub(crate) fn lookup(&self, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+        Self::expect(value.len(), self.value_len)?;
+        absent_is_false(bpf(MAP_LOOKUP, &self.element(key, address_mut(value), 0)?))
+    }
+
+    /// Writes a value.
+    pub(crate) fn update(&self, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
+        Self::expect(value.len(), self.value_len)?;
+        bpf(MAP_UPDATE, &self.element(key, address(value), flags)?).map(drop)
+    }
+
+    /// Removes a key; says whether it was there.
+    pub(crate) fn delete(&self, key: &[u8]) -> io::Result<bool> {
+        absent_is_false(bpf(MAP_DELETE, &self.element(key, 0, 0)?))
+    }
+
+    /// The key after `key` (the first for `None`); `false` at the end.
+    pub(crate) fn next_key(&self, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+        Self::expect(next.len(), self.info.key_size as usize)?;
+        let to = address_mut(next);
+        let attr = match key {
+            Some(key) => self.element(key, to, 0)?,
+            None => ElementAttr {
+                fd: number(self.fd.as_fd()),
+                pad: 0,
+                key: 0,
+                value: to,
+                flags: 0,
+            },
+        };
+        absent_is_false(bpf(MAP_NEXT_KEY, &attr))
+    }
+
+    /// Reads a batch into `batch`; `Ok(false)` when it was the last one.
+    pub(crate) fn lookup_batch(&self, batch: &mut Batch) -> io::Result<bool> {
+        let count = u32::try_from(batch.capacity).unwrap_or(u32::MAX);
+        Self::expect(
+            batch.keys.len(),
+            batch.capacity * self.info.key_size as usize,
+        )?;
+        Self::expect(batch.values.len(), batch.capacity * self.value_len)?;
+        Self::expect(batch.cursor.len(), cursor_len(&self.info))?;
+        let mut next = vec![0; batch.cursor.len()];
+        let mut attr = BatchAttr {
+            in_batch: if batch.started {
+                address(&batch.cursor)
+            } else {
+                0
+            },
+            out_batch: address_mut(&mut next),
+            keys: address_mut(&mut batch.keys),
+            values: address_mut(&mut batch.values),
+            count,
+            fd: number(self.fd.as_fd()),
+            element_flags: 0,
+            flags: 0,
+        };
+        // The kernel writes the count back into the attribute.
+        let result = bpf_mut(MAP_LOOKUP_BATCH, &mut attr);
+        batch.filled = 0;
+        match result {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                batch.filled = attr.count as usize;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+        batch.filled = attr.count as usize;
+        batch.cursor = next;
+        batch.started = true;
+        Ok(true)
+    }
+
+    /// Pins the map.
+    pub(crate) fn pin(&self, path: &Path) -> io::Result<()> {
+        pin(self.fd.as_fd(), path)
+    }
+}
+
+impl AsFd for RawMap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn cursor_len(info: &MapInfo) -> usize {
+    (info.key_size as usize).max(8)
+}
+
+/// Buffers of a batch read.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) keys: Vec<u8>,
+    pub(crate) values: Vec<u8>,
+    pub(crate) filled: usize,
+    capacity: usize,
+    cursor: Vec<u8>,
+    started: bool,
+}
+
+impl Batch {
+    /// Buffers for `capacity` entries of a map.
+    pub(crate) fn new(map: &RawMap, capacity: usize) -> Self {
+        Self {
+            keys: vec![0; capacity * map.info.key_size as usize],
+            values: vec![0; capacity * map.value_len],
+            filled: 0,
+            capacity,
+            cursor: vec![0; cursor_len(&map.info)],
+            started: false,
+        }
+    }
+
+    /// Larger buffers, for a bucket that does not fit, at the same place.
+    pub(crate) fn grow(&mut self, map: &RawMap) {
+        self.capacity *= 2;
+        self.keys = vec![0; self.capacity * map.info.key_size as usize];
+        self.values = vec![0; self.capacity * map.value_len];
+    }
+}
+
+fn bpf_mut<A: IntoBytes + FromBytes + Immutable>(
+    command: libc::c_long,
+    attr: &mut A,
+) -> io::Result<i32> {
+    let bytes = attr.as_mut_bytes();
+    // SAFETY: as in `bpf`; the kernel may write into the attribute, which is ours alone.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, bytes.as_mut_ptr(), bytes.len()) };
+    match i32::try_from(result) {
+        Ok(value) if value >= 0 => Ok(value),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn absent_is_false(result: io::Result<i32>) -> io::Result<bool> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn open_pin(path: &Path, flags: u32) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let attr = ObjectAttr {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags,
+    };
+    bpf(OBJ_GET, &attr).map(own)
+}
+
+fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let attr = ObjectAttr {
+        path: path.as_ptr() as u64,
+        fd: number(fd),
+        flags: 0,
+    };
+    bpf(OBJ_PIN, &attr).map(drop)
+}
+
+fn read_info<I: FromBytes + IntoBytes>(fd: BorrowedFd<'_>, info: &mut I) -> io::Result<()> {
+    let bytes = info.as_mut_bytes();
+    let len = u32::try_from(bytes.len()).unwrap_or(0);
+    let attr = InfoAttr {
+        fd: number(fd),
+        len,
+        info: address_mut(bytes),
+    };
+    bpf(OBJ_INFO, &attr).map(drop)
+}
+
+/// A tcx link.
+#[derive(Debug)]
+pub(crate) struct Link(OwnedFd);
+
+impl Link {
+    /// Attaches a program to a device before all others of the hook.
+    pub(crate) fn create(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook) -> io::Result<Self> {
+        let attr = LinkAttr {
+            a: number(program),
+            b: ifindex,
+            c: hook as u32,
+            d: F_BEFORE,
+            relative: 0,
+            revision: 0,
+        };
+        bpf(LINK_CREATE, &attr).map(own).map(Self)
+    }
+
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        open_pin(path, 0).map(Self)
+    }
+
+    pub(crate) fn pin(&self, path: &Path) -> io::Result<()> {
+        pin(self.0.as_fd(), path)
+    }
+
+    pub(crate) fn info(&self) -> io::Result<LinkInfo> {
+        let mut info = LinkInfo::default();
+        read_info(self.0.as_fd(), &mut info)?;
+        Ok(info)
+    }
+
+    /// Replaces the program; no packet sees none.
+    pub(crate) fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        let (a, b) = (number(self.0.as_fd()), number(program));
+        bpf(LINK_UPDATE, &[a, b, 0, 0]).map(drop)
+    }
+
+    /// Takes the program off the device, whoever else holds the link.
+    pub(crate) fn detach(&self) -> io::Result<()> {
+        bpf(LINK_DETACH, &[number(self.0.as_fd())]).map(drop)
+    }
+}
+
+/// CPUs that per-CPU values have room for.
+pub(crate) fn possible_cpus() -> io::Result<usize> {
+    aya::util::nr_cpus().map_err(|(_, error)| error)
+}
+
+/// Waits until every program run that has begun is over, so that what it read
+/// may be taken away.
+pub(crate) fn wait_for_running_programs() {
+    // The global command waits for an RCU grace period, under which programs run.
+    const GLOBAL: libc::c_long = 1;
+    // SAFETY: takes no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+    if result != 0 {
+        // Refused on machines with isolated CPUs; no program runs as long as this.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
