@@ -50,12 +50,9 @@ pub(crate) fn deny(advisories: bool) -> Result<()> {
     manifests.insert(0, workspace::root().join("Cargo.toml"));
     for manifest in manifests {
         let mut deny = cmd::command(&tool);
-        deny.arg("--manifest-path")
-            .arg(manifest)
-            .args(["--log-level", "warn", "check"]);
-        deny.arg("--config")
-            .arg(&config)
-            .args(["--hide-inclusion-graph"]);
+        deny.arg("--manifest-path").arg(manifest);
+        deny.arg("--config").arg(&config);
+        deny.args(["--log-level", "warn", "check", "--hide-inclusion-graph"]);
         deny.args(["licenses", "bans", "sources"])
             .args(advisories.then_some("advisories"));
         cmd::run(&mut deny)?;
