@@ -30,15 +30,15 @@ use axon_model::{Labels, Mac};
 use serde::{Deserialize, Serialize};
 
 /// The agent's socket unless configuration says otherwise.
-pub const DEFAULT_SOCKET: &str = "/var/run/axon/axon.sock";
+pub const DEFAULT_SOCKET: &str = "/run/axon/axon.sock";
 /// The environment variable that names the agent's socket to its clients.
 pub const SOCKET_ENV: &str = "AXON_SOCKET";
 /// The agent's directory of run-time state unless configuration says
 /// otherwise.
-pub const DEFAULT_STATE_DIR: &str = "/var/run/axon";
-/// In the state directory: what the CNI plugin was told to take away while
-/// the agent was not there; files `<container>-<interface>.json`, each an
-/// [`EndpointDelete`].
+pub const DEFAULT_STATE_DIR: &str = "/run/axon";
+/// Beside the agent's socket: the directory of what the CNI plugin was told to
+/// take away while the agent was not there; files
+/// `<container>-<interface>.json`, each an [`EndpointDelete`].
 pub const DELETE_QUEUE: &str = "deleteQueue";
 /// The root of the pins in the BPF file system unless configuration says
 /// otherwise.
