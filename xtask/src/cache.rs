@@ -52,7 +52,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 ///
 /// So a folder that exists is whole, whatever interrupted us; nothing else needs checking.
 pub(crate) fn build(place: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let partial = place.with_extension(format!("partial-{}", std::process::id()));
+    let partial = beside(place);
     remove(&partial)?;
     folder(&partial)?;
     let filled = fill(&partial).and_then(|()| {
@@ -68,10 +68,17 @@ pub(crate) fn build(place: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Res
 /// Replaces a file at once, so that a reader sees the old or the new one.
 pub(crate) fn write(file: &Path, content: &[u8], executable: bool) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    let partial = file.with_extension(format!("partial-{}", std::process::id()));
+    let partial = beside(file);
     let mode = if executable { 0o755 } else { 0o644 };
     fs::write(&partial, content)
         .and_then(|()| fs::set_permissions(&partial, fs::Permissions::from_mode(mode)))
         .and_then(|()| fs::rename(&partial, file))
         .with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// The name under which something is made before it takes its place.
+fn beside(place: &Path) -> PathBuf {
+    let mut name = place.as_os_str().to_owned();
+    name.push(format!(".partial-{}", std::process::id()));
+    name.into()
 }

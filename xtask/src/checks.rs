@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
 use crate::ci::Outcome;
 use crate::workspace::{self, text};
@@ -137,7 +136,9 @@ pub(crate) fn can_verify() -> bool {
         && axon().is_ok_and(|axon| cmd::succeeds(cmd::command(axon).args(VERIFY).arg("--help")))
 }
 
-/// Loads the datapath's programs into this kernel, within their budget; none may panic.
+/// Loads the datapath's programs into this kernel, within their budget.
+///
+/// That none can panic is checked where they are built, by `crates/linux`.
 pub(crate) fn verify() -> Result<Outcome> {
     if !can_verify() {
         bail!(
@@ -145,7 +146,6 @@ pub(crate) fn verify() -> Result<Outcome> {
             VERIFY.join(" ")
         );
     }
-    refuse_panics()?;
     if !cmd::is_root() {
         return Ok(Outcome::Skipped("loading programs needs root"));
     }
@@ -159,61 +159,6 @@ pub(crate) fn verify() -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// A reachable panic makes an endless loop that the verifier refuses with a message of no help.
-///
-/// The linker drops what cannot be reached, so the object names no panic function if none is.
-fn refuse_panics() -> Result<()> {
-    let Some(nm) = setup::bpf_tool("llvm-nm") else {
-        println!("no llvm-nm in the BPF toolchain: panics are left for the verifier to find");
-        return Ok(());
-    };
-    for object in bpf_objects()? {
-        let symbols = cmd::output(cmd::command(&nm).arg(&object))?;
-        if let Some(symbol) = panic_symbol(&symbols) {
-            bail!(
-                "{}: `{symbol}` is reachable; BPF code must not panic",
-                object.display()
-            );
-        }
-    }
-    Ok(())
-}
-
-/// The first symbol of `nm`'s list that belongs to panicking.
-fn panic_symbol(symbols: &str) -> Option<&str> {
-    symbols
-        .lines()
-        .filter_map(|line| line.split_whitespace().last())
-        .find(|name| name.contains("panic") || name.contains("rust_begin_unwind"))
-}
-
-/// The BPF objects that the build script of `axon-linux` left behind.
-fn bpf_objects() -> Result<Vec<PathBuf>> {
-    let arguments = [
-        "build",
-        "--quiet",
-        "--package",
-        "axon-linux",
-        "--message-format=json",
-    ];
-    let messages = cmd::output(cmd::cargo().args(arguments))?;
-    let folder = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find(|message| {
-            text(message, "reason") == "build-script-executed"
-                && text(message, "package_id").contains("crates/linux")
-        })
-        .map(|message| PathBuf::from(text(&message, "out_dir")))
-        .context("axon-linux has no build script")?;
-    let entries =
-        std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    let files = entries.flatten().map(|entry| entry.path());
-    Ok(files
-        .filter(|file| file.extension().is_some_and(|extension| extension == "o"))
-        .collect())
-}
-
 fn axon() -> Result<PathBuf> {
     Ok(target_folder()?.join("debug/axon"))
 }
@@ -224,20 +169,4 @@ pub(crate) fn target_folder() -> Result<PathBuf> {
         &workspace::members()?,
         "target_directory",
     )))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::panic_symbol;
-
-    #[test]
-    fn finds_panics_among_symbols() {
-        let clean = "0000000000000000 D HITS\n0000000000000058 T memmove\n";
-        assert_eq!(panic_symbol(clean), None);
-        let mangled = "_ZN4core9panicking18panic_bounds_check17h0123456789abcdefE";
-        assert_eq!(
-            panic_symbol(&format!("{clean}00000120 t {mangled}\n")),
-            Some(mangled)
-        );
-    }
 }

@@ -23,12 +23,6 @@ pub(crate) fn tool(name: &str) -> Option<std::path::PathBuf> {
     tools::find(name)
 }
 
-/// A wrapper of the BPF toolchain (`rustc`, `bpf-linker`, `llvm-nm` ...) if it is installed.
-pub(crate) fn bpf_tool(name: &str) -> Option<std::path::PathBuf> {
-    let file = toolchain::folder().join(name);
-    file.exists().then_some(file)
-}
-
 /// One line of progress, the same shape for every item.
 fn say(item: &str, state: &str) {
     println!("setup: {item:<24} {state}");

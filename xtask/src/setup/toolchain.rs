@@ -26,7 +26,7 @@ const WRAPPERS: &[&str] = &[
 ];
 
 /// Where the wrappers are, at a path that no version is part of.
-pub(super) fn folder() -> PathBuf {
+fn folder() -> PathBuf {
     cache::path("bpf-toolchain")
 }
 
