@@ -16,16 +16,25 @@
 //! outranks every allow of its tier.
 #![forbid(unsafe_code)]
 
+mod compile;
 mod engine;
 mod evaluate;
 mod numbers;
+mod ports;
 mod resolve;
+mod rows;
+mod select;
+mod selectors;
+mod state;
 mod world;
 
-pub use engine::{Engine, SelectorUse};
-pub use evaluate::{Verdict, evaluate};
+pub use engine::Engine;
+pub use evaluate::{Lookup, Packet, Verdict, at_least_as_strict, evaluate};
 pub use numbers::{Numbers, RuleNumbers, RuleRef, SetNumbers};
 pub use resolve::{PolicySet, Resolution, resolve};
+pub use rows::RowCount;
+pub use selectors::SelectorUse;
 pub use world::{
-    Enforcement, IdentityInfo, NamedPorts, PolicyConfig, World, cidr_labels, reserved_identities,
+    Enforcement, IdentityInfo, NamedPorts, PolicyConfig, World, cidr_labels, policy_prefixes,
+    reserved_identities,
 };

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axon_abi::Identity;
-use axon_model::PolicyRows;
+use axon_model::{Labels, PolicyObject, PolicyRows, Rule, Subject};
 
-use crate::{Numbers, PolicyConfig, World};
+use crate::compile::{Compiled, SubjectTraits, compile};
+use crate::rows::{Content, RowCount, Vector, build};
+use crate::select::stand_ins;
+use crate::{IdentityInfo, NamedPorts, Numbers, PolicyConfig, RuleRef, World};
 
 /// A policy set version, resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,8 +18,20 @@ pub struct PolicySet {
     pub number: u32,
     /// What the kernel shall hold of it.
     pub rows: PolicyRows,
-    /// Numbers of the rules that make it, in order.
+    /// Numbers of the rules that make it, in the order of policies.
     pub rules: Vec<u32>,
+}
+
+impl PolicySet {
+    /// Gives a content its number.
+    pub(crate) fn new(content: &Content, numbers: &mut Numbers) -> Self {
+        let number = numbers.sets.number_of(content);
+        Self {
+            number,
+            rows: content.numbered(number),
+            rules: content.rules().to_vec(),
+        }
+    }
 }
 
 /// Which set each subject has.
@@ -28,8 +43,82 @@ pub struct Resolution {
     pub sets: BTreeMap<u32, Arc<PolicySet>>,
 }
 
-/// Resolves everything from nothing.
+impl Resolution {
+    /// Rows that all sets need together.
+    pub fn row_count(&self) -> RowCount {
+        self.sets.values().map(|set| RowCount::of(&set.rows)).sum()
+    }
+}
+
+/// Whether a rule is about an endpoint with these labels.
+pub(crate) fn is_about(rule: &Rule, labels: &Labels) -> bool {
+    match &rule.subject {
+        Subject::Endpoints(selector) => selector.matches(labels),
+        // Rules about nodes are the host firewall's.
+        Subject::Nodes(_) => false,
+    }
+}
+
+/// A policy's rules by index.
+pub(crate) fn rules_of(policy: &PolicyObject) -> impl Iterator<Item = (RuleRef, &Rule)> {
+    policy.rules.iter().enumerate().map(|(index, rule)| {
+        let origin = policy.origin.clone();
+        (RuleRef { origin, index }, rule)
+    })
+}
+
+/// Ports that any identity declares by name.
+pub(crate) fn declared_ports<'a>(identities: impl Iterator<Item = &'a IdentityInfo>) -> NamedPorts {
+    let mut declared = NamedPorts::new();
+    for info in identities {
+        for (name, ports) in &info.named_ports {
+            declared.entry(name.clone()).or_default().extend(ports);
+        }
+    }
+    declared
+}
+
+/// Resolves everything from nothing. A subject that is not a known identity
+/// has no set.
 pub fn resolve(config: &PolicyConfig, world: &World, numbers: &mut Numbers) -> Resolution {
-    let _ = (config, world, numbers);
-    Resolution::default()
+    let declared = declared_ports(world.identities.values());
+    let mut resolution = Resolution::default();
+    for subject in &world.subjects {
+        let Some(info) = world.identities.get(subject) else {
+            continue;
+        };
+        let rules: Vec<(u32, &Rule)> = world
+            .policies
+            .values()
+            .flat_map(rules_of)
+            .filter(|(_, rule)| is_about(rule, &info.labels))
+            .map(|(name, rule)| (numbers.rules.number_of(name), rule))
+            .collect();
+        let is_init = *subject == Identity::INIT;
+        let traits = SubjectTraits::new(is_init, &info.named_ports, &rules);
+        let compiled = compile(config.enforcement, &traits, &rules, &declared);
+        let content = content(config, world, &compiled);
+        let set = PolicySet::new(&content, numbers);
+        resolution.subjects.insert(*subject, set.number);
+        resolution.sets.insert(set.number, Arc::new(set));
+    }
+    resolution
+}
+
+fn content(config: &PolicyConfig, world: &World, compiled: &Compiled) -> Content {
+    let vector = |id: Identity, info: &IdentityInfo| -> Vector {
+        let selects = |n: &usize| compiled.whos.get(*n).is_some_and(|w| w.selects(id, info));
+        (0..compiled.whos.len()).filter(selects).collect()
+    };
+    let defaults: BTreeMap<_, _> = stand_ins(config)
+        .iter()
+        .map(|(scope, id, info)| (*scope, vector(*id, info)))
+        .collect();
+    let special = world
+        .identities
+        .iter()
+        .map(|(id, info)| (*id, vector(*id, info)))
+        .filter(|(id, vector)| defaults.get(&id.scope()) != Some(vector))
+        .collect();
+    build(compiled, &defaults, &special)
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use axon_abi::Identity;
-use axon_model::{Label, Labels, Origin, PolicyObject, Protocol, source};
+use axon_model::{Label, Labels, Origin, Peer, Peers, PolicyObject, Protocol, source};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Ports that the pods of an identity declare by name.
@@ -137,4 +137,27 @@ pub fn cidr_labels(config: &PolicyConfig, prefix: IpNet) -> Labels {
     let key = prefix.trunc().to_string().replace(':', "-");
     labels.insert(Label::new(source::CIDR, &key, ""));
     labels
+}
+
+/// The prefixes that a policy names, holes too: each needs an identity, so
+/// that addresses inside it are told from those around it. The whole of a
+/// family is the world, which has one.
+pub fn policy_prefixes(policy: &PolicyObject) -> BTreeSet<IpNet> {
+    policy
+        .rules
+        .iter()
+        .flat_map(|rule| &rule.entries)
+        .filter_map(|entry| match &entry.peers {
+            Peers::Any => None,
+            Peers::List(peers) => Some(peers),
+        })
+        .flatten()
+        .filter_map(|peer| match peer {
+            Peer::Cidr { cidr, except } => Some(std::iter::once(cidr).chain(except)),
+            Peer::Endpoints(_) | Peer::Entity(_) => None,
+        })
+        .flatten()
+        .map(IpNet::trunc)
+        .filter(|prefix| prefix.prefix_len() > 0)
+        .collect()
 }

@@ -1,0 +1,313 @@
+//! What sets cost and say in cases known by hand.
+
+use std::collections::BTreeSet;
+
+use axon_abi::{Direction, Identity, PolicySetFlags};
+use axon_model::{
+    Action, Entity, Label, Labels, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch,
+    PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject,
+};
+use axon_policy::{
+    Engine, IdentityInfo, Numbers, PolicyConfig, PolicySet, RowCount, Verdict, World, evaluate,
+    reserved_identities, resolve,
+};
+
+const NAMESPACE: &str = "io.kubernetes.pod.namespace";
+
+fn labels(texts: &[&str]) -> Labels {
+    let label = |text: &&str| text.parse::<Label>().expect("label");
+    texts.iter().map(label).collect()
+}
+
+fn pod(app: &str) -> IdentityInfo {
+    let app = format!("k8s:app={app}");
+    let place = [
+        "k8s:io.kubernetes.pod.namespace=shop",
+        "k8s:io.cilium.k8s.policy.cluster=default",
+    ];
+    IdentityInfo::labelled(labels(&[&app, place[0], place[1]]))
+}
+
+fn app(name: &str) -> Selector {
+    Selector::new(vec![Requirement::equals("k8s", "app", name)])
+}
+
+fn policy(name: &str, subject: Selector, entries: Vec<RuleEntry>) -> PolicyObject {
+    let has = |direction| entries.iter().any(|e: &RuleEntry| e.direction == direction);
+    let rule = Rule {
+        subject: Subject::Endpoints(subject),
+        default_deny_ingress: has(Direction::Ingress),
+        default_deny_egress: has(Direction::Egress),
+        entries,
+        description: String::new(),
+    };
+    PolicyObject {
+        origin: Origin {
+            kind: PolicyKind::CiliumNetworkPolicy,
+            namespace: "shop".into(),
+            name: name.into(),
+        },
+        uid: String::new(),
+        rules: vec![rule],
+    }
+}
+
+fn ingress(action: Action, peers: Peers, ports: Ports) -> RuleEntry {
+    RuleEntry {
+        direction: Direction::Ingress,
+        action,
+        peers,
+        ports,
+    }
+}
+
+fn from(peer: Peer) -> Peers {
+    Peers::List(vec![peer])
+}
+
+fn tcp(first: u16, last: u16) -> Ports {
+    Ports::List(vec![PortRule {
+        protocol: Protocol::TCP,
+        port: PortMatch::Range(first, last),
+    }])
+}
+
+/// A web server (300), its clients (301 on), and the set of the server.
+fn server_set(policies: &[PolicyObject], clients: u32) -> (PolicySet, Numbers) {
+    let config = PolicyConfig::default();
+    let mut world = World {
+        identities: reserved_identities(&config),
+        ..World::default()
+    };
+    world.identities.insert(Identity(300), pod("web"));
+    for n in 1..=clients {
+        world
+            .identities
+            .insert(Identity(300 + n), pod(&format!("client-{n}")));
+    }
+    world.policies = policies
+        .iter()
+        .map(|p| (p.origin.clone(), p.clone()))
+        .collect();
+    world.subjects = [Identity(300)].into();
+    let mut numbers = Numbers::default();
+    let resolution = resolve(&config, &world, &mut numbers);
+    let set = &resolution.sets[&resolution.subjects[&Identity(300)]];
+    ((**set).clone(), numbers)
+}
+
+#[test]
+fn rows_grow_with_what_is_told_apart_and_not_with_identities() {
+    let allow = |peer| vec![ingress(Action::Allow, from(peer), Ports::Any)];
+    let every_pod = Selector::new(vec![Requirement::exists("k8s", NAMESPACE)]);
+    let count = |classes, entries| RowCount {
+        sets: 1,
+        classes,
+        entries,
+    };
+    for (name, entries, expected) in [
+        ("everyone", allow(Peer::Entity(Entity::All)), count(0, 1)),
+        (
+            "the cluster",
+            allow(Peer::Entity(Entity::Cluster)),
+            count(0, 8),
+        ),
+        ("every pod", allow(Peer::Endpoints(every_pod)), count(0, 1)),
+        ("the world", allow(Peer::Entity(Entity::World)), count(0, 1)),
+        (
+            "one app",
+            allow(Peer::Endpoints(app("client-7"))),
+            count(1, 1),
+        ),
+        (
+            "nobody",
+            vec![ingress(Action::Allow, Peers::List(vec![]), Ports::Any)],
+            count(0, 0),
+        ),
+        (
+            "one app on a range",
+            vec![ingress(
+                Action::Allow,
+                from(Peer::Endpoints(app("client-7"))),
+                tcp(1024, 65535),
+            )],
+            count(1, 6),
+        ),
+    ] {
+        for clients in [10, 1000] {
+            let (set, _) = server_set(&[policy("p", app("web"), entries.clone())], clients);
+            assert_eq!(
+                RowCount::of(&set.rows),
+                expected,
+                "{name}, {clients} clients"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_empty_set_allows_everything_under_a_number() {
+    let (set, _) = server_set(&[policy("other", app("db"), vec![])], 3);
+    assert_ne!(set.number, 0);
+    assert_eq!(set.rows.set.flags, 0);
+    assert_eq!(RowCount::of(&set.rows).entries, 0);
+    let verdict = evaluate(&set.rows, Direction::Ingress, Identity(301), 6, 80);
+    assert_eq!(verdict, Verdict::AllowedByDefault);
+}
+
+#[test]
+fn a_deny_wins_and_the_more_specific_entry_is_reported() {
+    let allow = |peers, ports| ingress(Action::Allow, peers, ports);
+    let deny = |peers, ports| ingress(Action::Deny, peers, ports);
+    let client = |n: u32| from(Peer::Endpoints(app(&format!("client-{n}"))));
+    let policies = [
+        policy("a-all", app("web"), vec![allow(Peers::Any, Ports::Any)]),
+        policy("b-port", app("web"), vec![allow(Peers::Any, tcp(80, 80))]),
+        policy("c-client", app("web"), vec![allow(client(1), tcp(80, 80))]),
+        policy("d-deny", app("web"), vec![deny(client(2), Ports::Any)]),
+    ];
+    let (set, numbers) = server_set(&policies, 3);
+    let said = |remote, port| {
+        let verdict = evaluate(&set.rows, Direction::Ingress, Identity(remote), 6, port);
+        let (Verdict::Allowed { rule } | Verdict::Denied { rule }) = verdict else {
+            return (verdict.is_allowed(), "");
+        };
+        let origin = &numbers.rules.rule(rule).expect("a known rule").origin;
+        let n = policies
+            .iter()
+            .position(|p| p.origin == *origin)
+            .expect("a policy");
+        (verdict.is_allowed(), ["a", "b", "c", "d"][n])
+    };
+    for (name, remote, port, expected) in [
+        ("client and port", 301, 80, (true, "c")),
+        ("anyone on the port", 303, 80, (true, "b")),
+        ("anyone elsewhere", 303, 81, (true, "a")),
+        ("denied, whatever allows it", 302, 80, (false, "d")),
+    ] {
+        assert_eq!(said(remote, port), expected, "{name}");
+    }
+}
+
+#[test]
+fn endpoints_without_labels_are_closed() {
+    let config = PolicyConfig::default();
+    let world = World {
+        identities: reserved_identities(&config),
+        subjects: [Identity::INIT].into(),
+        ..World::default()
+    };
+    let resolution = resolve(&config, &world, &mut Numbers::default());
+    let set = &resolution.sets[&resolution.subjects[&Identity::INIT]];
+    let both = PolicySetFlags::DEFAULT_DENY_INGRESS | PolicySetFlags::DEFAULT_DENY_EGRESS;
+    assert_eq!(set.rows.set.flags, both);
+}
+
+#[test]
+fn a_number_keeps_its_content_through_edits_and_restarts() {
+    let config = PolicyConfig::default();
+    let mut numbers = Numbers::default();
+    let mut meanings = std::collections::BTreeMap::new();
+    let open = policy("p", app("web"), vec![]);
+    let port = |n| {
+        policy(
+            "p",
+            app("web"),
+            vec![ingress(Action::Allow, Peers::Any, tcp(n, n))],
+        )
+    };
+    let mut history = Vec::new();
+    for (restart, edit) in [
+        (false, &open),
+        (false, &port(80)),
+        (true, &port(80)),
+        (true, &port(81)),
+    ] {
+        if restart {
+            let text = serde_json::to_string(&numbers).expect("numbers are text");
+            numbers = serde_json::from_str(&text).expect("and come back");
+        }
+        let mut engine = Engine::new(config.clone());
+        engine.upsert_identity(Identity(300), pod("web"));
+        engine.set_subjects([Identity(300)].into());
+        engine.upsert_policy(edit.clone());
+        let resolution = engine.resolution(&mut numbers).clone();
+        for (number, set) in &resolution.sets {
+            let meaning = meanings.entry(*number).or_insert_with(|| set.rows.clone());
+            assert_eq!(meaning, &set.rows, "set {number}");
+        }
+        history.push(resolution.subjects[&Identity(300)]);
+        numbers
+            .sets
+            .retain(&resolution.sets.keys().copied().collect());
+    }
+    assert_eq!(history[1], history[2], "known content");
+    let distinct: BTreeSet<u32> = history.iter().copied().collect();
+    assert_eq!(distinct.len(), 3, "{history:?}");
+}
+
+#[test]
+fn named_ports_are_the_receivers() {
+    let config = PolicyConfig::default();
+    let declares = |name: &str, port: u16| IdentityInfo {
+        named_ports: [((name.to_owned(), Protocol::TCP), [port].into())].into(),
+        ..pod("web")
+    };
+    let named = || {
+        Ports::List(vec![PortRule {
+            protocol: Protocol::TCP,
+            port: PortMatch::Named("http".into()),
+        }])
+    };
+    let both = |direction| RuleEntry {
+        direction,
+        ..ingress(Action::Allow, Peers::Any, named())
+    };
+    let entries = vec![both(Direction::Ingress), both(Direction::Egress)];
+    let world = World {
+        identities: [
+            (Identity(300), declares("http", 8080)),
+            (Identity(301), declares("http", 9090)),
+            (Identity(302), declares("other", 80)),
+        ]
+        .into(),
+        policies: [policy("p", app("web"), entries)]
+            .map(|p| (p.origin.clone(), p))
+            .into(),
+        subjects: [300, 301, 302].map(Identity).into(),
+    };
+    let resolution = resolve(&config, &world, &mut Numbers::default());
+    assert_eq!(resolution.sets.len(), 3, "the same rules, other ports");
+    let allowed = |subject: u32, direction, remote: u32, port| {
+        let rows = &resolution.sets[&resolution.subjects[&Identity(subject)]].rows;
+        evaluate(rows, direction, Identity(remote), 6, port).is_allowed()
+    };
+    for (name, subject, direction, remote, port, expected) in [
+        ("own port", 300, Direction::Ingress, 302, 8080, true),
+        ("another's port", 300, Direction::Ingress, 302, 9090, false),
+        ("no such name", 302, Direction::Ingress, 300, 80, false),
+        ("the remote's port", 300, Direction::Egress, 301, 9090, true),
+        (
+            "own port at the remote",
+            300,
+            Direction::Egress,
+            301,
+            8080,
+            false,
+        ),
+        (
+            "a remote without the name",
+            300,
+            Direction::Egress,
+            302,
+            80,
+            false,
+        ),
+    ] {
+        assert_eq!(
+            allowed(subject, direction, remote, port),
+            expected,
+            "{name}"
+        );
+    }
+}

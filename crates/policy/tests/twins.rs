@@ -1,0 +1,262 @@
+//! Properties over random worlds: the incremental engine says what the slow
+//! function says, and rows say what the rules say, read one by one.
+
+mod worlds;
+
+use std::collections::BTreeSet;
+
+use axon_abi::{Direction, Identity};
+use axon_model::{
+    Action, Entity, Operator, Peer, Peers, PolicyObject, PortMatch, PortRule, Ports, Protocol,
+    Rule, Subject,
+};
+use axon_policy::{
+    Enforcement, Engine, IdentityInfo, Lookup, Numbers, Packet, PolicyConfig, World,
+    at_least_as_strict, reserved_identities, resolve,
+};
+use proptest::prelude::*;
+use proptest::sample::select;
+use worlds::{PORTS, PROTOCOLS, identity, origin, policy};
+
+#[derive(Clone, Debug)]
+enum Edit {
+    Identity(Identity, IdentityInfo),
+    NoIdentity(u32),
+    Policy(PolicyObject),
+    NoPolicy(u8),
+    Subjects(BTreeSet<u32>),
+    Look,
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        4 => identity().prop_map(|(id, info)| Edit::Identity(id, info)),
+        1 => (256..264_u32).prop_map(Edit::NoIdentity),
+        3 => policy().prop_map(Edit::Policy),
+        1 => (0..4_u8).prop_map(Edit::NoPolicy),
+        1 => prop::collection::btree_set(prop_oneof![256..264_u32, Just(5)], 0..5)
+            .prop_map(Edit::Subjects),
+        5 => Just(Edit::Look),
+    ]
+}
+
+fn enforcement() -> impl Strategy<Value = Enforcement> {
+    select(vec![
+        Enforcement::Default,
+        Enforcement::Default,
+        Enforcement::Always,
+        Enforcement::Never,
+    ])
+}
+
+fn apply(edit: &Edit, world: &mut World, engine: &mut Engine) {
+    match edit {
+        Edit::Identity(id, info) => {
+            world.identities.insert(*id, info.clone());
+            engine.upsert_identity(*id, info.clone());
+        }
+        Edit::NoIdentity(id) => {
+            world.identities.remove(&Identity(*id));
+            engine.remove_identity(Identity(*id));
+        }
+        Edit::Policy(policy) => {
+            world.policies.insert(policy.origin.clone(), policy.clone());
+            engine.upsert_policy(policy.clone());
+        }
+        Edit::NoPolicy(n) => {
+            world.policies.remove(&origin(*n));
+            engine.remove_policy(&origin(*n));
+        }
+        Edit::Subjects(ids) => {
+            world.subjects = ids.iter().copied().map(Identity).collect();
+            engine.set_subjects(world.subjects.clone());
+        }
+        Edit::Look => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn the_engine_says_what_the_slow_function_says(
+        enforcement in enforcement(),
+        edits in prop::collection::vec(edit(), 1..60),
+    ) {
+        let config = PolicyConfig { enforcement, ..PolicyConfig::default() };
+        let mut world = World { identities: reserved_identities(&config), ..World::default() };
+        let mut engine = Engine::new(config.clone());
+        for (id, info) in &world.identities {
+            engine.upsert_identity(*id, info.clone());
+        }
+        let everyone = Edit::Subjects((256..264).collect());
+        apply(&everyone, &mut world, &mut engine);
+        let mut numbers = Numbers::default();
+        for edit in edits.iter().chain([&Edit::Look]) {
+            apply(edit, &mut world, &mut engine);
+            if matches!(edit, Edit::Look) {
+                let fast = engine.resolution(&mut numbers).clone();
+                let before = numbers.clone();
+                let slow = resolve(&config, &world, &mut numbers);
+                prop_assert_eq!(&fast, &slow);
+                prop_assert_eq!(&before, &numbers, "the same contents have the same numbers");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_say_what_the_rules_say(
+        enforcement in enforcement(),
+        identities in prop::collection::vec(identity(), 1..8),
+        policies in prop::collection::vec(policy(), 0..4),
+        subject in prop_oneof![256..264_u32, Just(5)],
+    ) {
+        let config = PolicyConfig { enforcement, ..PolicyConfig::default() };
+        let mut world = World { identities: reserved_identities(&config), ..World::default() };
+        world.identities.extend(identities);
+        world.identities.entry(Identity(subject)).or_default();
+        world.policies = policies.into_iter().map(|p| (p.origin.clone(), p)).collect();
+        world.subjects = [Identity(subject)].into();
+        let resolution = resolve(&config, &world, &mut Numbers::default());
+        let set = &resolution.sets[&resolution.subjects[&Identity(subject)]];
+        let lookup = Lookup::new(&set.rows);
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for remote in world.identities.keys() {
+                for protocol in PROTOCOLS {
+                    for port in PORTS.into_iter().chain([79, 1024]) {
+                        let packet = Packet { direction, remote: *remote, protocol, port };
+                        prop_assert_eq!(
+                            lookup.verdict(packet).is_allowed(),
+                            naive(&config, &world, Identity(subject), packet),
+                            "{:?}", packet
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn strictness_is_what_packets_see(
+        identities in prop::collection::vec(identity(), 1..6),
+        policies in prop::collection::vec(policy(), 0..3),
+        others in prop::collection::vec(policy(), 0..3),
+    ) {
+        let config = PolicyConfig::default();
+        let mut world = World { identities: reserved_identities(&config), ..World::default() };
+        world.identities.extend(identities);
+        world.identities.entry(Identity(256)).or_default();
+        world.subjects = [Identity(256)].into();
+        let mut numbers = Numbers::default();
+        let mut rows = |policies: Vec<PolicyObject>| {
+            world.policies = policies.into_iter().map(|p| (p.origin.clone(), p)).collect();
+            let resolution = resolve(&config, &world, &mut numbers);
+            resolution.sets[&resolution.subjects[&Identity(256)]].rows.clone()
+        };
+        let (one, other) = (rows(policies), rows(others));
+        let (a, b) = (Lookup::new(&one), Lookup::new(&other));
+        let mut strict = true;
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for &remote in world.identities.keys() {
+                for protocol in PROTOCOLS {
+                    for port in PORTS.into_iter().chain([1, 54, 82, 444, 8081]) {
+                        let packet = Packet { direction, remote, protocol, port };
+                        strict &= !a.verdict(packet).is_allowed() || b.verdict(packet).is_allowed();
+                    }
+                }
+            }
+        }
+        let said = at_least_as_strict(&one, &other, world.identities.keys().copied());
+        prop_assert_eq!(said, strict);
+        prop_assert!(at_least_as_strict(&one, &one, world.identities.keys().copied()));
+    }
+}
+
+/// The rules, read one by one as their documentation says.
+fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet) -> bool {
+    if config.enforcement == Enforcement::Never {
+        return true;
+    }
+    let info = &world.identities[&subject];
+    let rules: Vec<&Rule> = world
+        .policies
+        .values()
+        .flat_map(|p| &p.rules)
+        .filter(|rule| match &rule.subject {
+            Subject::Endpoints(selector) => selector.matches(&info.labels),
+            Subject::Nodes(_) => false,
+        })
+        .collect();
+    let forced = config.enforcement == Enforcement::Always || subject == Identity::INIT;
+    let default_deny = forced
+        || rules.iter().any(|rule| match packet.direction {
+            Direction::Egress => rule.default_deny_egress,
+            _ => rule.default_deny_ingress,
+        });
+    let remote = &world.identities[&packet.remote];
+    let receiver = match packet.direction {
+        Direction::Egress => remote,
+        _ => info,
+    };
+    let matching: Vec<Action> = rules
+        .iter()
+        .flat_map(|rule| &rule.entries)
+        .filter(|entry| entry.direction == packet.direction)
+        .filter(|entry| match &entry.peers {
+            Peers::Any => true,
+            Peers::List(peers) => peers.iter().any(|p| naive_peer(p, packet.remote, remote)),
+        })
+        .filter(|entry| match &entry.ports {
+            Ports::Any => true,
+            Ports::List(rules) => rules.iter().any(|r| naive_port(r, packet, receiver)),
+        })
+        .map(|entry| entry.action)
+        .collect();
+    !matching.contains(&Action::Deny) && (matching.contains(&Action::Allow) || !default_deny)
+}
+
+fn naive_peer(peer: &Peer, id: Identity, info: &IdentityInfo) -> bool {
+    let world = id.is_world();
+    let v6 = info.prefix.map(|p| p.addr().is_ipv6());
+    match peer {
+        Peer::Endpoints(selector) => {
+            let workload = id.0 >= 256 && !world;
+            let present = |r: &axon_model::Requirement| {
+                matches!(r.operator, Operator::In(_) | Operator::Exists)
+            };
+            let positive = selector.requirements().iter().any(present);
+            selector.matches(&info.labels) && (positive || workload)
+        }
+        Peer::Entity(Entity::All) => true,
+        Peer::Entity(Entity::World) => world,
+        Peer::Entity(Entity::WorldIpv4) => world && v6 == Some(false),
+        Peer::Entity(Entity::WorldIpv6) => world && v6 == Some(true),
+        Peer::Entity(Entity::Cluster) => !world,
+        Peer::Entity(Entity::Host) => id == Identity::HOST,
+        Peer::Entity(Entity::RemoteNode) => [6, 7].contains(&id.0),
+        Peer::Entity(Entity::KubeApiserver) => id.0 == 7,
+        Peer::Entity(_) => false,
+        Peer::Cidr { cidr, except } => info.prefix.is_some_and(|prefix| {
+            cidr.contains(&prefix) && !except.iter().any(|hole| hole.contains(&prefix))
+        }),
+    }
+}
+
+fn naive_port(rule: &PortRule, packet: Packet, receiver: &IdentityInfo) -> bool {
+    let protocol = Protocol(packet.protocol);
+    let has_ports = [Protocol::TCP, Protocol::UDP, Protocol::SCTP].contains(&protocol);
+    let protocol_matches = match (rule.protocol, &rule.port) {
+        (Protocol::ANY, PortMatch::Any) => true,
+        (Protocol::ANY, _) => has_ports,
+        (wanted, _) => wanted == protocol,
+    };
+    protocol_matches
+        && match &rule.port {
+            PortMatch::Any => true,
+            PortMatch::Range(first, last) => (*first..=*last).contains(&packet.port),
+            PortMatch::Named(name) => receiver
+                .named_ports
+                .get(&(name.clone(), protocol))
+                .is_some_and(|ports| ports.contains(&packet.port)),
+        }
+}

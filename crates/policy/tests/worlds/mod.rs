@@ -1,0 +1,185 @@
+//! Random worlds: few labels, names and ports, so that rules meet.
+
+use axon_abi::{Direction, Identity};
+use axon_model::{
+    Action, Entity, Label, Operator, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch,
+    PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject,
+};
+use axon_policy::{IdentityInfo, NamedPorts, PolicyConfig, cidr_labels};
+use ipnet::IpNet;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+pub(crate) const PREFIXES: [&str; 5] = [
+    "0.0.0.0/0",
+    "198.51.0.0/16",
+    "198.51.100.0/24",
+    "2001:db8::/32",
+    "2001:db8:1::/48",
+];
+pub(crate) const PORTS: [u16; 7] = [0, 53, 80, 81, 443, 8080, 65535];
+pub(crate) const PROTOCOLS: [u8; 6] = [1, 6, 17, 58, 132, 47];
+
+pub(crate) fn prefix(n: usize) -> IpNet {
+    PREFIXES[n].parse().expect("prefix")
+}
+
+fn label() -> impl Strategy<Value = Label> {
+    prop_oneof![
+        (select(vec!["app", "tier", "env"]), select(vec!["a", "b"]))
+            .prop_map(|(key, value)| Label::new("k8s", key, value)),
+        select(vec!["red", "blue"]).prop_map(|ns| Label::new(
+            "k8s",
+            "io.kubernetes.pod.namespace",
+            ns
+        )),
+    ]
+}
+
+/// A workload, or a prefix outside the cluster, with what is known of it.
+pub(crate) fn identity() -> impl Strategy<Value = (Identity, IdentityInfo)> {
+    let ports = prop::collection::btree_map(
+        (
+            select(vec!["web", "dns"]),
+            select(vec![Protocol::TCP, Protocol::UDP]),
+        ),
+        prop::collection::btree_set(select(PORTS.to_vec()), 1..3),
+        0..3,
+    );
+    let workload = (256..264_u32, prop::collection::vec(label(), 0..4), ports).prop_map(
+        |(id, labels, ports)| {
+            let named = |((name, protocol), ports): ((&str, Protocol), _)| {
+                ((name.to_owned(), protocol), ports)
+            };
+            let info = IdentityInfo {
+                labels: labels.into_iter().collect(),
+                prefix: None,
+                named_ports: ports.into_iter().map(named).collect::<NamedPorts>(),
+            };
+            (Identity(id), info)
+        },
+    );
+    let outside = (1..PREFIXES.len()).prop_map(|n| {
+        let prefix = prefix(n);
+        let info = IdentityInfo {
+            labels: cidr_labels(&PolicyConfig::default(), prefix),
+            prefix: Some(prefix),
+            ..IdentityInfo::default()
+        };
+        (Identity(Identity::LOCAL_MIN.0 + n as u32), info)
+    });
+    prop_oneof![3 => workload, 1 => outside]
+}
+
+fn requirement() -> impl Strategy<Value = Requirement> {
+    let key = select(vec!["app", "tier", "env", "io.kubernetes.pod.namespace"]);
+    let values = || prop::collection::btree_set(select(vec!["a", "b", "red"]), 1..3);
+    let owned = |v: std::collections::BTreeSet<&str>| v.into_iter().map(str::to_owned).collect();
+    let operator = prop_oneof![
+        3 => values().prop_map(move |v| Operator::In(owned(v))),
+        1 => values().prop_map(move |v| Operator::NotIn(owned(v))),
+        1 => Just(Operator::Exists),
+        1 => Just(Operator::DoesNotExist),
+    ];
+    (select(vec!["k8s", "any"]), key, operator).prop_map(|(source, key, operator)| Requirement {
+        source: source.into(),
+        key: key.into(),
+        operator,
+    })
+}
+
+fn selector() -> impl Strategy<Value = Selector> {
+    prop::collection::vec(requirement(), 0..3).prop_map(Selector::new)
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    let entity = select(vec![
+        Entity::All,
+        Entity::World,
+        Entity::WorldIpv4,
+        Entity::WorldIpv6,
+        Entity::Cluster,
+        Entity::Host,
+        Entity::RemoteNode,
+        Entity::KubeApiserver,
+        Entity::None,
+    ]);
+    let cidr = (
+        0..PREFIXES.len(),
+        prop::collection::vec(0..PREFIXES.len(), 0..2),
+    )
+        .prop_map(|(cidr, except)| Peer::Cidr {
+            cidr: prefix(cidr),
+            except: except.into_iter().map(prefix).collect(),
+        });
+    prop_oneof![
+        3 => selector().prop_map(Peer::Endpoints),
+        1 => entity.prop_map(Peer::Entity),
+        1 => cidr,
+    ]
+}
+
+fn port_rule() -> impl Strategy<Value = PortRule> {
+    let protocols = [0]
+        .into_iter()
+        .chain(PROTOCOLS)
+        .map(Protocol)
+        .collect::<Vec<_>>();
+    let port = prop_oneof![
+        1 => Just(PortMatch::Any),
+        3 => (select(PORTS.to_vec()), select(PORTS.to_vec()))
+            .prop_map(|(a, b)| PortMatch::Range(a, b)),
+        1 => select(vec!["web", "dns"]).prop_map(|n| PortMatch::Named(n.into())),
+    ];
+    (select(protocols), port).prop_map(|(protocol, port)| PortRule { protocol, port })
+}
+
+fn entry() -> impl Strategy<Value = RuleEntry> {
+    let peers = prop_oneof![
+        1 => Just(Peers::Any),
+        4 => prop::collection::vec(peer(), 0..3).prop_map(Peers::List),
+    ];
+    let ports = prop_oneof![
+        1 => Just(Ports::Any),
+        2 => prop::collection::vec(port_rule(), 0..3).prop_map(Ports::List),
+    ];
+    let direction = select(vec![Direction::Ingress, Direction::Egress]);
+    let action = prop_oneof![2 => Just(Action::Allow), 1 => Just(Action::Deny)];
+    (direction, action, peers, ports).prop_map(|(direction, action, peers, ports)| RuleEntry {
+        direction,
+        action,
+        peers,
+        ports,
+    })
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let subject = prop_oneof![
+        5 => selector().prop_map(Subject::Endpoints),
+        1 => selector().prop_map(Subject::Nodes),
+    ];
+    let entries = prop::collection::vec(entry(), 0..4);
+    (subject, any::<bool>(), any::<bool>(), entries).prop_map(|(subject, i, e, entries)| Rule {
+        subject,
+        default_deny_ingress: i,
+        default_deny_egress: e,
+        entries,
+        description: String::new(),
+    })
+}
+
+pub(crate) fn origin(n: u8) -> Origin {
+    Origin {
+        kind: PolicyKind::CiliumClusterwideNetworkPolicy,
+        namespace: String::new(),
+        name: format!("policy-{n}"),
+    }
+}
+
+pub(crate) fn policy() -> impl Strategy<Value = PolicyObject> {
+    (0..4_u8, prop::collection::vec(rule(), 0..3)).prop_map(|(n, rules)| PolicyObject {
+        origin: origin(n),
+        uid: String::new(),
+        rules,
+    })
+}
