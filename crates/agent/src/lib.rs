@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod dump;
 pub mod options;
 
 use std::process::ExitCode;

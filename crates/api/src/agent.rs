@@ -17,9 +17,9 @@
 //! | `GET /v1/ip` | | list of [`IpView`] |
 //! | `GET /v1/policy` | | [`PolicyView`] |
 //! | `GET /v1/policy/selectors` | | list of [`SelectorView`] |
-//! | `GET /v1/map/{name}` | | list of JSON rows of a kernel map, names resolved |
+//! | `GET /v1/map/{name}` | | list of rows of a kernel map, see [`crate::maps`] |
 //! | `GET /v1/metrics` | | Prometheus text |
-//! | `GET /v1/monitor?…` | | stream of JSON lines, one [`axon-hubble` flow] each |
+//! | `GET /v1/monitor?…` | | stream of JSON lines, one `axon_hubble::Response` each; the query is `axon_hubble::Query`'s |
 //!
 //! Every error has a [`Problem`] as its body.
 

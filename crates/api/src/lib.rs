@@ -15,3 +15,6 @@ pub mod cilium;
 pub mod cni;
 pub mod k8s;
 pub mod manifest;
+pub mod maps;
+
+mod select;

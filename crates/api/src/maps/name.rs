@@ -1,0 +1,77 @@
+//! Names of what can be listed.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What can be listed; several kernel maps may stand behind one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MapName {
+    /// [`super::EndpointMapRow`].
+    Endpoint,
+    /// [`super::IpcacheMapRow`].
+    Ipcache,
+    /// [`super::PolicyMapSet`].
+    Policy,
+    /// [`super::CtMapRow`].
+    Ct,
+    /// [`super::NatMapRow`].
+    Nat,
+    /// [`super::MetricsMapRow`].
+    Metrics,
+    /// One [`super::ConfigMapRow`].
+    Config,
+}
+
+/// A name that no map has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "map {name:?} is not known; expected endpoint, ipcache, policy, ct, nat, metrics or config"
+)]
+pub struct MapNameError {
+    name: String,
+}
+
+impl MapName {
+    /// Every name.
+    pub const ALL: [Self; 7] = [
+        Self::Endpoint,
+        Self::Ipcache,
+        Self::Policy,
+        Self::Ct,
+        Self::Nat,
+        Self::Metrics,
+        Self::Config,
+    ];
+
+    /// The name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Endpoint => "endpoint",
+            Self::Ipcache => "ipcache",
+            Self::Policy => "policy",
+            Self::Ct => "ct",
+            Self::Nat => "nat",
+            Self::Metrics => "metrics",
+            Self::Config => "config",
+        }
+    }
+}
+
+impl fmt::Display for MapName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for MapName {
+    type Err = MapNameError;
+
+    fn from_str(name: &str) -> Result<Self, MapNameError> {
+        Self::ALL
+            .into_iter()
+            .find(|map| map.as_str() == name)
+            .ok_or_else(|| MapNameError {
+                name: name.to_owned(),
+            })
+    }
+}
