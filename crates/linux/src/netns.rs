@@ -1,19 +1,75 @@
 //! Network namespaces.
 
-use std::fs::File;
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::netlink::Netlink;
 
 /// Where named namespaces live, as `ip netns` has it.
 pub const DIR: &str = "/run/netns";
+
+/// The present namespace of whatever thread looks.
+const OWN: &str = "/proc/thread-self/ns/net";
 
 /// Makes a named namespace (as `ip netns add`), with its loopback up.
 ///
 /// # Errors
 /// The kernel's answer; `AlreadyExists` if the name is taken.
-pub fn create(_name: &str) -> io::Result<PathBuf> {
-    Err(io::Error::other("not made"))
+pub fn create(name: &str) -> io::Result<PathBuf> {
+    prepare_dir()?;
+    let path = path(name);
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
+    let target = path.clone();
+    let made = in_new_namespace(move || {
+        mount(
+            Some(OWN),
+            &target,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .map_err(io::Error::from)
+    });
+    if let Err(error) = made.and_then(|result| result) {
+        fs::remove_file(&path)?;
+        return Err(error);
+    }
+    Ok(path)
+}
+
+/// As `ip netns` does: the directory is a shared mount of its own, so that
+/// names appear in every mount namespace.
+fn prepare_dir() -> io::Result<()> {
+    let dir = Path::new(DIR);
+    fs::create_dir_all(dir)?;
+    if crate::mount::is_mount_point(dir)? {
+        return Ok(());
+    }
+    mount(
+        Some(dir),
+        dir,
+        None::<&str>,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        None::<&str>,
+    )?;
+    mount(
+        None::<&str>,
+        dir,
+        None::<&str>,
+        MsFlags::MS_SHARED | MsFlags::MS_REC,
+        None::<&str>,
+    )?;
+    Ok(())
 }
 
 /// Deletes a named namespace; absent is no error. It lives on while processes
@@ -21,8 +77,28 @@ pub fn create(_name: &str) -> io::Result<PathBuf> {
 ///
 /// # Errors
 /// The kernel's answer.
-pub fn delete(_name: &str) -> io::Result<()> {
-    Ok(())
+pub fn delete(name: &str) -> io::Result<()> {
+    let path = path(name);
+    if !path.exists() {
+        return Ok(());
+    }
+    // A file that nothing is mounted on is what a crash between two steps leaves.
+    let _ = umount2(&path, MntFlags::MNT_DETACH);
+    fs::remove_file(&path)
+}
+
+/// The names of the named namespaces.
+///
+/// # Errors
+/// The directory cannot be read; absent is empty.
+pub fn list() -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(DIR) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect()
 }
 
 /// Makes a namespace without a name, with its loopback up; it lives as long as
@@ -31,7 +107,18 @@ pub fn delete(_name: &str) -> io::Result<()> {
 /// # Errors
 /// The kernel's answer.
 pub fn create_anonymous() -> io::Result<File> {
-    Err(io::Error::other("not made"))
+    in_new_namespace(|| File::open(OWN))?
+}
+
+/// Runs something in a new namespace whose loopback is up.
+fn in_new_namespace<R: Send>(run: impl FnOnce() -> R + Send) -> io::Result<R> {
+    in_own_thread(move || {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        Netlink::open()
+            .and_then(|mut netlink| netlink.set_up_loopback())
+            .map_err(io::Error::other)?;
+        Ok(run())
+    })
 }
 
 /// The path of a named namespace.
@@ -44,7 +131,7 @@ pub fn path(name: &str) -> PathBuf {
 /// # Errors
 /// The kernel's answer.
 pub fn inode() -> io::Result<u64> {
-    inode_of(Path::new("/proc/thread-self/ns/net"))
+    inode_of(Path::new(OWN))
 }
 
 /// Inode of the namespace at a path.
@@ -52,8 +139,7 @@ pub fn inode() -> io::Result<u64> {
 /// # Errors
 /// The kernel's answer.
 pub fn inode_of(path: &Path) -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    Ok(std::fs::metadata(path)?.ino())
+    Ok(fs::metadata(path)?.ino())
 }
 
 /// Runs something inside a namespace, in a thread of its own; the calling
@@ -61,8 +147,11 @@ pub fn inode_of(path: &Path) -> io::Result<u64> {
 ///
 /// # Errors
 /// The namespace cannot be entered.
-pub fn within<R: Send>(_netns: BorrowedFd<'_>, _run: impl FnOnce() -> R + Send) -> io::Result<R> {
-    Err(io::Error::other("not entered"))
+pub fn within<R: Send>(netns: BorrowedFd<'_>, run: impl FnOnce() -> R + Send) -> io::Result<R> {
+    in_own_thread(move || {
+        setns(netns, CloneFlags::CLONE_NEWNET)?;
+        Ok(run())
+    })
 }
 
 /// As [`within`], by path.
@@ -70,6 +159,12 @@ pub fn within<R: Send>(_netns: BorrowedFd<'_>, _run: impl FnOnce() -> R + Send) 
 /// # Errors
 /// The namespace cannot be opened or entered.
 pub fn within_path<R: Send>(netns: &Path, run: impl FnOnce() -> R + Send) -> io::Result<R> {
-    use std::os::fd::AsFd;
     within(File::open(netns)?.as_fd(), run)
+}
+
+fn in_own_thread<R: Send>(run: impl FnOnce() -> io::Result<R> + Send) -> io::Result<R> {
+    thread::scope(|scope| match scope.spawn(run).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
 }

@@ -1,0 +1,243 @@
+//! Making and deleting the devices of an endpoint.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
+};
+use nix::libc;
+
+use super::{EndpointLink, GATEWAY_V4, GATEWAY_V6, LinkError, Netns, sysctl};
+use crate::netlink::{self, Netlink, Request, RouteSpec};
+
+/// Aggregates that BIG TCP makes on veths: three times the classic limit, as
+/// much as receivers digest in one piece.
+const BIG_TCP_LEN: u32 = 196_608;
+
+/// The kernel's main routing table.
+pub(super) const TABLE_MAIN: u32 = 254;
+
+/// Switches of the device inside: nothing but what we set is to be believed.
+pub(super) const SWITCHES: [(&str, &str, &str); 4] = [
+    ("ipv6", "disable_ipv6", "0"),
+    ("ipv6", "accept_ra", "0"),
+    ("ipv6", "accept_dad", "0"),
+    ("ipv6", "accept_redirects", "0"),
+];
+
+/// Makes the devices, from this namespace into `netns`; what a half-done
+/// attempt left is replaced. Gives back the host-side device's index.
+///
+/// # Errors
+/// [`LinkError`]; nothing is left behind then.
+pub fn create(netns: &Netns, link: &EndpointLink) -> Result<u32, LinkError> {
+    let mut host = Netlink::open()?;
+    // Deleting one end takes the other with it, so this undoes a half-done attempt.
+    host.request(delete_request(&link.host_name))?;
+    if netns
+        .within(|| index_of(&mut Netlink::open()?, &link.container_name))?
+        .is_some()
+    {
+        return Err(LinkError::Exists {
+            netns: netns.to_string(),
+            device: link.container_name.clone(),
+        });
+    }
+    let entered = netns.open()?;
+    host.request(Request::new(
+        format!("creating {}", link.host_name),
+        pair(link, entered.as_fd()),
+        NLM_F_CREATE | NLM_F_EXCL,
+    ))?;
+    let made = netns
+        .within(|| set_up_inside(link))
+        .and_then(|()| set_up_host_side(&mut host, link));
+    if made.is_err() {
+        host.request(delete_request(&link.host_name))?;
+    }
+    made
+}
+
+/// Deletes a host-side device, and its peer with it; absent is no error.
+///
+/// # Errors
+/// [`LinkError::Netlink`].
+pub fn delete(host_name: &str) -> Result<(), LinkError> {
+    Netlink::open()?.request(delete_request(host_name))
+}
+
+/// Restores the host side of an endpoint (up, routes, neighbours), as after a
+/// change that somebody else made. Gives back the host-side device's index.
+///
+/// # Errors
+/// [`LinkError::Netlink`].
+pub fn repair_host_side(link: &EndpointLink) -> Result<u32, LinkError> {
+    set_up_host_side(&mut Netlink::open()?, link)
+}
+
+fn delete_request(host_name: &str) -> Request {
+    Request::new(
+        format!("deleting {host_name}"),
+        netlink::delete_link(host_name),
+        0,
+    )
+    .tolerate(libc::ENODEV)
+}
+
+/// The index of a device, if it is there.
+pub(super) fn index_of(netlink: &mut Netlink, name: &str) -> Result<Option<u32>, LinkError> {
+    let answer = netlink.get(&format!("looking for {name}"), netlink::get_link(name))?;
+    Ok(match answer {
+        Some(RouteNetlinkMessage::NewLink(link)) => Some(link.header.index),
+        _ => None,
+    })
+}
+
+fn existing(netlink: &mut Netlink, name: &str) -> Result<u32, LinkError> {
+    index_of(netlink, name)?.ok_or_else(|| LinkError::Netlink {
+        what: format!("looking for {name}"),
+        source: std::io::Error::from_raw_os_error(libc::ENODEV),
+    })
+}
+
+/// Both devices in one message, the peer already in its namespace.
+fn pair(link: &EndpointLink, netns: BorrowedFd<'_>) -> RouteNetlinkMessage {
+    let device = |name: &str, mac: axon_model::Mac| {
+        let mut message = LinkMessage::default();
+        let no_link_local = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Address(mac.0.to_vec()),
+            LinkAttribute::Mtu(link.mtu),
+            LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![no_link_local])]),
+        ];
+        message
+    };
+    let mut peer = device(&link.container_name, link.container_mac);
+    peer.attributes
+        .push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
+    let mut host = device(&link.host_name, link.host_mac);
+    host.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+    ]));
+    RouteNetlinkMessage::NewLink(host)
+}
+
+/// Not every kernel has every one of them: each is asked for by itself, and a
+/// refusal leaves the device as good as without.
+fn raise_aggregates(netlink: &mut Netlink, ifindex: u32) {
+    for attribute in [
+        LinkAttribute::GsoMaxSize(BIG_TCP_LEN),
+        LinkAttribute::GroMaxSize(BIG_TCP_LEN),
+        LinkAttribute::GsoIpv4MaxSize(BIG_TCP_LEN),
+        LinkAttribute::GroIpv4MaxSize(BIG_TCP_LEN),
+    ] {
+        let _ = netlink.request(Request::new(
+            "raising the length of aggregates",
+            netlink::set_link(ifindex, vec![attribute]),
+            0,
+        ));
+    }
+}
+
+/// Runs in the endpoint's namespace.
+fn set_up_inside(link: &EndpointLink) -> Result<(), LinkError> {
+    let mut netlink = Netlink::open()?;
+    let name = &link.container_name;
+    let ifindex = existing(&mut netlink, name)?;
+    for (family, switch, value) in SWITCHES {
+        sysctl::set(family, name, switch, value).map_err(|source| LinkError::Netlink {
+            what: format!("setting {switch} of {name}"),
+            source,
+        })?;
+    }
+    if link.big_tcp {
+        raise_aggregates(&mut netlink, ifindex);
+    }
+    let mut requests = vec![
+        Request::new(
+            "setting lo up",
+            netlink::set_up(netlink::LOOPBACK_IFINDEX),
+            0,
+        ),
+        Request::new(format!("setting {name} up"), netlink::set_up(ifindex), 0),
+    ];
+    for addr in link.addresses() {
+        requests.push(Request::new(
+            format!("giving {name} {addr}"),
+            netlink::address(ifindex, addr),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        ));
+        for route in inner_routes(addr, ifindex) {
+            requests.push(Request::new(
+                format!("routing {} in {name}", route.destination),
+                route.add(),
+                NLM_F_CREATE | NLM_F_REPLACE,
+            ));
+        }
+    }
+    netlink.batch(requests)
+}
+
+/// The gateway on the link, and everything else by the gateway.
+pub(super) fn inner_routes(addr: IpAddr, ifindex: u32) -> [RouteSpec; 2] {
+    let (gateway, any): (IpAddr, IpAddr) = match addr {
+        IpAddr::V4(_) => (GATEWAY_V4.into(), std::net::Ipv4Addr::UNSPECIFIED.into()),
+        IpAddr::V6(_) => (GATEWAY_V6.into(), std::net::Ipv6Addr::UNSPECIFIED.into()),
+    };
+    let route = |destination, via| RouteSpec {
+        destination,
+        via,
+        ifindex: Some(ifindex),
+        table: TABLE_MAIN,
+    };
+    [
+        route(IpNet::from(gateway), None),
+        // Length 0 is always valid.
+        route(IpNet::new_assert(any, 0), Some(gateway)),
+    ]
+}
+
+/// The route by which the node reaches an endpoint's address.
+pub(super) fn host_route(addr: IpAddr, ifindex: u32) -> RouteSpec {
+    RouteSpec {
+        destination: IpNet::from(addr),
+        via: None,
+        ifindex: Some(ifindex),
+        table: TABLE_MAIN,
+    }
+}
+
+fn set_up_host_side(netlink: &mut Netlink, link: &EndpointLink) -> Result<u32, LinkError> {
+    let name = &link.host_name;
+    let ifindex = existing(netlink, name)?;
+    if link.big_tcp {
+        raise_aggregates(netlink, ifindex);
+    }
+    let mut requests = vec![Request::new(
+        format!("setting {name} up"),
+        netlink::set_up(ifindex),
+        0,
+    )];
+    for addr in link.addresses() {
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        requests.push(Request::new(
+            format!("routing {addr} to {name}"),
+            host_route(addr, ifindex).add(),
+            flags,
+        ));
+        requests.push(Request::new(
+            format!("making {addr} a neighbour on {name}"),
+            netlink::neighbour(ifindex, addr, link.container_mac),
+            flags,
+        ));
+    }
+    netlink.batch(requests)?;
+    Ok(ifindex)
+}
