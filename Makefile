@@ -8,16 +8,19 @@ help: ## list these targets
 setup: ## install what building, testing and the demo need
 	@cargo xtask setup
 
-build: setup ## build the release binaries
+build: ## build the release binaries
+	@cargo xtask setup --build
 	@cargo xtask build
 
-demo: setup ## build, then run a cluster in network namespaces (root)
+demo: ## build, then run a cluster in network namespaces (root)
+	@cargo xtask setup --build
 	@cargo xtask demo
 
 test: setup ## everything that continuous integration checks
 	@cargo xtask ci
 
-bench: setup ## run the benchmarks
+bench: ## measure pod-to-pod speed (root)
+	@cargo xtask setup --build
 	@cargo xtask bench
 
 lint: setup ## format, clippy, licences, dependency rules, docs

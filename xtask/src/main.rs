@@ -29,7 +29,8 @@ use std::process::ExitCode;
 const HELP: &str = "\
 cargo xtask VERB
 
-  setup [--force]     install what building, testing and the demo need
+  setup [--build]     install what building, testing and the demo need; without the tools of
+        [--force]     checks; or all of it again
   build [ARGS]        build the release binaries
   demo                build, then run the demo cluster (root)
   test [ARGS]         cargo test over the workspace
@@ -57,19 +58,20 @@ fn main() -> ExitCode {
 }
 
 fn run(verb: &str, args: &[String]) -> anyhow::Result<ExitCode> {
+    let has = |flag: &str| args.iter().any(|arg| arg == flag);
     match verb {
-        "setup" => setup::setup(args.iter().any(|arg| arg == "--force"))?,
+        "setup" => setup::setup(has("--build"), has("--force"))?,
         "build" => checks::build(args)?,
         "demo" => checks::demo()?,
         "test" => checks::test(args)?,
         "ci" => return ci::ci(),
         "lint" => return ci::lint(),
         "deps" => deps::check()?,
-        "deny" => checks::deny(args.iter().any(|arg| arg == "--advisories"))?,
+        "deny" => checks::deny(has("--advisories"))?,
         "verify" => report(&checks::verify()?),
         "bench" => checks::bench(args)?,
         "vm" => return vm::vm(args),
-        "clean" => checks::clean(args.iter().any(|arg| arg == "--cache"))?,
+        "clean" => checks::clean(has("--cache"))?,
         "" | "help" | "-h" | "--help" => print!("{HELP}"),
         other => anyhow::bail!("no such verb `{other}`\n\n{HELP}"),
     }

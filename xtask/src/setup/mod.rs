@@ -7,15 +7,22 @@ mod tools;
 use anyhow::Result;
 
 /// Installs what is missing. Complete already, it says so in one line.
-pub(crate) fn setup(force: bool) -> Result<()> {
+///
+/// `build_only` leaves out the tools of checks, which take minutes to build.
+pub(crate) fn setup(build_only: bool, force: bool) -> Result<()> {
     let packages = packages::missing();
-    if !force && packages.is_empty() && toolchain::is_ready() && tools::is_ready() {
+    let tools_ready = build_only || tools::is_ready();
+    if !force && packages.is_empty() && toolchain::is_ready() && tools_ready {
         println!("setup: complete ({})", crate::cache::root().display());
         return Ok(());
     }
     packages::install(&packages)?;
     toolchain::install(force)?;
-    tools::install(force)
+    if build_only {
+        Ok(())
+    } else {
+        tools::install(force)
+    }
 }
 
 /// Where a tool that setup builds is found: the cache, else the search path.
