@@ -1,0 +1,26 @@
+//! DELs that the agent carries out when it is back.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use axon_api::agent::{DELETE_QUEUE, EndpointDelete};
+
+/// The queue's directory: beside the agent's socket.
+pub(crate) fn directory(socket: &Path) -> PathBuf {
+    socket.parent().unwrap_or(Path::new("/")).join(DELETE_QUEUE)
+}
+
+/// Writes an order down; the same order twice is one.
+///
+/// The file appears whole or not at all: an agent that starts meanwhile never
+/// reads half an order.
+pub(crate) fn put(directory: &Path, order: &EndpointDelete) -> io::Result<PathBuf> {
+    fs::create_dir_all(directory)?;
+    let name = format!("{}-{}.json", order.container_id, order.interface);
+    let file = directory.join(&name);
+    let draft = directory.join(format!(".{name}.{}", std::process::id()));
+    fs::write(&draft, serde_json::to_vec(order)?)?;
+    fs::rename(&draft, &file)?;
+    Ok(file)
+}
