@@ -180,10 +180,15 @@ pub fn identity_labels(
     filter: &LabelFilter,
 ) -> Labels {
     let k8s = |key: &str, value: &str| Label::new(source::K8S, key, value);
-    let mut labels: Labels = pod.labels.iter().map(|(k, v)| k8s(k, v)).collect();
+    let own = pod.labels.iter().filter(|(k, _)| !is_place(k));
+    let mut labels: Labels = own.map(|(k, v)| k8s(k, v)).collect();
     for (key, value) in &namespace.labels {
         labels.insert(k8s(&format!("{NAMESPACE_LABELS}.{key}"), value));
     }
+    // Every namespace of Kubernetes has this label, whether its manifest says
+    // so or not (there may be none).
+    let name = format!("{NAMESPACE_LABELS}.kubernetes.io/metadata.name");
+    labels.insert(k8s(&name, &pod.namespace));
     // After the pod's own labels: a pod cannot claim another place.
     labels.insert(k8s(NAMESPACE, &pod.namespace));
     labels.insert(k8s(CLUSTER, cluster_name));
@@ -193,12 +198,17 @@ pub fn identity_labels(
     filter.filter(&labels)
 }
 
+/// Whether a key says where a pod is: not for the pod itself to say.
+fn is_place(key: &str) -> bool {
+    key == NAMESPACE || key.starts_with("io.cilium.k8s.")
+}
+
 /// The labels that make a plain process's identity: its own that the filter
 /// keeps, and the cluster's. What only Kubernetes or we may say is dropped.
 pub fn process_labels(own: &Labels, cluster_name: &str, filter: &LabelFilter) -> Labels {
     let mut labels: Labels = own
         .iter()
-        .filter(|(s, _, _)| *s != source::RESERVED)
+        .filter(|(s, k, _)| *s != source::RESERVED && !is_place(k))
         .map(|(s, k, v)| Label::new(s, k, v))
         .collect();
     labels.insert(Label::new(source::K8S, CLUSTER, cluster_name));
@@ -212,4 +222,134 @@ pub fn security_labels(labels: &Labels) -> BTreeMap<String, String> {
         .iter()
         .map(|(s, k, v)| (format!("{s}:{k}"), v.to_owned()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use axon_model::{Label, Labels, Namespace, Pod};
+
+    use super::{LabelFilter, identity_labels, process_labels};
+
+    #[test]
+    fn the_default_filter_is_ciliums() {
+        let filter = LabelFilter::parse("").expect("the default is well formed");
+        for (key, kept) in [
+            ("app", true),
+            ("name", true),
+            ("org", true),
+            ("app.kubernetes.io/name", true),
+            ("io.kubernetes.pod.namespace", true),
+            ("io.kubernetes.container.name", false),
+            (
+                "io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name",
+                true,
+            ),
+            ("io.cilium.k8s.policy.cluster", true),
+            ("io.cilium.k8s.policy.serviceaccount", true),
+            ("kubernetes.io/os", false),
+            ("node.kubernetes.io/x", true),
+            ("statefulset.kubernetes.io/pod-name", false),
+            ("apps.kubernetes.io/pod-index", false),
+            ("batch.kubernetes.io/job-completion-index", false),
+            ("batch.kubernetes.io/controller-uid", false),
+            ("failure-domain.beta.kubernetes.io/zone", false),
+            ("k8s.io/x", false),
+            ("pod-template-hash", false),
+            ("pod-template-generation", false),
+            ("controller-revision-hash", false),
+            ("controller-uid", false),
+            ("annotation.x", false),
+            ("etcd_node", false),
+            ("topology.kubernetes.io/zone", false),
+        ] {
+            assert_eq!(filter.keeps("k8s", key), kept, "{key}");
+        }
+        assert!(filter.keeps("reserved", "host"));
+    }
+
+    #[test]
+    fn the_labels_option_adds_to_it() {
+        for (option, key, kept) in [
+            ("k8s:app", "app", true),
+            ("k8s:app", "apple", true),
+            ("k8s:app$", "apple", false),
+            ("k8s:app", "org", false),
+            ("k8s:!app", "app", false),
+            ("!app", "app", false),
+            ("-app", "app", false),
+            ("!k8s:app", "app", false),
+            ("k8s:!app", "org", true),
+            ("cni:!app", "app", true),
+            ("k8s:app", "io.kubernetes.pod.namespace", true),
+            ("!foo foo.bar", "foo.bar", true),
+            ("!foo foo.bar", "foo.baz", false),
+            ("  org   app ", "app", true),
+        ] {
+            let filter = LabelFilter::parse(option).expect(option);
+            assert_eq!(filter.keeps("k8s", key), kept, "{option:?} on {key}");
+        }
+        for option in ["k8s:", ":app", "!", "a(", "k8s:!"] {
+            let error = LabelFilter::parse(option).expect_err(option);
+            assert_eq!(error.word, option);
+        }
+    }
+
+    fn texts(labels: &Labels) -> Vec<String> {
+        labels
+            .iter()
+            .map(|(s, k, v)| Label::new(s, k, v).to_string())
+            .collect()
+    }
+
+    #[test]
+    fn a_pod_is_where_it_is_and_not_where_it_says() {
+        let mut pod = Pod {
+            namespace: "shop".into(),
+            name: "web-1".into(),
+            service_account: "default".into(),
+            ..Pod::default()
+        };
+        for (key, value) in [
+            ("app", "web"),
+            ("pod-template-hash", "abc"),
+            ("io.kubernetes.pod.namespace", "kube-system"),
+            ("io.cilium.k8s.policy.cluster", "other"),
+            ("io.cilium.k8s.namespace.labels.team", "theirs"),
+        ] {
+            pod.labels.insert(key.into(), value.into());
+        }
+        let namespace = Namespace {
+            name: "shop".into(),
+            labels: [("tier".to_owned(), "front".to_owned())].into(),
+        };
+        let labels = identity_labels(&pod, &namespace, "prod", &LabelFilter::default());
+        assert_eq!(
+            texts(&labels),
+            [
+                "k8s:app=web",
+                "k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop",
+                "k8s:io.cilium.k8s.namespace.labels.tier=front",
+                "k8s:io.cilium.k8s.policy.cluster=prod",
+                "k8s:io.cilium.k8s.policy.serviceaccount=default",
+                "k8s:io.kubernetes.pod.namespace=shop",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_process_cannot_pretend() {
+        let own: Labels = [
+            "reserved:host",
+            "k8s:io.kubernetes.pod.namespace=kube-system",
+            "role=db",
+        ]
+        .iter()
+        .map(|t| t.parse::<Label>().expect("label"))
+        .collect();
+        let labels = process_labels(&own, "prod", &LabelFilter::default());
+        assert_eq!(
+            texts(&labels),
+            ["k8s:io.cilium.k8s.policy.cluster=prod", "unspec:role=db"]
+        );
+    }
 }
