@@ -65,6 +65,11 @@ impl Controller {
         let _ = addresses;
     }
 
+    /// Says how many bytes of an IP packet the underlay carries now.
+    pub fn set_mtu(&mut self, mtu: u32) {
+        self.config.mtu = mtu;
+    }
+
     /// Looks at what has changed and brings the desired tables up to date.
     pub fn step(&mut self, now_ms: u64, observed: &Observed, desired: &Desired) -> StepReport {
         let _ = (now_ms, observed, desired, &self.config);
