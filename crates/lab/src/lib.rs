@@ -17,6 +17,30 @@
 //! - it decides nothing that an agent decides: it only plays kubelet, API server and wire.
 #![forbid(unsafe_code)]
 
+mod brain;
 pub mod cli;
+mod cni;
+mod connect;
+mod container;
+mod control;
+mod demo;
+mod dns;
+mod enter;
+mod http;
+mod manifest;
+mod names;
+mod netlink;
+mod node;
+mod paths;
+mod plan;
+mod pod;
+mod process;
+mod serve;
+mod state;
+mod status;
+mod supervisor;
+mod up;
+mod wait;
+mod wire;
 
 pub use cli::run;

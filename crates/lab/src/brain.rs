@@ -1,0 +1,265 @@
+//! The cluster's brain: writes what API server and operator would tell the
+//! agents, into the directory that they watch.
+//!
+//! Numbers of identities are never used for other labels while the lab is up,
+//! so that no agent ever mistakes one for another.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use axon_control::labels::{LabelFilter, identity_labels, security_labels};
+use axon_model::{Labels, Namespace, Pod};
+use serde_json::{Value, json};
+
+use crate::manifest::Id;
+use crate::paths::{Lab, write_whole};
+use crate::plan::{NodePlan, PodKey};
+use crate::state::{Cluster, PodState, log};
+
+/// Writes manifests, and only those that differ from what it wrote before.
+#[derive(Debug)]
+pub(crate) struct Brain {
+    manifests: PathBuf,
+    scratch: PathBuf,
+    names: PathBuf,
+    filter: LabelFilter,
+    written: BTreeMap<String, String>,
+}
+
+/// File names and their content.
+pub(crate) type Files = BTreeMap<String, String>;
+
+/// The file of names; not a manifest.
+const NAMES: &str = "names.json";
+
+impl Brain {
+    /// The brain of a lab.
+    pub(crate) fn new(lab: &Lab) -> Self {
+        Self {
+            manifests: lab.manifests(),
+            scratch: lab.scratch(),
+            names: lab.names(),
+            filter: LabelFilter::default(),
+            written: BTreeMap::new(),
+        }
+    }
+
+    /// What the directory shall hold.
+    ///
+    /// # Errors
+    /// There are more label sets than numbers.
+    pub(crate) fn think(&self, cluster: &mut Cluster) -> Result<Files> {
+        let mut files = Files::new();
+        let mut numbers = BTreeMap::new();
+        let mut add = |id: &Id, value: &Value| -> Result<()> {
+            files.insert(id.file_name(), serde_norway::to_string(value)?);
+            Ok(())
+        };
+        for (id, value) in &cluster.plan.others {
+            add(id, value)?;
+        }
+        for node in &cluster.plan.nodes {
+            add(&id("Node", "", &node.name), &node.value)?;
+            add(&id("CiliumNode", "", &node.name), &cilium_node(node))?;
+        }
+        let keys: Vec<PodKey> = cluster.pods.keys().cloned().collect();
+        for key in keys {
+            let Some(pod) = cluster.pods.get(&key) else {
+                continue;
+            };
+            let labels = self.labels(pod, cluster);
+            let host = host_ip(cluster, pod);
+            let number = if pod.plan.host_network {
+                None
+            } else {
+                Some(cluster.identities.allocate(&labels)?.0)
+            };
+            let Some(pod) = cluster.pods.get(&key) else {
+                continue;
+            };
+            add(
+                &id("Pod", &key.namespace, &key.name),
+                &pod_object(pod, host),
+            )?;
+            let Some(number) = number else { continue };
+            numbers.insert(key.clone(), number);
+            let identity = identity_object(number, &labels);
+            add(&id("CiliumIdentity", "", &number.to_string()), &identity)?;
+            if !pod.ips.is_empty() {
+                let endpoint = endpoint_object(pod, number, &labels, host);
+                add(&id("CiliumEndpoint", &key.namespace, &key.name), &endpoint)?;
+            }
+        }
+        cluster.numbers = numbers;
+        files.insert(
+            NAMES.into(),
+            serde_json::to_string(&crate::names::names(cluster))?,
+        );
+        Ok(files)
+    }
+
+    /// The labels that make a pod's identity.
+    fn labels(&self, pod: &PodState, cluster: &Cluster) -> Labels {
+        let metadata = &pod.plan.value["metadata"];
+        let namespace_id = id("Namespace", "", &pod.plan.namespace);
+        let namespace = Namespace {
+            name: pod.plan.namespace.clone(),
+            labels: cluster
+                .plan
+                .others
+                .get(&namespace_id)
+                .map(|n| texts(&n["metadata"]["labels"]))
+                .unwrap_or_default(),
+        };
+        let account = &pod.plan.value["spec"]["serviceAccountName"];
+        let pod = Pod {
+            namespace: pod.plan.namespace.clone(),
+            name: pod.plan.name.clone(),
+            labels: texts(&metadata["labels"]),
+            service_account: account.as_str().unwrap_or("default").to_owned(),
+            ..Pod::default()
+        };
+        identity_labels(&pod, &namespace, "default", &self.filter)
+    }
+
+    /// Makes the directory hold just that.
+    ///
+    /// # Errors
+    /// A file cannot be written; the others are.
+    pub(crate) fn write(&mut self, files: Files) -> Result<()> {
+        let mut outcome = Ok(());
+        // Identities first: an agent that sees an endpoint shall know its number.
+        let order = |name: &str| !name.starts_with("ciliumidentity_");
+        let mut fresh: Vec<_> = files
+            .iter()
+            .filter(|(name, content)| self.written.get(*name) != Some(*content))
+            .collect();
+        fresh.sort_by_key(|(name, _)| order(name));
+        for (name, content) in fresh {
+            let path = self.path(name);
+            if let Err(error) = write_whole(&self.scratch, &path, content.as_bytes()) {
+                outcome = Err(error);
+            }
+        }
+        for name in self
+            .written
+            .keys()
+            .filter(|name| !files.contains_key(*name))
+        {
+            let path = self.path(name);
+            if let Err(error) = std::fs::remove_file(&path) {
+                log(&format!("{} cannot be removed: {error}", path.display()));
+            }
+        }
+        self.written = files;
+        outcome.context("a manifest is stale")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        if name == NAMES {
+            self.names.clone()
+        } else {
+            self.manifests.join(name)
+        }
+    }
+}
+
+fn id(kind: &str, namespace: &str, name: &str) -> Id {
+    Id {
+        kind: kind.into(),
+        namespace: namespace.into(),
+        name: name.into(),
+    }
+}
+
+fn texts(map: &Value) -> BTreeMap<String, String> {
+    let map = map.as_object().into_iter().flatten();
+    map.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
+        .collect()
+}
+
+/// The first address of a pod's node.
+fn host_ip(cluster: &Cluster, pod: &PodState) -> Option<IpAddr> {
+    let node = cluster.nodes.get(&pod.plan.node)?;
+    node.addresses.first().copied()
+}
+
+fn cilium_node(node: &NodePlan) -> Value {
+    let addresses = node
+        .addresses
+        .iter()
+        .map(|a| json!({"type": "InternalIP", "ip": a.to_string()}));
+    let pod_cidrs = node.pod_cidrs.iter().map(ToString::to_string);
+    json!({
+        "apiVersion": "cilium.io/v2", "kind": "CiliumNode",
+        "metadata": {"name": node.name, "labels": node.value["metadata"]["labels"]},
+        "spec": {
+            "addresses": addresses.collect::<Vec<_>>(),
+            "ipam": {"podCIDRs": pod_cidrs.collect::<Vec<_>>()},
+        },
+    })
+}
+
+fn pod_object(pod: &PodState, host: Option<IpAddr>) -> Value {
+    let mut value = pod.plan.value.clone();
+    value["metadata"]["uid"] = pod.uid.clone().into();
+    let ready = if pod.ready() { "True" } else { "False" };
+    value["status"] = json!({
+        "phase": pod.phase(),
+        "conditions": [{"type": "Ready", "status": ready}],
+    });
+    if let Some(host) = host {
+        value["status"]["hostIP"] = host.to_string().into();
+    }
+    if let Some(first) = pod.ips.first() {
+        let all = pod.ips.iter().map(|ip| json!({"ip": ip.to_string()}));
+        value["status"]["podIP"] = first.to_string().into();
+        value["status"]["podIPs"] = all.collect();
+    }
+    value
+}
+
+fn identity_object(number: u32, labels: &Labels) -> Value {
+    let k8s: BTreeMap<&str, &str> = labels
+        .iter()
+        .filter(|(source, ..)| *source == axon_model::source::K8S)
+        .map(|(_, key, value)| (key, value))
+        .collect();
+    json!({
+        "apiVersion": "cilium.io/v2", "kind": "CiliumIdentity",
+        "metadata": {"name": number.to_string(), "labels": k8s},
+        "security-labels": security_labels(labels),
+    })
+}
+
+fn endpoint_object(pod: &PodState, number: u32, labels: &Labels, host: Option<IpAddr>) -> Value {
+    let of = |v6: bool| pod.ips.iter().find(|ip| ip.is_ipv6() == v6);
+    let mut addressing = json!({});
+    for (key, ip) in [("ipv4", of(false)), ("ipv6", of(true))] {
+        if let Some(ip) = ip {
+            addressing[key] = ip.to_string().into();
+        }
+    }
+    let labels: Vec<String> = labels
+        .iter()
+        .map(|(s, k, v)| axon_model::Label::new(s, k, v).to_string())
+        .collect();
+    let mut value = json!({
+        "apiVersion": "cilium.io/v2", "kind": "CiliumEndpoint",
+        "metadata": {"namespace": pod.plan.namespace, "name": pod.plan.name},
+        "status": {
+            "identity": {"id": number, "labels": labels},
+            "networking": {"addressing": [addressing]},
+            "state": "ready",
+        },
+    });
+    if let Some(host) = host {
+        value["status"]["networking"]["node"] = host.to_string().into();
+    }
+    if let Some(id) = pod.endpoint {
+        value["status"]["id"] = id.into();
+    }
+    value
+}

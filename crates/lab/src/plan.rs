@@ -1,0 +1,350 @@
+//! From objects to what shall run where.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, Result, bail};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde_json::{Value, json};
+
+use crate::container::{Container, RestartPolicy, containers, restart_policy};
+use crate::manifest::{Id, Object, text};
+
+/// A node to be.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct NodePlan {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its addresses on the underlay.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Where its pods' addresses are taken from.
+    pub(crate) pod_cidrs: Vec<IpNet>,
+    /// Its manifest, with addresses and prefixes filled in.
+    pub(crate) value: Value,
+}
+
+/// A pod to be.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PodPlan {
+    /// Its namespace.
+    pub(crate) namespace: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its node.
+    pub(crate) node: String,
+    /// Its manifest, placed.
+    pub(crate) value: Value,
+    /// Processes that must end well, one after the other, before the others.
+    pub(crate) init: Vec<Container>,
+    /// Its processes.
+    pub(crate) containers: Vec<Container>,
+    /// When an ended process is started again.
+    pub(crate) restart: RestartPolicy,
+    /// It lives in the node's own network namespace.
+    pub(crate) host_network: bool,
+}
+
+impl PodPlan {
+    /// `namespace/name`.
+    pub(crate) fn key(&self) -> PodKey {
+        PodKey {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
+
+    /// Whether only labels and annotations differ, so that the processes may
+    /// stay.
+    pub(crate) fn runs_like(&self, other: &Self) -> bool {
+        self.node == other.node && self.value.get("spec") == other.value.get("spec")
+    }
+}
+
+/// A pod's namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PodKey {
+    /// Namespace.
+    pub(crate) namespace: String,
+    /// Name.
+    pub(crate) name: String,
+}
+
+impl std::fmt::Display for PodKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Everything that shall be.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Plan {
+    /// Nodes, in the order of their names.
+    pub(crate) nodes: Vec<NodePlan>,
+    /// Pods.
+    pub(crate) pods: BTreeMap<PodKey, PodPlan>,
+    /// Objects that go to the agents as they are, namespaces included.
+    pub(crate) others: BTreeMap<Id, Value>,
+}
+
+/// Plans a cluster. Pods without a node stay where `placed` has them, or go
+/// where the fewest are.
+///
+/// # Errors
+/// Names the object and the field that does not do.
+pub(crate) fn plan(
+    objects: &BTreeMap<Id, Object>,
+    placed: &BTreeMap<PodKey, String>,
+) -> Result<Plan> {
+    let nodes = nodes(objects)?;
+    let mut plan = Plan {
+        nodes,
+        ..Plan::default()
+    };
+    let mut templates = Vec::new();
+    for object in objects.values() {
+        match object.id.kind.as_str() {
+            "Node" => {}
+            "Pod" => templates.push(object.clone()),
+            "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" => {
+                let mut pods =
+                    replicas(object, &plan.nodes).with_context(|| object.id.to_string())?;
+                templates.append(&mut pods);
+            }
+            _ => {
+                plan.others.insert(object.id.clone(), object.value.clone());
+            }
+        }
+    }
+    for object in templates {
+        let pod = pod(&object, &plan, placed).with_context(|| object.id.to_string())?;
+        if plan.pods.insert(pod.key(), pod).is_some() {
+            bail!(
+                "{} is there twice, by hand and by its controller",
+                object.id
+            );
+        }
+    }
+    namespaces(&mut plan);
+    Ok(plan)
+}
+
+/// Makes the namespaces that objects live in and nobody wrote down.
+fn namespaces(plan: &mut Plan) {
+    let pods = plan.pods.keys().map(|key| key.namespace.clone());
+    let others = plan.others.keys().map(|id| id.namespace.clone());
+    let used: Vec<String> = pods.chain(others).filter(|n| !n.is_empty()).collect();
+    for name in used
+        .into_iter()
+        .chain(["default".into(), "kube-system".into()])
+    {
+        let id = Id {
+            kind: "Namespace".into(),
+            namespace: String::new(),
+            name: name.clone(),
+        };
+        let value = plan.others.entry(id).or_insert_with(
+            || json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
+        );
+        // The API server puts this label on every namespace, and policies select by it.
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            let labels = metadata.entry("labels").or_insert_with(|| json!({}));
+            if let Some(labels) = labels.as_object_mut() {
+                labels.insert("kubernetes.io/metadata.name".into(), name.into());
+            }
+        }
+    }
+}
+
+fn nodes(objects: &BTreeMap<Id, Object>) -> Result<Vec<NodePlan>> {
+    let mut given: Vec<Object> = objects
+        .values()
+        .filter(|o| o.id.kind == "Node")
+        .cloned()
+        .collect();
+    if given.is_empty() {
+        let id = Id {
+            kind: "Node".into(),
+            namespace: String::new(),
+            name: "node-1".into(),
+        };
+        let value = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}});
+        given.push(Object { id, value });
+    }
+    let mut nodes: Vec<NodePlan> = Vec::new();
+    for (n, object) in given.iter().enumerate() {
+        let number = u8::try_from(n + 1)
+            .ok()
+            .filter(|n| *n < 250)
+            .context("a lab has room for 249 nodes")?;
+        let node = node(object, number).with_context(|| object.id.to_string())?;
+        if let Some(twin) = nodes
+            .iter()
+            .find(|other| other.addresses.iter().any(|a| node.addresses.contains(a)))
+        {
+            bail!(
+                "nodes {} and {} have an address in common",
+                twin.name,
+                node.name
+            );
+        }
+        nodes.push(node);
+    }
+    Ok(nodes)
+}
+
+fn node(object: &Object, number: u8) -> Result<NodePlan> {
+    crate::paths::check_name("node", &object.id.name, 63)?;
+    let mut addresses = internal_ips(object)?;
+    if !addresses.iter().any(IpAddr::is_ipv4) {
+        addresses.push(Ipv4Addr::new(172, 30, 0, number).into());
+    }
+    if !addresses.iter().any(IpAddr::is_ipv6) {
+        addresses.push(Ipv6Addr::new(0xfd00, 0x172, 0x30, 0, 0, 0, 0, number.into()).into());
+    }
+    let mut pod_cidrs = pod_cidrs(object)?;
+    if pod_cidrs.is_empty() {
+        let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, number.into(), 0, 0, 0, 0);
+        pod_cidrs.push(Ipv4Net::new(Ipv4Addr::new(10, 244, number, 0), 24)?.into());
+        pod_cidrs.push(Ipv6Net::new(v6, 64)?.into());
+    }
+    let mut value = object.value.clone();
+    let listed = addresses
+        .iter()
+        .map(|a| json!({"type": "InternalIP", "address": a.to_string()}));
+    value["apiVersion"] = "v1".into();
+    value["spec"]["podCIDR"] = pod_cidrs[0].to_string().into();
+    value["spec"]["podCIDRs"] = pod_cidrs.iter().map(ToString::to_string).collect();
+    value["status"]["addresses"] = listed.collect();
+    if let Some(metadata) = value["metadata"].as_object_mut() {
+        let labels = metadata.entry("labels").or_insert_with(|| json!({}));
+        if let Some(labels) = labels.as_object_mut() {
+            labels.insert(
+                "kubernetes.io/hostname".into(),
+                object.id.name.clone().into(),
+            );
+        }
+    }
+    Ok(NodePlan {
+        name: object.id.name.clone(),
+        addresses,
+        pod_cidrs,
+        value,
+    })
+}
+
+fn internal_ips(object: &Object) -> Result<Vec<IpAddr>> {
+    let list = object
+        .at(&["status", "addresses"])
+        .and_then(Value::as_array);
+    list.into_iter()
+        .flatten()
+        .filter(|item| item["type"] == "InternalIP")
+        .map(|item| {
+            let text = text(item, "/address").unwrap_or_default();
+            text.parse()
+                .with_context(|| format!("status.addresses: {text:?} is no address"))
+        })
+        .collect()
+}
+
+fn pod_cidrs(object: &Object) -> Result<Vec<IpNet>> {
+    let many = object.at(&["spec", "podCIDRs"]).and_then(Value::as_array);
+    let one = object.at(&["spec", "podCIDR"]);
+    many.map_or_else(
+        || one.into_iter().collect(),
+        |many| many.iter().collect::<Vec<_>>(),
+    )
+    .into_iter()
+    .map(|item| {
+        let text = item.as_str().unwrap_or_default();
+        text.parse()
+            .with_context(|| format!("spec.podCIDRs: {item} is no prefix"))
+    })
+    .collect()
+}
+
+/// The pods of a controller's template, named `name-1` and so on.
+fn replicas(object: &Object, nodes: &[NodePlan]) -> Result<Vec<Object>> {
+    let template = object
+        .at(&["spec", "template"])
+        .context("spec.template is missing")?;
+    let daemon = object.id.kind == "DaemonSet";
+    let count = if daemon {
+        nodes.len()
+    } else {
+        let count = object
+            .at(&["spec", "replicas"])
+            .map_or(Some(1), Value::as_u64);
+        usize::try_from(count.context("spec.replicas is no number")?)?
+    };
+    let mut pods = Vec::new();
+    // A DaemonSet has a pod on each node, the others have theirs anywhere.
+    let homes = nodes.iter().map(|node| daemon.then_some(&node.name));
+    for (n, home) in homes.chain(std::iter::repeat(None)).take(count).enumerate() {
+        let name = format!("{}-{}", object.id.name, n + 1);
+        let mut value = template.clone();
+        value["apiVersion"] = "v1".into();
+        value["kind"] = "Pod".into();
+        value["metadata"]["name"] = name.clone().into();
+        value["metadata"]["namespace"] = object.id.namespace.clone().into();
+        if let Some(home) = home {
+            value["spec"]["nodeName"] = home.clone().into();
+        }
+        let id = Id {
+            kind: "Pod".into(),
+            namespace: object.id.namespace.clone(),
+            name,
+        };
+        pods.push(Object { id, value });
+    }
+    Ok(pods)
+}
+
+fn pod(object: &Object, plan: &Plan, placed: &BTreeMap<PodKey, String>) -> Result<PodPlan> {
+    let spec = object.at(&["spec"]).context("spec is missing")?;
+    let containers = self::containers(spec, "containers")?;
+    if containers.is_empty() {
+        bail!("spec.containers is empty");
+    }
+    let key = PodKey {
+        namespace: object.id.namespace.clone(),
+        name: object.id.name.clone(),
+    };
+    crate::paths::check_name("pod", &key.name, 63)?;
+    let exists = |name: &str| plan.nodes.iter().any(|node| node.name == name);
+    let node = match text(spec, "/nodeName") {
+        Some(node) if exists(&node) => node,
+        Some(node) => bail!("spec.nodeName: there is no Node {node}"),
+        None => match placed.get(&key) {
+            Some(node) if exists(node) => node.clone(),
+            _ => emptiest(plan),
+        },
+    };
+    let mut value = object.value.clone();
+    value["apiVersion"] = "v1".into();
+    value["spec"]["nodeName"] = node.clone().into();
+    Ok(PodPlan {
+        node,
+        init: self::containers(spec, "initContainers")?,
+        containers,
+        restart: restart_policy(spec)?,
+        host_network: spec["hostNetwork"] == true,
+        namespace: key.namespace,
+        name: key.name,
+        value,
+    })
+}
+
+/// The node with the fewest pods so far.
+fn emptiest(plan: &Plan) -> String {
+    let pods_of = |name: &str| plan.pods.values().filter(|p| p.node == name).count();
+    plan.nodes
+        .iter()
+        .min_by_key(|node| pods_of(&node.name))
+        .map(|node| node.name.clone())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
