@@ -32,6 +32,8 @@ pub struct Route {
 ///
 /// Order of writes, so that at no instant more is allowed than before or
 /// after: identities, policy sets, ipcache, endpoints; removals in reverse.
+/// The configuration comes after all of them: a new epoch has verdicts made
+/// again, from rows that must be there by then.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
     /// Known identities.
