@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use axon_model as model;
 use serde::{Deserialize, Serialize};
 
-use crate::k8s::Metadata;
+use crate::k8s::{Metadata, is_label_key, node_addresses};
 use crate::manifest::FieldError;
+use crate::select::{address, prefix};
 
 /// A node as Cilium's agents tell of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,10 +126,40 @@ impl CiliumNode {
     /// # Errors
     /// A prefix or an address that is none, by its path.
     pub fn to_model(&self) -> Result<model::Node, FieldError> {
+        let list = self.spec.addresses.iter();
+        let list = list.map(|a| (a.kind.as_str(), a.ip.as_str()));
+        let pod_cidrs = self.spec.ipam.pod_cidrs.iter().enumerate();
         Ok(model::Node {
             name: self.metadata.name.clone(),
-            ..model::Node::default()
+            labels: self.metadata.labels.clone(),
+            addresses: node_addresses(list, "spec.addresses", "ip")?,
+            pod_cidrs: pod_cidrs
+                .map(|(n, text)| prefix(text, &format!("spec.ipam.podCIDRs[{n}]")))
+                .collect::<Result<_, _>>()?,
         })
+    }
+
+    /// The object of a node.
+    pub fn from_model(node: &model::Node) -> Self {
+        Self {
+            metadata: Metadata {
+                labels: node.labels.clone(),
+                ..Metadata::named("", &node.name)
+            },
+            spec: CiliumNodeSpec {
+                addresses: node
+                    .addresses
+                    .iter()
+                    .map(|a| CiliumNodeAddress {
+                        kind: format!("{:?}", a.kind),
+                        ip: a.addr.to_string(),
+                    })
+                    .collect(),
+                ipam: NodeIpam {
+                    pod_cidrs: node.pod_cidrs.iter().map(ToString::to_string).collect(),
+                },
+            },
+        }
     }
 }
 
@@ -138,13 +169,50 @@ impl CiliumIdentity {
     /// # Errors
     /// A name that is no number, a key without a source.
     pub fn to_model(&self) -> Result<model::IdentityRecord, FieldError> {
-        Ok(model::IdentityRecord::default())
+        let id = self.metadata.name.parse().map_err(|_| {
+            FieldError::new(
+                "metadata.name",
+                format!("{:?}; expected the identity's number", self.metadata.name),
+            )
+        })?;
+        let label = |(name, value): (&String, &String)| match name.split_once(':') {
+            Some((source, key)) if !source.is_empty() && !key.is_empty() => {
+                Ok(model::Label::new(source, key, value))
+            }
+            _ => Err(FieldError::new(
+                format!("security-labels.{name}"),
+                format!("{name:?}; expected source:key"),
+            )),
+        };
+        Ok(model::IdentityRecord {
+            id,
+            labels: self
+                .security_labels
+                .iter()
+                .map(label)
+                .collect::<Result<_, _>>()?,
+        })
     }
 
-    /// The object of a record.
+    /// The object of a record. Kubernetes labels are the object's own too, as
+    /// Cilium has it.
     pub fn from_model(record: &model::IdentityRecord) -> Self {
-        let _ = record;
-        Self::default()
+        let k8s = record
+            .labels
+            .iter()
+            .filter(|(source, key, _)| *source == model::source::K8S && is_label_key(key))
+            .map(|(_, key, value)| (key.to_owned(), value.to_owned()));
+        Self {
+            metadata: Metadata {
+                labels: k8s.collect(),
+                ..Metadata::named("", &record.id.to_string())
+            },
+            security_labels: record
+                .labels
+                .iter()
+                .map(|(source, key, value)| (format!("{source}:{key}"), value.to_owned()))
+                .collect(),
+        }
     }
 }
 
@@ -154,6 +222,32 @@ impl CiliumEndpoint {
     /// # Errors
     /// An address that is none, by its path.
     pub fn to_model(&self) -> Result<Option<model::CiliumEndpoint>, FieldError> {
-        Ok(None)
+        let Some(networking) = &self.status.networking else {
+            return Ok(None);
+        };
+        let mut ips = Vec::new();
+        for (n, pair) in networking.addressing.iter().enumerate() {
+            for (field, text) in [("ipv4", &pair.ipv4), ("ipv6", &pair.ipv6)] {
+                if !text.is_empty() {
+                    let path = format!("status.networking.addressing[{n}].{field}");
+                    ips.push(address(text, &path)?);
+                }
+            }
+        }
+        let node_ip = match networking.node.as_str() {
+            "" => None,
+            text => Some(address(text, "status.networking.node")?),
+        };
+        let identity = match &self.status.identity {
+            Some(identity) if !ips.is_empty() => identity.id,
+            _ => return Ok(None),
+        };
+        Ok(Some(model::CiliumEndpoint {
+            namespace: self.metadata.namespace.clone(),
+            name: self.metadata.name.clone(),
+            identity,
+            ips,
+            node_ip,
+        }))
     }
 }

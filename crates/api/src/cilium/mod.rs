@@ -1,8 +1,19 @@
 //! Cilium's objects (`cilium.io/v2`): policies, nodes, identities, endpoints.
+//!
+//! A policy is applied whole or not at all: what is not enforced by this
+//! version is refused by the path of the field.
 
 mod endpoint;
+mod icmp;
+mod policy;
+mod ports;
+mod rule;
 
 pub use endpoint::{
     Addressing, CiliumEndpoint, CiliumEndpointStatus, CiliumIdentity, CiliumNode,
     CiliumNodeAddress, CiliumNodeSpec, EndpointIdentity, EndpointNetworking, NodeIpam,
+};
+pub use policy::{
+    Authentication, CidrRule, CiliumNetworkPolicy, DefaultDeny, EgressRule, IcmpField, IcmpRule,
+    IngressRule, PolicyRule, PortProtocol, ToPorts,
 };

@@ -5,6 +5,13 @@ use std::collections::BTreeMap;
 use axon_model::ObjectKey;
 use serde::{Deserialize, Serialize};
 
+use crate::manifest::FieldError;
+
+/// Letters of an object's name (a DNS subdomain).
+const NAME_CHARS_MAX: usize = 253;
+/// Letters of a namespace's name (a DNS label), and of a label's value.
+const LABEL_CHARS_MAX: usize = 63;
+
 /// An object's `metadata`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -39,6 +46,93 @@ impl Metadata {
     pub fn key(&self) -> ObjectKey {
         ObjectKey::new(&self.namespace, &self.name)
     }
+
+    /// Checks names and labels by Kubernetes' rules.
+    ///
+    /// # Errors
+    /// The first that breaks them.
+    pub(crate) fn check(&self) -> Result<(), FieldError> {
+        if !is_dns_name(&self.name, NAME_CHARS_MAX, true) {
+            return Err(FieldError::new(
+                "metadata.name",
+                format!(
+                    "{:?}; expected 1 to {NAME_CHARS_MAX} lower-case letters, digits, '-' and '.', \
+                     with a letter or digit at both ends",
+                    self.name
+                ),
+            ));
+        }
+        if !self.namespace.is_empty() && !is_dns_name(&self.namespace, LABEL_CHARS_MAX, false) {
+            return Err(FieldError::new(
+                "metadata.namespace",
+                format!(
+                    "{:?}; expected 1 to {LABEL_CHARS_MAX} lower-case letters, digits and '-', \
+                     with a letter or digit at both ends",
+                    self.namespace
+                ),
+            ));
+        }
+        for (key, value) in &self.labels {
+            let path = || format!("metadata.labels.{key}");
+            if !is_label_key(key) {
+                return Err(FieldError::new(
+                    path(),
+                    format!("{key:?} is no label key; expected name or prefix/name"),
+                ));
+            }
+            check_label_value(value).map_err(|message| FieldError::new(path(), message))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a text is a DNS label, or with `dots` several of them.
+fn is_dns_name(text: &str, chars_max: usize, dots: bool) -> bool {
+    let part = |part: &str| {
+        let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+        part.bytes().all(|c| inner(c) || c == b'-')
+            && part.bytes().next().is_some_and(inner)
+            && part.bytes().last().is_some_and(inner)
+    };
+    text.len() <= chars_max && text.split('.').all(part) && (dots || !text.contains('.'))
+}
+
+/// Whether a text can be a label's name or value: letters, digits, `-_.`.
+fn is_label_name(text: &str) -> bool {
+    text.len() <= LABEL_CHARS_MAX
+        && text
+            .bytes()
+            .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
+        && text
+            .bytes()
+            .next()
+            .is_some_and(|c| c.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .last()
+            .is_some_and(|c| c.is_ascii_alphanumeric())
+}
+
+/// Whether a text is a label's key: `name` or `prefix/name`.
+pub(crate) fn is_label_key(text: &str) -> bool {
+    match text.split_once('/') {
+        Some((prefix, name)) => is_dns_name(prefix, NAME_CHARS_MAX, true) && is_label_name(name),
+        None => is_label_name(text),
+    }
+}
+
+/// Checks a label's value.
+///
+/// # Errors
+/// The value and what was expected.
+pub(crate) fn check_label_value(value: &str) -> Result<(), String> {
+    if value.is_empty() || is_label_name(value) {
+        return Ok(());
+    }
+    Err(format!(
+        "{value:?} is no label value; expected at most {LABEL_CHARS_MAX} letters, digits, '-', \
+         '_' and '.', with a letter or digit at both ends"
+    ))
 }
 
 /// A selector of labels; without any requirement it selects everything.

@@ -1,8 +1,7 @@
 //! Kubernetes' own objects, as far as networking and the lab need them.
 //!
 //! Fields that nobody here uses are ignored when read and absent when
-//! written; a [`NetworkPolicy`](crate::manifest::Object::Policy) is the
-//! exception: an unknown field in it is an error.
+//! written; in a [`NetworkPolicy`] an unknown field is an error.
 
 mod meta;
 mod network_policy;
@@ -11,10 +10,12 @@ mod pod;
 mod service;
 
 pub use meta::{LabelSelector, Metadata, SelectorOperator, SelectorRequirement};
+pub(crate) use meta::{check_label_value, is_label_key};
 pub use network_policy::{
-    IpBlock, NetworkPolicyEgress, NetworkPolicyIngress, NetworkPolicyPeer, NetworkPolicyPort,
-    NetworkPolicySpec,
+    IpBlock, NetworkPolicy, NetworkPolicyEgress, NetworkPolicyIngress, NetworkPolicyPeer,
+    NetworkPolicyPort, NetworkPolicySpec, PolicyType,
 };
+pub(crate) use node::addresses as node_addresses;
 pub use node::{Namespace, Node, NodeAddress, NodeSpec, NodeStatus};
 pub use pod::{
     Condition, Container, ContainerPort, EnvVar, ExecAction, HttpGetAction, IntOrString, Pod,

@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Metadata;
 use crate::manifest::FieldError;
+use crate::select::{address, prefix};
+
+/// The label by which every namespace can be selected.
+const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// A namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,11 +19,14 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// As the model has it.
+    /// As the model has it, with the label of its name that the API server
+    /// gives to every namespace.
     pub fn to_model(&self) -> model::Namespace {
+        let mut labels = self.metadata.labels.clone();
+        labels.insert(NAMESPACE_NAME_LABEL.to_owned(), self.metadata.name.clone());
         model::Namespace {
             name: self.metadata.name.clone(),
-            labels: self.metadata.labels.clone(),
+            labels,
         }
     }
 }
@@ -72,8 +79,15 @@ impl Node {
     /// # Errors
     /// A text that is no prefix, by its path.
     pub fn pod_cidrs(&self) -> Result<Vec<IpNet>, FieldError> {
-        let _ = &self.spec;
-        Ok(Vec::new())
+        if self.spec.pod_cidrs.is_empty() && !self.spec.pod_cidr.is_empty() {
+            return Ok(vec![prefix(&self.spec.pod_cidr, "spec.podCIDR")?]);
+        }
+        self.spec
+            .pod_cidrs
+            .iter()
+            .enumerate()
+            .map(|(n, text)| prefix(text, &format!("spec.podCIDRs[{n}]")))
+            .collect()
     }
 
     /// As the model has it.
@@ -84,8 +98,39 @@ impl Node {
         Ok(model::Node {
             name: self.metadata.name.clone(),
             labels: self.metadata.labels.clone(),
-            addresses: Vec::new(),
+            addresses: addresses(
+                self.status
+                    .addresses
+                    .iter()
+                    .map(|a| (a.kind.as_str(), a.address.as_str())),
+                "status.addresses",
+                "address",
+            )?,
             pod_cidrs: self.pod_cidrs()?,
         })
     }
+}
+
+/// The addresses of a node's list of which the model knows the use; others
+/// (names among them) are passed over.
+///
+/// # Errors
+/// A text that is no address, by its path.
+pub(crate) fn addresses<'a>(
+    list: impl Iterator<Item = (&'a str, &'a str)>,
+    path: &str,
+    field: &str,
+) -> Result<Vec<model::NodeAddress>, FieldError> {
+    let mut found = Vec::new();
+    for (n, (kind, text)) in list.enumerate() {
+        let kind = match kind {
+            "InternalIP" => model::NodeAddressKind::InternalIP,
+            "ExternalIP" => model::NodeAddressKind::ExternalIP,
+            "CiliumInternalIP" => model::NodeAddressKind::CiliumInternalIP,
+            _ => continue,
+        };
+        let addr = address(text, &format!("{path}[{n}].{field}"))?;
+        found.push(model::NodeAddress { kind, addr });
+    }
+    Ok(found)
 }

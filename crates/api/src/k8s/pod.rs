@@ -1,12 +1,14 @@
 //! Pods.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use axon_model as model;
 use serde::{Deserialize, Serialize};
 
 use super::Metadata;
 use crate::manifest::FieldError;
+use crate::select::{address, transport};
 
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,10 +244,48 @@ impl Pod {
     /// # Errors
     /// An address or a protocol that is none, by its path.
     pub fn to_model(&self) -> Result<model::Pod, FieldError> {
+        let mut ports = Vec::new();
+        let init = self.spec.init_containers.iter();
+        let init = init.enumerate().map(|(n, c)| ("initContainers", n, c));
+        let main = self.spec.containers.iter();
+        let main = main.enumerate().map(|(n, c)| ("containers", n, c));
+        for (list, n, container) in init.chain(main) {
+            for (m, port) in container.ports.iter().enumerate() {
+                let path = format!("spec.{list}[{n}].ports[{m}].protocol");
+                ports.push(model::PodPort {
+                    name: port.name.to_ascii_lowercase(),
+                    port: port.container_port,
+                    protocol: transport(&port.protocol, &path)?,
+                });
+            }
+        }
         Ok(model::Pod {
             namespace: self.metadata.namespace.clone(),
             name: self.metadata.name.clone(),
-            ..model::Pod::default()
+            uid: self.metadata.uid.clone(),
+            labels: self.metadata.labels.clone(),
+            annotations: self.metadata.annotations.clone(),
+            service_account: match self.spec.service_account_name.as_str() {
+                "" => "default".to_owned(),
+                name => name.to_owned(),
+            },
+            node: self.spec.node_name.clone(),
+            host_network: self.spec.host_network,
+            ports,
+            ips: self.ips()?,
         })
+    }
+
+    /// Its addresses: `podIPs`, or else `podIP`.
+    fn ips(&self) -> Result<Vec<IpAddr>, FieldError> {
+        if self.status.pod_ips.is_empty() && !self.status.pod_ip.is_empty() {
+            return Ok(vec![address(&self.status.pod_ip, "status.podIP")?]);
+        }
+        self.status
+            .pod_ips
+            .iter()
+            .enumerate()
+            .map(|(n, ip)| address(&ip.ip, &format!("status.podIPs[{n}].ip")))
+            .collect()
     }
 }

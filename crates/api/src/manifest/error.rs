@@ -23,7 +23,7 @@ impl FieldError {
 }
 
 /// Why a text, or an object in it, was not taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ManifestError {
     /// Line in the text, from 1; 0 if it is about the text as a whole.
     pub line: usize,
@@ -33,6 +33,16 @@ pub struct ManifestError {
     pub path: String,
     /// What is wrong, with the value and what was expected.
     pub message: String,
+}
+
+impl ManifestError {
+    /// An error of the text as a whole.
+    pub fn of_text(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            ..Self::default()
+        }
+    }
 }
 
 impl fmt::Display for ManifestError {
@@ -50,3 +60,5 @@ impl fmt::Display for ManifestError {
         f.write_str(&self.message)
     }
 }
+
+impl std::error::Error for ManifestError {}

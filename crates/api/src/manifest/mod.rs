@@ -1,15 +1,54 @@
 //! Manifests: YAML or JSON text with any number of objects.
 //!
 //! ```text
-//! bytes ── parse ──> Document (line, kind, name) ── decode ──> Object, or Refusal (line, field)
+//! bytes ── split ──> documents ── read ──> trees ── decode ──> objects, refusals
+//!                                             └── locate ──> line of an error
 //! ```
 //!
 //! Invariants: the text is bounded in size, depth and what its aliases expand
-//! to; a key twice in one map is refused; `null` is as good as absent; a kind
-//! nobody here knows is ignored, not an error.
+//! to; a key twice in one map is refused; `null` is as good as absent (but not
+//! the value of a label); a kind nobody here knows is ignored, not an error.
 
+mod decode;
 mod error;
+mod locate;
 mod object;
+mod split;
+mod value;
 
 pub use error::{FieldError, ManifestError};
-pub use object::{Document, Manifest, Object, Refusal, parse, to_yaml};
+pub use object::{Document, Manifest, Object, Refusal, to_yaml};
+
+use value::Bounds;
+
+/// Reads a text. Objects of namespaced kinds without a namespace are in
+/// `default`; a `List` stands for its items.
+///
+/// # Errors
+/// The first thing that is wrong with the text or with an object's form. A
+/// policy whose form is right but which cannot be put in force is among
+/// [`Manifest::refused`] instead.
+pub fn parse(text: &[u8]) -> Result<Manifest, ManifestError> {
+    if text.len() > value::TEXT_BYTES_MAX {
+        return Err(ManifestError::of_text(format!(
+            "has {} bytes; expected at most {}",
+            text.len(),
+            value::TEXT_BYTES_MAX
+        )));
+    }
+    let text = str::from_utf8(text).map_err(|error| {
+        let good = text.get(..error.valid_up_to()).unwrap_or_default();
+        ManifestError {
+            line: 1 + good.iter().filter(|byte| **byte == b'\n').count(),
+            ..ManifestError::of_text("is no UTF-8 text")
+        }
+    })?;
+    let bounds = Bounds::default();
+    let mut manifest = Manifest::default();
+    for (first_line, chunk) in split::documents(text) {
+        if let Some(tree) = value::read(chunk, first_line, &bounds)? {
+            decode::document(tree, chunk, first_line, &mut manifest)?;
+        }
+    }
+    Ok(manifest)
+}

@@ -1,6 +1,8 @@
-//! From text to objects.
+//! Objects, as they are found in a text and written to one.
 
 use axon_model::{ObjectKey, PolicyObject};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::ManifestError;
 use crate::{cilium, k8s};
@@ -64,23 +66,38 @@ pub struct Manifest {
     pub refused: Vec<Refusal>,
 }
 
-/// Reads a text. Objects of namespaced kinds without a namespace are in
-/// `default`; a `List` stands for its items.
-///
-/// # Errors
-/// The first thing that is wrong with the text or with an object's form. A
-/// policy whose form is right but which cannot be put in force is among
-/// [`Manifest::refused`] instead.
-pub fn parse(text: &[u8]) -> Result<Manifest, ManifestError> {
-    let _ = text;
-    Ok(Manifest::default())
-}
-
 /// Writes an object as a YAML document (without the leading `---`).
 ///
 /// # Errors
 /// Policies are not written: they are kept as rules, not as they were read.
 pub fn to_yaml(object: &Object) -> Result<String, ManifestError> {
-    let _ = object;
-    Ok(String::new())
+    let (api_version, kind, body) = match object {
+        Object::Namespace(o) => ("v1", "Namespace", tree(o)?),
+        Object::Node(o) => ("v1", "Node", tree(o)?),
+        Object::Pod(o) => ("v1", "Pod", tree(o)?),
+        Object::Service(o) => ("v1", "Service", tree(o)?),
+        Object::EndpointSlice(o) => ("discovery.k8s.io/v1", "EndpointSlice", tree(o)?),
+        Object::CiliumNode(o) => ("cilium.io/v2", "CiliumNode", tree(o)?),
+        Object::CiliumIdentity(o) => ("cilium.io/v2", "CiliumIdentity", tree(o)?),
+        Object::CiliumEndpoint(o) => ("cilium.io/v2", "CiliumEndpoint", tree(o)?),
+        Object::Policy(policy) => {
+            return Err(ManifestError::of_text(format!(
+                "{} {} cannot be written: it is known by its rules only",
+                policy.origin.kind, policy.origin
+            )));
+        }
+    };
+    let mut document = serde_json::Map::new();
+    document.insert("apiVersion".to_owned(), api_version.into());
+    document.insert("kind".to_owned(), kind.into());
+    if let Value::Object(body) = body {
+        document.extend(body);
+    }
+    serde_norway::to_string(&document)
+        .map_err(|error| ManifestError::of_text(format!("cannot be written: {error}")))
+}
+
+fn tree(object: &impl Serialize) -> Result<Value, ManifestError> {
+    serde_json::to_value(object)
+        .map_err(|error| ManifestError::of_text(format!("cannot be written: {error}")))
 }

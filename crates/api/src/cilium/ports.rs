@@ -1,0 +1,165 @@
+//! `toPorts` and `icmps` as port rules.
+
+use axon_model::{PortMatch, PortRule, Ports, Protocol};
+use serde_json::Value;
+
+use super::icmp;
+use super::policy::{IcmpRule, PortProtocol, ToPorts};
+use super::rule::not_supported;
+use crate::manifest::FieldError;
+use crate::select::is_port_name;
+
+/// Ports that one item of `toPorts` may name.
+const PORTS_MAX: usize = 40;
+/// What `ANY` stands for: what has ports.
+const WITH_PORTS: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
+
+/// The ports of a rule; nothing if it names none.
+///
+/// # Errors
+/// What Cilium would refuse and what is not enforced yet, by its path.
+pub(super) fn ports(
+    to_ports: &[ToPorts],
+    icmps: &[IcmpRule],
+    path: &str,
+) -> Result<Option<Ports>, FieldError> {
+    if !to_ports.is_empty() && !icmps.is_empty() {
+        return Err(FieldError::new(
+            format!("{path}.icmps"),
+            "stands beside toPorts; expected a rule of its own",
+        ));
+    }
+    if to_ports.is_empty() && icmps.is_empty() {
+        return Ok(None);
+    }
+    let mut rules = icmp::port_rules(icmps, &format!("{path}.icmps"))?;
+    for (n, item) in to_ports.iter().enumerate() {
+        let path = format!("{path}.toPorts[{n}]");
+        no_proxy(item, &path)?;
+        if item.ports.is_empty() || item.ports.len() > PORTS_MAX {
+            return Err(FieldError::new(
+                format!("{path}.ports"),
+                format!("{} ports; expected 1 to {PORTS_MAX}", item.ports.len()),
+            ));
+        }
+        for (m, port) in item.ports.iter().enumerate() {
+            rules.extend(port_rules(port, &format!("{path}.ports[{m}]"))?);
+        }
+    }
+    Ok(Some(Ports::List(rules)))
+}
+
+/// Everything that would need the proxy is refused.
+fn no_proxy(item: &ToPorts, path: &str) -> Result<(), FieldError> {
+    for (field, value) in [
+        ("terminatingTLS", &item.terminating_tls),
+        ("originatingTLS", &item.originating_tls),
+        ("listener", &item.listener),
+    ] {
+        if !value.is_null() {
+            return Err(not_supported(&format!("{path}.{field}")));
+        }
+    }
+    if !item.server_names.is_empty() {
+        return Err(not_supported(&format!("{path}.serverNames")));
+    }
+    let rules = match &item.rules {
+        Value::Null => return Ok(()),
+        Value::Object(rules) => rules,
+        other => {
+            return Err(FieldError::new(
+                format!("{path}.rules"),
+                format!("{other} is no map"),
+            ));
+        }
+    };
+    for (name, value) in rules {
+        let path = format!("{path}.rules.{name}");
+        if !matches!(name.as_str(), "http" | "kafka" | "dns" | "l7" | "l7proto") {
+            return Err(FieldError::new(
+                path,
+                "unknown field; expected http, dns, kafka, l7proto or l7",
+            ));
+        }
+        if value.as_array().is_none_or(|list| !list.is_empty()) {
+            return Err(not_supported(&path));
+        }
+    }
+    Ok(())
+}
+
+fn port_rules(port: &PortProtocol, path: &str) -> Result<Vec<PortRule>, FieldError> {
+    let protocols: &[Protocol] = match port.protocol.to_ascii_uppercase().as_str() {
+        "" | "ANY" => &WITH_PORTS,
+        "TCP" => &[Protocol::TCP],
+        "UDP" => &[Protocol::UDP],
+        "SCTP" => &[Protocol::SCTP],
+        "ICMP" | "ICMPV6" => {
+            return Err(FieldError::new(
+                format!("{path}.protocol"),
+                format!(
+                    "{:?} has no ports; expected its types in icmps",
+                    port.protocol
+                ),
+            ));
+        }
+        "VRRP" | "IGMP" | "GRE" | "IPIP" | "IPV6" | "ESP" | "AH" => {
+            return Err(not_supported(&format!(
+                "{path}.protocol {:?}",
+                port.protocol
+            )));
+        }
+        _ => {
+            return Err(FieldError::new(
+                format!("{path}.protocol"),
+                format!("{:?}; expected TCP, UDP, SCTP or ANY", port.protocol),
+            ));
+        }
+    };
+    let port = port_match(port, path)?;
+    let rule = |protocol: &Protocol| PortRule {
+        protocol: *protocol,
+        port: port.clone(),
+    };
+    Ok(protocols.iter().map(rule).collect())
+}
+
+fn port_match(port: &PortProtocol, path: &str) -> Result<PortMatch, FieldError> {
+    let at = |field: &str, message: String| FieldError::new(format!("{path}.{field}"), message);
+    if is_port_name(&port.port) {
+        return match port.end_port {
+            0 => Ok(PortMatch::Named(port.port.to_ascii_lowercase())),
+            last => Err(at(
+                "endPort",
+                format!("{last}; a port by name has no range"),
+            )),
+        };
+    }
+    // "010" would be eight to some readers and ten to others.
+    let plain = port.port == "0" || !port.port.starts_with(['0', '+']);
+    let first: u16 = match port.port.parse() {
+        Ok(first) if plain => first,
+        _ => {
+            return Err(at(
+                "port",
+                format!(
+                    "{:?}; expected \"0\" to \"65535\" or a port's name",
+                    port.port
+                ),
+            ));
+        }
+    };
+    match (first, u16::try_from(port.end_port)) {
+        (0, Ok(0)) => Ok(PortMatch::Any),
+        (first, Ok(0)) => Ok(PortMatch::Range(first, first)),
+        (first, Ok(last)) if first > 0 && last >= first => Ok(PortMatch::Range(first, last)),
+        _ => Err(at(
+            "endPort",
+            format!(
+                "{}; expected a port from {} to 65535",
+                port.end_port,
+                first.max(1)
+            ),
+        )),
+    }
+}

@@ -1,0 +1,444 @@
+//! Cilium's rules as the model's.
+
+use axon_abi::Direction;
+use axon_model::{
+    Action, Operator, Peer, Peers, Ports, Requirement, Rule, RuleEntry, Selector, Subject, source,
+};
+
+use super::policy::{
+    Authentication, CidrRule, CiliumNetworkPolicy, EgressRule, IcmpRule, IngressRule, PolicyRule,
+    ToPorts,
+};
+use super::ports::ports;
+use crate::k8s::{LabelSelector, is_label_key};
+use crate::manifest::FieldError;
+use crate::select::{NAMESPACE, NAMESPACE_LABELS, prefix, prefix_or_address, requirements};
+
+/// Printable letters of what is logged with a verdict.
+const LOG_CHARS_MAX: usize = 32;
+
+impl CiliumNetworkPolicy {
+    /// The policy as rules; `namespace` is empty for a clusterwide one.
+    ///
+    /// # Errors
+    /// What Cilium would refuse and what is not enforced yet, by its path.
+    pub fn to_model(&self, namespace: &str) -> Result<Vec<Rule>, FieldError> {
+        let specs = self.specs.iter().flatten().enumerate();
+        let specs = specs.map(|(n, rule)| (format!("specs[{n}]"), rule));
+        let spec = self.spec.iter().map(|rule| ("spec".to_owned(), rule));
+        let rules: Vec<Rule> = spec
+            .chain(specs)
+            .map(|(path, rule)| rule_to_model(rule, &path, namespace))
+            .collect::<Result<_, _>>()?;
+        if rules.is_empty() {
+            return Err(FieldError::new(
+                "spec",
+                "is missing; expected spec or specs",
+            ));
+        }
+        Ok(rules)
+    }
+}
+
+/// The refusal of what is known but not enforced.
+pub(super) fn not_supported(path: &str) -> FieldError {
+    FieldError::new(
+        path,
+        "not supported yet; the policy is not applied, not even in part",
+    )
+}
+
+fn rule_to_model(rule: &PolicyRule, path: &str, namespace: &str) -> Result<Rule, FieldError> {
+    let at = |field: &str, message: &str| FieldError::new(format!("{path}.{field}"), message);
+    let selector = match (&rule.endpoint_selector, &rule.node_selector) {
+        (Some(selector), None) => selector,
+        (None, Some(_)) if !namespace.is_empty() => {
+            return Err(at(
+                "nodeSelector",
+                "only a CiliumClusterwideNetworkPolicy may select nodes",
+            ));
+        }
+        (None, Some(_)) => return Err(not_supported(&format!("{path}.nodeSelector"))),
+        (Some(_), Some(_)) => {
+            return Err(at("nodeSelector", "stands beside endpointSelector"));
+        }
+        (None, None) => return Err(at("endpointSelector", "is missing")),
+    };
+    if rule.ingress.is_none()
+        && rule.ingress_deny.is_none()
+        && rule.egress.is_none()
+        && rule.egress_deny.is_none()
+    {
+        return Err(FieldError::new(
+            path,
+            "says nothing; expected ingress, ingressDeny, egress or egressDeny",
+        ));
+    }
+    check_log(rule, path)?;
+    let scope = Scope {
+        namespace,
+        init: is_about_init(selector),
+    };
+    let mut entries = Vec::new();
+    for (field, action, list) in [
+        ("ingress", Action::Allow, &rule.ingress),
+        ("ingressDeny", Action::Deny, &rule.ingress_deny),
+    ] {
+        for (n, item) in list.iter().flatten().enumerate() {
+            entries.extend(ingress(
+                item,
+                action,
+                &format!("{path}.{field}[{n}]"),
+                scope,
+            )?);
+        }
+    }
+    for (field, action, list) in [
+        ("egress", Action::Allow, &rule.egress),
+        ("egressDeny", Action::Deny, &rule.egress_deny),
+    ] {
+        for (n, item) in list.iter().flatten().enumerate() {
+            entries.extend(egress(
+                item,
+                action,
+                &format!("{path}.{field}[{n}]"),
+                scope,
+            )?);
+        }
+    }
+    let ingress = some(rule.ingress.as_ref()) || some(rule.ingress_deny.as_ref());
+    let egress = some(rule.egress.as_ref()) || some(rule.egress_deny.as_ref());
+    Ok(Rule {
+        subject: subject(selector, &format!("{path}.endpointSelector"), namespace)?,
+        default_deny_ingress: rule.enable_default_deny.ingress.unwrap_or(ingress),
+        default_deny_egress: rule.enable_default_deny.egress.unwrap_or(egress),
+        entries,
+        description: rule.description.clone(),
+    })
+}
+
+fn some<T>(list: Option<&Vec<T>>) -> bool {
+    list.is_some_and(|list| !list.is_empty())
+}
+
+fn check_log(rule: &PolicyRule, path: &str) -> Result<(), FieldError> {
+    let Some(log) = rule.log.as_object() else {
+        return match rule.log.is_null() {
+            true => Ok(()),
+            false => Err(FieldError::new(
+                format!("{path}.log"),
+                format!("{}; expected a map with value", rule.log),
+            )),
+        };
+    };
+    let good = log.iter().all(|(key, value)| {
+        let printable = |text: &str| {
+            text.len() <= LOG_CHARS_MAX && text.bytes().all(|c| (0x20..0x7f).contains(&c))
+        };
+        key == "value" && value.as_str().is_some_and(printable)
+    });
+    if good {
+        return Ok(());
+    }
+    Err(FieldError::new(
+        format!("{path}.log"),
+        format!(
+            "{}; expected a value of at most {LOG_CHARS_MAX} printable letters",
+            rule.log
+        ),
+    ))
+}
+
+/// Where a rule's selectors look.
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    /// The policy's namespace; empty for a clusterwide one.
+    namespace: &'a str,
+    /// Whether the rule is about endpoints whose labels are not known yet:
+    /// those have no namespace either.
+    init: bool,
+}
+
+/// Source and key of a selector's key: `source:key`, or a key of any source.
+fn key(text: &str) -> Result<(String, String), String> {
+    let (source, key) = text.split_once(':').unwrap_or((source::ANY, text));
+    if source.is_empty() || !is_label_key(key) {
+        return Err(format!(
+            "{text:?} is no label key; expected key or source:key as k8s:app"
+        ));
+    }
+    Ok((source.to_owned(), key.to_owned()))
+}
+
+fn is_about_init(selector: &LabelSelector) -> bool {
+    let expressions = selector.match_expressions.iter().map(|e| &e.key);
+    let mut keys = selector.match_labels.keys().chain(expressions);
+    keys.any(|key| key == "reserved:init")
+}
+
+/// Whom a rule is about. In a namespaced policy that is its own namespace,
+/// whatever `matchLabels` says of it.
+fn subject(selector: &LabelSelector, path: &str, namespace: &str) -> Result<Subject, FieldError> {
+    let mut list = requirements(selector, path, key)?;
+    if !namespace.is_empty() {
+        list.retain(|r| {
+            !(r.source == source::K8S
+                && r.key == NAMESPACE
+                && matches!(r.operator, Operator::In(_)))
+        });
+        list.push(Requirement::equals(source::K8S, NAMESPACE, namespace));
+    }
+    Ok(Subject::Endpoints(Selector::new(list)))
+}
+
+/// Peers by labels. Who names no namespace means the policy's own, or in a
+/// clusterwide policy whatever has one.
+fn endpoints(selector: &LabelSelector, path: &str, scope: Scope<'_>) -> Result<Peer, FieldError> {
+    let mut list = requirements(selector, path, key)?;
+    let named = |key: &dyn Fn(&str) -> bool| {
+        list.iter()
+            .any(|r| (r.source == source::K8S || r.source == source::ANY) && key(&r.key))
+    };
+    let reserved = list.iter().any(|r| r.source == source::RESERVED);
+    let namespace = named(&|key| key == NAMESPACE);
+    let namespace_label = named(&|key| key.starts_with(NAMESPACE_LABELS));
+    if !reserved && !namespace {
+        if scope.namespace.is_empty() {
+            if !scope.init {
+                list.push(Requirement::exists(source::K8S, NAMESPACE));
+            }
+        } else if !namespace_label {
+            list.push(Requirement::equals(source::K8S, NAMESPACE, scope.namespace));
+        }
+    }
+    Ok(Peer::Endpoints(Selector::new(list)))
+}
+
+/// The peers of one item: what is known of each list that is there.
+#[derive(Default)]
+struct PeerLists {
+    peers: Vec<Peer>,
+    /// The lists that name somebody.
+    named: Vec<&'static str>,
+    /// Whether a list is there at all, and whether one is there but empty.
+    present: bool,
+    empty: bool,
+}
+
+impl PeerLists {
+    fn add<T>(
+        &mut self,
+        field: &'static str,
+        list: Option<&Vec<T>>,
+        path: &str,
+        convert: impl Fn(&T, &str) -> Result<Peer, FieldError>,
+    ) -> Result<(), FieldError> {
+        let Some(list) = list else {
+            return Ok(());
+        };
+        self.present = true;
+        if list.is_empty() {
+            self.empty = true;
+            return Ok(());
+        }
+        self.named.push(field);
+        for (n, item) in list.iter().enumerate() {
+            self.peers
+                .push(convert(item, &format!("{path}.{field}[{n}]"))?);
+        }
+        Ok(())
+    }
+
+    /// A list of what is not enforced.
+    fn add_unsupported<T>(
+        &mut self,
+        field: &'static str,
+        list: Option<&Vec<T>>,
+        path: &str,
+    ) -> Result<(), FieldError> {
+        self.add(field, list, path, |_, _| {
+            Err(not_supported(&format!("{path}.{field}")))
+        })
+    }
+
+    fn finish(self, path: &str) -> Result<Option<Peers>, FieldError> {
+        if let [first, second, ..] = self.named.as_slice() {
+            return Err(FieldError::new(
+                format!("{path}.{second}"),
+                format!("stands beside {first}; expected one kind of peers in a rule"),
+            ));
+        }
+        Ok(match (self.present, self.empty) {
+            (false, _) => None,
+            (true, true) => Some(Peers::List(Vec::new())),
+            (true, false) => Some(Peers::List(self.peers)),
+        })
+    }
+}
+
+fn ingress(
+    item: &IngressRule,
+    action: Action,
+    path: &str,
+    scope: Scope<'_>,
+) -> Result<Option<RuleEntry>, FieldError> {
+    let mut lists = PeerLists::default();
+    let list = item.from_endpoints.as_ref();
+    lists.add("fromEndpoints", list, path, |s, path| {
+        endpoints(s, path, scope)
+    })?;
+    lists.add("fromCIDR", item.from_cidr.as_ref(), path, |c, path| {
+        cidr(c, path)
+    })?;
+    lists.add("fromCIDRSet", item.from_cidr_set.as_ref(), path, cidr_rule)?;
+    lists.add(
+        "fromEntities",
+        item.from_entities.as_ref(),
+        path,
+        |e, path| entity(e, path),
+    )?;
+    lists.add_unsupported("fromGroups", item.from_groups.as_ref(), path)?;
+    lists.add_unsupported("fromNodes", item.from_nodes.as_ref(), path)?;
+    lists.add_unsupported("fromRequires", item.from_requires.as_ref(), path)?;
+    let peers = lists.finish(path)?;
+    check_authentication(item.authentication.as_ref(), action, path)?;
+    let ports = entry_ports(item.to_ports.as_ref(), item.icmps.as_ref(), action, path)?;
+    Ok(entry(Direction::Ingress, action, peers, ports))
+}
+
+fn egress(
+    item: &EgressRule,
+    action: Action,
+    path: &str,
+    scope: Scope<'_>,
+) -> Result<Option<RuleEntry>, FieldError> {
+    let mut lists = PeerLists::default();
+    let list = item.to_endpoints.as_ref();
+    lists.add("toEndpoints", list, path, |s, path| {
+        endpoints(s, path, scope)
+    })?;
+    lists.add("toCIDR", item.to_cidr.as_ref(), path, |c, path| {
+        cidr(c, path)
+    })?;
+    lists.add("toCIDRSet", item.to_cidr_set.as_ref(), path, cidr_rule)?;
+    lists.add("toEntities", item.to_entities.as_ref(), path, |e, path| {
+        entity(e, path)
+    })?;
+    lists.add_unsupported("toServices", item.to_services.as_ref(), path)?;
+    lists.add_unsupported("toGroups", item.to_groups.as_ref(), path)?;
+    lists.add_unsupported("toNodes", item.to_nodes.as_ref(), path)?;
+    lists.add_unsupported("toFQDNs", item.to_fqdns.as_ref(), path)?;
+    lists.add_unsupported("toRequires", item.to_requires.as_ref(), path)?;
+    let peers = lists.finish(path)?;
+    check_authentication(item.authentication.as_ref(), action, path)?;
+    let ports = entry_ports(item.to_ports.as_ref(), item.icmps.as_ref(), action, path)?;
+    Ok(entry(Direction::Egress, action, peers, ports))
+}
+
+/// An item without peers and without ports matches nothing: it is written to
+/// have a default deny.
+fn entry(
+    direction: Direction,
+    action: Action,
+    peers: Option<Peers>,
+    ports: Option<Ports>,
+) -> Option<RuleEntry> {
+    if peers.is_none() && ports.is_none() {
+        return None;
+    }
+    Some(RuleEntry {
+        direction,
+        action,
+        peers: peers.unwrap_or(Peers::Any),
+        ports: ports.unwrap_or(Ports::Any),
+    })
+}
+
+fn entry_ports(
+    to_ports: Option<&Vec<ToPorts>>,
+    icmps: Option<&Vec<IcmpRule>>,
+    action: Action,
+    path: &str,
+) -> Result<Option<Ports>, FieldError> {
+    let to_ports = to_ports.map_or(&[][..], Vec::as_slice);
+    let icmps = icmps.map_or(&[][..], Vec::as_slice);
+    if action == Action::Deny {
+        for (n, item) in to_ports.iter().enumerate() {
+            let bare = ToPorts {
+                ports: item.ports.clone(),
+                ..ToPorts::default()
+            };
+            if *item != bare {
+                return Err(FieldError::new(
+                    format!("{path}.toPorts[{n}]"),
+                    "a deny rule knows ports only; expected nothing beside them",
+                ));
+            }
+        }
+    }
+    ports(to_ports, icmps, path)
+}
+
+fn check_authentication(
+    authentication: Option<&Authentication>,
+    action: Action,
+    path: &str,
+) -> Result<(), FieldError> {
+    let Some(authentication) = authentication else {
+        return Ok(());
+    };
+    let path = format!("{path}.authentication");
+    match (action, authentication.mode.as_str()) {
+        (Action::Deny, _) => Err(FieldError::new(path, "a deny rule has none")),
+        (Action::Allow, "disabled") => Ok(()),
+        (Action::Allow, "required" | "test-always-fail") => Err(not_supported(&path)),
+        (Action::Allow, other) => Err(FieldError::new(
+            format!("{path}.mode"),
+            format!("{other:?}; expected disabled, required or test-always-fail"),
+        )),
+    }
+}
+
+fn entity(text: &str, path: &str) -> Result<Peer, FieldError> {
+    text.parse()
+        .map(Peer::Entity)
+        .map_err(|error: axon_model::EntityError| FieldError::new(path, error.to_string()))
+}
+
+fn cidr(text: &str, path: &str) -> Result<Peer, FieldError> {
+    Ok(Peer::Cidr {
+        cidr: prefix_or_address(text, path)?,
+        except: Vec::new(),
+    })
+}
+
+fn cidr_rule(rule: &CidrRule, path: &str) -> Result<Peer, FieldError> {
+    let group = rule.cidr_group_ref.is_some() || rule.cidr_group_selector.is_some();
+    let Some(text) = &rule.cidr else {
+        return Err(match (&rule.cidr_group_ref, group) {
+            (Some(_), _) => not_supported(&format!("{path}.cidrGroupRef")),
+            (None, true) => not_supported(&format!("{path}.cidrGroupSelector")),
+            (None, false) => FieldError::new(path, "names no addresses; expected cidr"),
+        });
+    };
+    if group {
+        return Err(FieldError::new(
+            path,
+            "a group stands beside cidr; expected one of them",
+        ));
+    }
+    let cidr = prefix(text, &format!("{path}.cidr"))?;
+    let mut except = Vec::new();
+    for (n, text) in rule.except.iter().enumerate() {
+        let path = format!("{path}.except[{n}]");
+        let inner = prefix(text, &path)?;
+        if !cidr.contains(&inner.addr()) {
+            return Err(FieldError::new(
+                path,
+                format!("{text:?} is not within {cidr}"),
+            ));
+        }
+        except.push(inner);
+    }
+    Ok(Peer::Cidr { cidr, except })
+}

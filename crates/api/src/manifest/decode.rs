@@ -1,0 +1,335 @@
+//! From a document's tree to its object.
+
+use axon_model::{ObjectKey, PolicyKind};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::locate::locate;
+use super::{Document, FieldError, Manifest, ManifestError, Object, Refusal};
+use crate::{cilium, k8s};
+
+/// Why an object was not taken.
+enum Problem {
+    /// Its form is wrong.
+    Form(FieldError),
+    /// Its form is right, its content cannot be put in force.
+    Refused(FieldError),
+}
+
+impl From<FieldError> for Problem {
+    fn from(error: FieldError) -> Self {
+        Self::Form(error)
+    }
+}
+
+/// What a document says it is.
+struct Head {
+    api_version: String,
+    kind: String,
+    metadata: k8s::Metadata,
+}
+
+/// Adds what a document holds to the manifest.
+pub(super) fn document(
+    tree: Value,
+    chunk: &str,
+    first_line: usize,
+    manifest: &mut Manifest,
+) -> Result<(), ManifestError> {
+    let line_of = |path: &str| locate(chunk, first_line, path);
+    match tree {
+        Value::Object(mut map)
+            if map.get("kind").and_then(Value::as_str) == Some("List")
+                && map.get("apiVersion").and_then(Value::as_str) == Some("v1") =>
+        {
+            let items = match map.remove("items") {
+                None => Vec::new(),
+                Some(Value::Array(items)) => items,
+                Some(other) => {
+                    let error = FieldError::new("items", format!("{other} is no list"));
+                    return Err(at(error, "", &line_of));
+                }
+            };
+            for (n, item) in items.into_iter().enumerate() {
+                object(item, &format!("items[{n}]"), &line_of, manifest)?;
+            }
+            Ok(())
+        }
+        tree => object(tree, "", &line_of, manifest),
+    }
+}
+
+type LineOf<'a> = &'a dyn Fn(&str) -> (usize, usize);
+
+fn object(
+    tree: Value,
+    prefix: &str,
+    line_of: LineOf<'_>,
+    manifest: &mut Manifest,
+) -> Result<(), ManifestError> {
+    let head = head(&tree).map_err(|error| at(error, prefix, line_of))?;
+    let key = head.metadata.key();
+    match decode(&head, tree) {
+        Ok(object) => manifest.documents.push(Document {
+            line: line_of(prefix).0,
+            api_version: head.api_version,
+            kind: head.kind,
+            key,
+            object,
+        }),
+        Err(Problem::Form(error)) => return Err(at(error, prefix, line_of)),
+        Err(Problem::Refused(error)) => manifest.refused.push(Refusal {
+            kind: head.kind,
+            key,
+            error: at(error, prefix, line_of),
+        }),
+    }
+    Ok(())
+}
+
+/// The error with its place in the text.
+fn at(error: FieldError, prefix: &str, line_of: LineOf<'_>) -> ManifestError {
+    let path = match (prefix, error.path.as_str()) {
+        ("", path) => path.to_owned(),
+        (prefix, "") => prefix.to_owned(),
+        (prefix, path) => format!("{prefix}.{path}"),
+    };
+    let (line, column) = line_of(&path);
+    ManifestError {
+        line,
+        column,
+        path,
+        message: error.message,
+    }
+}
+
+fn head(tree: &Value) -> Result<Head, FieldError> {
+    let Value::Object(map) = tree else {
+        return Err(FieldError::new(
+            "",
+            format!(
+                "{} is no object; expected a map with apiVersion and kind",
+                short(tree)
+            ),
+        ));
+    };
+    let text = |field: &str| match map.get(field) {
+        Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
+        None => Err(FieldError::new(field, "is missing")),
+        Some(other) => Err(FieldError::new(
+            field,
+            format!("{} is no name", short(other)),
+        )),
+    };
+    let (api_version, kind) = (text("apiVersion")?, text("kind")?);
+    let metadata = map.get("metadata").cloned().unwrap_or_default();
+    let mut metadata: k8s::Metadata = match metadata {
+        Value::Null => k8s::Metadata::default(),
+        // A kind that nobody here uses may have what it likes.
+        tree if scope(&api_version, &kind) == Scope::Unknown => from_tree(tree).unwrap_or_default(),
+        tree => from_tree(tree).map_err(|error| below("metadata", error))?,
+    };
+    match scope(&api_version, &kind) {
+        Scope::Namespaced if metadata.namespace.is_empty() => {
+            "default".clone_into(&mut metadata.namespace);
+        }
+        Scope::Cluster => metadata.namespace.clear(),
+        Scope::Namespaced | Scope::Unknown => {}
+    }
+    if scope(&api_version, &kind) != Scope::Unknown {
+        metadata.check()?;
+    }
+    Ok(Head {
+        api_version,
+        kind,
+        metadata,
+    })
+}
+
+/// Where objects of a kind live.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Namespaced,
+    Cluster,
+    Unknown,
+}
+
+fn scope(api_version: &str, kind: &str) -> Scope {
+    match (group(api_version), kind) {
+        ("", "Pod" | "Service")
+        | ("discovery.k8s.io", "EndpointSlice")
+        | ("networking.k8s.io" | "extensions", "NetworkPolicy")
+        | ("cilium.io", "CiliumNetworkPolicy" | "CiliumEndpoint") => Scope::Namespaced,
+        ("", "Namespace" | "Node")
+        | ("cilium.io", "CiliumClusterwideNetworkPolicy" | "CiliumNode" | "CiliumIdentity") => {
+            Scope::Cluster
+        }
+        _ => Scope::Unknown,
+    }
+}
+
+fn group(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+fn decode(head: &Head, tree: Value) -> Result<Option<Object>, Problem> {
+    let version = match (
+        group(&head.api_version),
+        scope(&head.api_version, &head.kind),
+    ) {
+        (_, Scope::Unknown) => return Ok(None),
+        ("cilium.io", _) => "cilium.io/v2",
+        ("discovery.k8s.io", _) => "discovery.k8s.io/v1",
+        ("networking.k8s.io" | "extensions", _) => "networking.k8s.io/v1",
+        _ => "v1",
+    };
+    if head.api_version != version {
+        // Ignoring a policy because it is old would open what it closes.
+        return Err(Problem::Form(FieldError::new(
+            "apiVersion",
+            format!(
+                "{:?} of {}; expected {version:?}",
+                head.api_version, head.kind
+            ),
+        )));
+    }
+    let metadata = &head.metadata;
+    Ok(Some(match head.kind.as_str() {
+        "Namespace" => Object::Namespace(k8s::Namespace {
+            metadata: metadata.clone(),
+        }),
+        "Node" => {
+            let mut node: k8s::Node = from_tree(tree)?;
+            node.metadata.clone_from(metadata);
+            node.to_model()?;
+            Object::Node(node)
+        }
+        "Pod" => {
+            let mut pod: k8s::Pod = from_tree(tree)?;
+            pod.metadata.clone_from(metadata);
+            pod.to_model()?;
+            Object::Pod(pod)
+        }
+        "Service" => {
+            let mut service: k8s::Service = from_tree(tree)?;
+            service.metadata.clone_from(metadata);
+            Object::Service(service)
+        }
+        "EndpointSlice" => {
+            let mut slice: k8s::EndpointSlice = from_tree(tree)?;
+            slice.metadata.clone_from(metadata);
+            Object::EndpointSlice(slice)
+        }
+        "CiliumNode" => {
+            let mut node: cilium::CiliumNode = from_tree(tree)?;
+            node.metadata.clone_from(metadata);
+            node.to_model()?;
+            Object::CiliumNode(node)
+        }
+        "CiliumIdentity" => {
+            let mut identity: cilium::CiliumIdentity = from_tree(tree)?;
+            identity.metadata.clone_from(metadata);
+            identity.to_model()?;
+            Object::CiliumIdentity(identity)
+        }
+        "CiliumEndpoint" => {
+            let mut endpoint: cilium::CiliumEndpoint = from_tree(tree)?;
+            endpoint.metadata.clone_from(metadata);
+            endpoint.to_model()?;
+            Object::CiliumEndpoint(endpoint)
+        }
+        kind => Object::Policy(policy(kind, metadata, tree)?),
+    }))
+}
+
+fn policy(
+    kind: &str,
+    metadata: &k8s::Metadata,
+    tree: Value,
+) -> Result<axon_model::PolicyObject, Problem> {
+    let (kind, rules) = match kind {
+        "NetworkPolicy" => {
+            let policy: k8s::NetworkPolicy = from_tree(tree)?;
+            let rules = policy.spec.to_model(metadata);
+            (PolicyKind::NetworkPolicy, rules)
+        }
+        kind => {
+            let policy: cilium::CiliumNetworkPolicy = from_tree(tree)?;
+            let rules = policy.to_model(&metadata.namespace);
+            let kind = match kind {
+                "CiliumNetworkPolicy" => PolicyKind::CiliumNetworkPolicy,
+                _ => PolicyKind::CiliumClusterwideNetworkPolicy,
+            };
+            (kind, rules)
+        }
+    };
+    let ObjectKey { namespace, name } = metadata.key();
+    Ok(axon_model::PolicyObject {
+        origin: axon_model::Origin {
+            kind,
+            namespace,
+            name,
+        },
+        uid: metadata.uid.clone(),
+        rules: rules.map_err(Problem::Refused)?,
+    })
+}
+
+fn from_tree<T: DeserializeOwned>(tree: Value) -> Result<T, FieldError> {
+    serde_path_to_error::deserialize(tree).map_err(|error| {
+        let path = match error.path().to_string() {
+            path if path == "." => String::new(),
+            path => path,
+        };
+        FieldError::new(path, suggest(&error.into_inner().to_string()))
+    })
+}
+
+fn below(prefix: &str, error: FieldError) -> FieldError {
+    let path = match error.path.as_str() {
+        "" => prefix.to_owned(),
+        path => format!("{prefix}.{path}"),
+    };
+    FieldError::new(path, error.message)
+}
+
+/// A value, cut to what a line can hold.
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}
+
+/// Adds to "unknown field" the known field it is most like.
+fn suggest(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let (true, Some(wrong)) = (message.starts_with("unknown"), quoted.next()) else {
+        return message.to_owned();
+    };
+    match quoted.map(|known| (distance(wrong, known), known)).min() {
+        Some((distance, known)) if distance <= 1 + wrong.len() / 4 => {
+            format!("{message}; did you mean `{known}`?")
+        }
+        _ => message.to_owned(),
+    }
+}
+
+/// How many letters differ (Levenshtein), whatever their case.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().take(64).enumerate() {
+        let mut next = vec![i + 1];
+        for (j, cb) in b.iter().enumerate() {
+            let same = ca.eq_ignore_ascii_case(cb);
+            let replaced = row.get(j).copied().unwrap_or_default() + usize::from(!same);
+            let removed = row.get(j + 1).copied().unwrap_or_default() + 1;
+            let added = next.last().copied().unwrap_or_default() + 1;
+            next.push(replaced.min(removed).min(added));
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
