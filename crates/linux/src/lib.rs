@@ -40,10 +40,11 @@ mod sys;
 pub mod verify;
 
 pub use datapath::{
-    Adoption, CleanupReport, Datapath, DatapathConfig, DatapathError, Owner, RecreatedMap, cleanup,
+    Adoption, AttachMode, CleanupReport, Datapath, DatapathConfig, DatapathError, Owner,
+    RecreatedMap, cleanup,
 };
 pub use events::{EventReader, Lost, MetricsCounter, read_metrics};
 pub use maps::{Map, MapError, MapUse, Maps, PerCpuArray};
-pub use probe::{Feature, Features};
+pub use probe::{Feature, Features, monotonic_s};
 pub use reconcile::{KernelReconciler, ReconcileReport, ReconcilerConfig, TableReport};
 pub use sweep::{MapSweep, SweepReport, Sweeper};

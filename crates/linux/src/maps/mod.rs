@@ -3,6 +3,7 @@
 mod set;
 mod typed;
 
+pub(crate) use set::layout_problem;
 pub use set::{MapUse, Maps};
 pub use typed::{Map, PerCpuArray};
 

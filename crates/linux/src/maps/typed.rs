@@ -8,11 +8,7 @@ use nix::libc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::MapError;
-use crate::sys::{Batch, RawMap};
-
-/// Entries asked for at once; doubled where a bucket of the kernel's table
-/// does not fit.
-const BATCH_ENTRIES: usize = 4096;
+use crate::sys::RawMap;
 
 /// A hash, LRU hash, trie or array; clones share the descriptor.
 #[derive(Debug)]
@@ -154,58 +150,13 @@ where
     /// # Errors
     /// [`MapError::Syscall`].
     pub fn for_each(&self, mut each: impl FnMut(K, V)) -> Result<(), MapError> {
-        let mut batch = Batch::new(
-            &self.raw,
-            BATCH_ENTRIES.min(self.capacity() as usize).max(1),
-        );
-        let mut begun = false;
-        loop {
-            let more = match self.raw.lookup_batch(&mut batch) {
-                Ok(more) => more,
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
-                    batch.grow(&self.raw);
-                    continue;
-                }
-                // No batches for this kind of map on this kernel.
-                Err(_) if !begun => return self.walk(each),
-                Err(error) => return Err(self.error("batch lookup")(error)),
-            };
-            begun = true;
-            let keys = batch.keys.chunks_exact(size_of::<K>());
-            let values = batch.values.chunks_exact(size_of::<V>());
-            for (key, value) in keys.zip(values).take(batch.filled) {
+        self.raw
+            .for_each(|key, value| {
                 if let (Ok(key), Ok(value)) = (K::read_from_bytes(key), V::read_from_bytes(value)) {
                     each(key, value);
                 }
-            }
-            if !more {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Entry by entry.
-    fn walk(&self, mut each: impl FnMut(K, V)) -> Result<(), MapError> {
-        let mut key: Option<K> = None;
-        // A key removed while we stand on it starts the walk anew; the bound keeps it finite.
-        for _ in 0..u64::from(self.capacity()) * 2 {
-            let mut next = K::new_zeroed();
-            let found = self
-                .raw
-                .next_key(key.as_ref().map(IntoBytes::as_bytes), next.as_mut_bytes())
-                .map_err(self.error("next key"))?;
-            if !found {
-                break;
-            }
-            if let Some(value) = self.get(&next)? {
-                let copy = K::read_from_bytes(next.as_bytes());
-                if let Ok(copy) = copy {
-                    each(copy, value);
-                }
-            }
-            key = Some(next);
-        }
-        Ok(())
+            })
+            .map_err(self.error("dump"))
     }
 
     /// How many entries there are, counted.

@@ -4,6 +4,8 @@
 //! the kernel told it, so that no caller can make the kernel write beyond a
 //! buffer.
 
+mod batch;
+
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -21,7 +23,6 @@ const MAP_NEXT_KEY: libc::c_long = 4;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_INFO: libc::c_long = 15;
-const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 const LINK_DETACH: libc::c_long = 34;
@@ -80,19 +81,6 @@ struct InfoAttr {
     fd: u32,
     len: u32,
     info: u64,
-}
-
-#[repr(C)]
-#[derive(FromBytes, IntoBytes, Immutable)]
-struct BatchAttr {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    fd: u32,
-    element_flags: u64,
-    flags: u64,
 }
 
 #[repr(C)]
@@ -284,47 +272,6 @@ impl RawMap {
         absent_is_false(bpf(MAP_NEXT_KEY, &attr))
     }
 
-    /// Reads a batch into `batch`; `Ok(false)` when it was the last one.
-    pub(crate) fn lookup_batch(&self, batch: &mut Batch) -> io::Result<bool> {
-        let count = u32::try_from(batch.capacity).unwrap_or(u32::MAX);
-        Self::expect(
-            batch.keys.len(),
-            batch.capacity * self.info.key_size as usize,
-        )?;
-        Self::expect(batch.values.len(), batch.capacity * self.value_len)?;
-        Self::expect(batch.cursor.len(), cursor_len(&self.info))?;
-        let mut next = vec![0; batch.cursor.len()];
-        let mut attr = BatchAttr {
-            in_batch: if batch.started {
-                address(&batch.cursor)
-            } else {
-                0
-            },
-            out_batch: address_mut(&mut next),
-            keys: address_mut(&mut batch.keys),
-            values: address_mut(&mut batch.values),
-            count,
-            fd: number(self.fd.as_fd()),
-            element_flags: 0,
-            flags: 0,
-        };
-        // The kernel writes the count back into the attribute.
-        let result = bpf_mut(MAP_LOOKUP_BATCH, &mut attr);
-        batch.filled = 0;
-        match result {
-            Ok(_) => {}
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                batch.filled = attr.count as usize;
-                return Ok(false);
-            }
-            Err(error) => return Err(error),
-        }
-        batch.filled = attr.count as usize;
-        batch.cursor = next;
-        batch.started = true;
-        Ok(true)
-    }
-
     /// Pins the map.
     pub(crate) fn pin(&self, path: &Path) -> io::Result<()> {
         pin(self.fd.as_fd(), path)
@@ -334,55 +281,6 @@ impl RawMap {
 impl AsFd for RawMap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-fn cursor_len(info: &MapInfo) -> usize {
-    (info.key_size as usize).max(8)
-}
-
-/// Buffers of a batch read.
-#[derive(Debug)]
-pub(crate) struct Batch {
-    pub(crate) keys: Vec<u8>,
-    pub(crate) values: Vec<u8>,
-    pub(crate) filled: usize,
-    capacity: usize,
-    cursor: Vec<u8>,
-    started: bool,
-}
-
-impl Batch {
-    /// Buffers for `capacity` entries of a map.
-    pub(crate) fn new(map: &RawMap, capacity: usize) -> Self {
-        Self {
-            keys: vec![0; capacity * map.info.key_size as usize],
-            values: vec![0; capacity * map.value_len],
-            filled: 0,
-            capacity,
-            cursor: vec![0; cursor_len(&map.info)],
-            started: false,
-        }
-    }
-
-    /// Larger buffers, for a bucket that does not fit, at the same place.
-    pub(crate) fn grow(&mut self, map: &RawMap) {
-        self.capacity *= 2;
-        self.keys = vec![0; self.capacity * map.info.key_size as usize];
-        self.values = vec![0; self.capacity * map.value_len];
-    }
-}
-
-fn bpf_mut<A: IntoBytes + FromBytes + Immutable>(
-    command: libc::c_long,
-    attr: &mut A,
-) -> io::Result<i32> {
-    let bytes = attr.as_mut_bytes();
-    // SAFETY: as in `bpf`; the kernel may write into the attribute, which is ours alone.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, bytes.as_mut_ptr(), bytes.len()) };
-    match i32::try_from(result) {
-        Ok(value) if value >= 0 => Ok(value),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -485,4 +383,32 @@ pub(crate) fn wait_for_running_programs() {
         // Refused on machines with isolated CPUs; no program runs as long as this.
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
+}
+
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct QueryAttr {
+    ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    pad: u32,
+}
+
+/// Whether the kernel knows tcx: it can be asked what hangs on the loopback
+/// device.
+pub(crate) fn has_tcx() -> bool {
+    const PROG_QUERY: libc::c_long = 16;
+    let attr = QueryAttr {
+        ifindex: 1,
+        attach_type: TcxHook::Ingress as u32,
+        query_flags: 0,
+        attach_flags: 0,
+        ids: 0,
+        count: 0,
+        pad: 0,
+    };
+    bpf(PROG_QUERY, &attr).is_ok()
 }

@@ -1,0 +1,140 @@
+//! Loading a generation of programs, and switching to it.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use axon_abi::{GENERATIONS, Hook, program_slot};
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
+
+use super::pins::Pins;
+use super::{Adoption, DatapathError};
+use crate::maps::MapError;
+use crate::object::OBJECT;
+use crate::probe::Features;
+use crate::sys::{RawMap, wait_for_running_programs};
+
+const PROGRAMS: &str = "axon_programs_v1";
+const GENERATION: &str = "axon_generation_v1";
+
+/// The programs of this process's object, loaded.
+pub(super) struct Programs {
+    ebpf: Ebpf,
+}
+
+/// Name of a hook's stub in the object.
+pub(crate) fn stub_name(hook: Hook) -> String {
+    format!("stub_{}", hook.program())
+}
+
+fn classifier<'a>(ebpf: &'a Ebpf, name: &str) -> Option<&'a SchedClassifier> {
+    ebpf.program(name)
+        .and_then(|program| program.try_into().ok())
+}
+
+impl Programs {
+    /// Loads every hook's program and stub onto the pinned maps. Nothing that
+    /// is in force changes.
+    pub(super) fn load(pins: &Pins, features: &Features) -> Result<Self, DatapathError> {
+        let constants = features.constants();
+        let mut loader = EbpfLoader::new();
+        // The programs touch no kernel type that moves about.
+        loader.btf(None);
+        for (name, path) in &pins.paths {
+            loader.map_pin_path(name, path.as_path());
+        }
+        for (name, value) in &constants {
+            loader.override_global(name, value, false);
+        }
+        let mut ebpf = loader.load(OBJECT)?;
+        for hook in Hook::ALL {
+            for name in [hook.program().to_owned(), stub_name(hook)] {
+                let failed = |source| DatapathError::Program {
+                    program: name.clone(),
+                    source,
+                };
+                let program: &mut SchedClassifier = ebpf
+                    .program_mut(&name)
+                    .ok_or_else(|| failed(ProgramError::NotLoaded))?
+                    .try_into()
+                    .map_err(failed)?;
+                program.load().map_err(failed)?;
+            }
+        }
+        Ok(Self { ebpf })
+    }
+
+    /// The program of a hook.
+    pub(super) fn program(&self, hook: Hook) -> Option<&SchedClassifier> {
+        classifier(&self.ebpf, hook.program())
+    }
+
+    /// The stub of a hook.
+    pub(super) fn stub(&self, hook: Hook) -> Option<&SchedClassifier> {
+        classifier(&self.ebpf, &stub_name(hook))
+    }
+
+    /// The descriptor of a hook's stub.
+    pub(super) fn stub_fd(&self, hook: Hook) -> Result<BorrowedFd<'_>, DatapathError> {
+        fd(self.stub(hook), || stub_name(hook))
+    }
+
+    /// Puts the programs into the slots of the generation that is not in
+    /// force, and switches to it by one write. `relink` then moves the devices
+    /// to the new stubs; the old programs stay callable until that is done.
+    pub(super) fn switch(
+        &self,
+        pins: &Pins,
+        adoption: &mut Adoption,
+        relink: impl FnOnce() -> Result<(), DatapathError>,
+    ) -> Result<(), DatapathError> {
+        let (programs, generation) = (map(pins, PROGRAMS)?, map(pins, GENERATION)?);
+        let mut now = [0; 4];
+        let failed = |map, call| move |source| MapError::Syscall { map, call, source };
+        generation
+            .lookup(&[0; 4], &mut now)
+            .map_err(failed(GENERATION, "lookup"))?;
+        let old = u32::from_ne_bytes(now) % GENERATIONS;
+        let new = (old + 1) % GENERATIONS;
+        for hook in Hook::ALL {
+            let program = fd(self.program(hook), || hook.program().to_owned())?;
+            let slot = program_slot(new, hook).to_ne_bytes();
+            programs
+                .update(&slot, &program.as_raw_fd().to_ne_bytes(), 0)
+                .map_err(failed(PROGRAMS, "update"))?;
+        }
+        generation
+            .update(&[0; 4], &new.to_ne_bytes(), 0)
+            .map_err(failed(GENERATION, "update"))?;
+        adoption.generation = new;
+        relink()?;
+        // A stub that has read the old number may not have called its program yet.
+        wait_for_running_programs();
+        for hook in Hook::ALL {
+            let slot = program_slot(old, hook).to_ne_bytes();
+            programs.delete(&slot).map_err(failed(PROGRAMS, "delete"))?;
+        }
+        Ok(())
+    }
+}
+
+fn map<'a>(pins: &'a Pins, name: &'static str) -> Result<&'a RawMap, MapError> {
+    pins.raw
+        .get(name)
+        .map(AsRef::as_ref)
+        .ok_or_else(|| MapError::Absent {
+            map: name,
+            path: String::new(),
+        })
+}
+
+fn fd(
+    program: Option<&SchedClassifier>,
+    name: impl Fn() -> String,
+) -> Result<BorrowedFd<'_>, DatapathError> {
+    let failed = |source| DatapathError::Program {
+        program: name(),
+        source,
+    };
+    let program = program.ok_or_else(|| failed(ProgramError::NotLoaded))?;
+    program.fd().map(AsFd::as_fd).map_err(failed)
+}

@@ -1,0 +1,225 @@
+//! The stubs on devices: tcx links, pinned, or filters of a clsact qdisc
+//! where the kernel has no tcx.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+
+use axon_abi::Hook;
+use nix::libc;
+
+use super::clsact;
+use super::pins::remove_pin;
+use super::{DatapathError, path_error};
+use crate::sys::{Link, TcxHook};
+
+/// Directory of the link pins under the bpffs root.
+pub(super) const LINKS: &str = "links";
+
+/// How stubs hang on devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttachMode {
+    /// By tcx where the kernel has it, else by clsact.
+    #[default]
+    Auto,
+    /// By tcx links (since Linux 6.6).
+    Tcx,
+    /// By filters of a clsact qdisc.
+    Clsact,
+}
+
+/// Hooks of endpoints' host-side devices.
+pub(super) const ENDPOINT_HOOKS: [Hook; 2] = [Hook::FromEndpoint, Hook::ToEndpoint];
+/// Hooks of uplinks.
+pub(super) const UPLINK_HOOKS: [Hook; 2] = [Hook::FromNetdev, Hook::ToNetdev];
+
+/// Where on its device a hook is.
+pub(super) fn side(hook: Hook) -> TcxHook {
+    match hook {
+        Hook::FromEndpoint | Hook::FromNetdev => TcxHook::Ingress,
+        Hook::ToEndpoint | Hook::ToNetdev => TcxHook::Egress,
+    }
+}
+
+/// The stubs that are on devices.
+#[derive(Debug)]
+pub(super) struct Stubs {
+    dir: PathBuf,
+    clsact: bool,
+    /// `None` where a filter of clsact is what is there.
+    attached: BTreeMap<(u32, Hook), Option<Link>>,
+}
+
+fn pin_name(ifindex: u32, hook: Hook) -> String {
+    format!("{ifindex}-{}", hook.program())
+}
+
+/// The device and hook of a pin.
+pub(super) fn parse_pin(name: &str) -> Option<(u32, Hook)> {
+    let (ifindex, program) = name.split_once('-')?;
+    let hook = Hook::ALL
+        .into_iter()
+        .find(|hook| hook.program() == program)?;
+    Some((ifindex.parse().ok()?, hook))
+}
+
+/// The name of a device, for errors.
+fn device_name(ifindex: u32) -> String {
+    nix::net::if_::if_indextoname(ifindex)
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| format!("with index {ifindex}"))
+}
+
+impl Stubs {
+    /// Opens the pinned links; those whose device is gone are unpinned, and
+    /// counted.
+    pub(super) fn adopt(root: &Path, clsact: bool) -> Result<(Self, usize), DatapathError> {
+        let dir = root.join(LINKS);
+        fs::create_dir_all(&dir).map_err(path_error("making", &dir))?;
+        let mut attached = BTreeMap::new();
+        let mut stale = 0;
+        for entry in fs::read_dir(&dir).map_err(path_error("reading", &dir))? {
+            let entry = entry.map_err(path_error("reading", &dir))?;
+            let path = entry.path();
+            let key = entry.file_name().to_str().and_then(parse_pin);
+            let link = Link::open(&path).map_err(path_error("opening the link", &path))?;
+            let info = link
+                .info()
+                .map_err(path_error("asking about the link", &path))?;
+            match key {
+                Some((ifindex, hook)) if info.ifindex == ifindex => {
+                    attached.insert((ifindex, hook), Some(link));
+                }
+                _ => {
+                    remove_pin(&path)?;
+                    stale += 1;
+                }
+            }
+        }
+        Ok((
+            Self {
+                dir,
+                clsact,
+                attached,
+            },
+            stale,
+        ))
+    }
+
+    /// How many links were adopted.
+    pub(super) fn len(&self) -> usize {
+        self.attached.len()
+    }
+
+    /// Moves every adopted link to the stubs of this process; no packet sees
+    /// none.
+    pub(super) fn relink<'a>(
+        &mut self,
+        stub: impl Fn(Hook) -> Result<BorrowedFd<'a>, DatapathError>,
+    ) -> Result<(), DatapathError> {
+        let keys: Vec<(u32, Hook)> = self.attached.keys().copied().collect();
+        for (ifindex, hook) in keys {
+            let Some(Some(link)) = self.attached.get(&(ifindex, hook)) else {
+                continue;
+            };
+            if link.update(stub(hook)?).is_err() {
+                // The device went away since; its pin goes too.
+                self.forget(ifindex, hook)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a stub on a device, or renews the one that is there.
+    pub(super) fn attach(
+        &mut self,
+        ifindex: u32,
+        hook: Hook,
+        stub: BorrowedFd<'_>,
+    ) -> Result<(), DatapathError> {
+        let failed = |source| DatapathError::Attach {
+            hook,
+            device: device_name(ifindex),
+            source,
+        };
+        if let Some(Some(link)) = self.attached.get(&(ifindex, hook)) {
+            // A link of a device that is gone reports no index: the index was given out anew.
+            let live = link.info().is_ok_and(|info| info.ifindex == ifindex);
+            if live && link.update(stub).is_ok() {
+                return Ok(());
+            }
+            self.forget(ifindex, hook)?;
+        }
+        if self.clsact {
+            clsact::attach(ifindex, hook, stub).map_err(|error| failed(io::Error::other(error)))?;
+            self.attached.insert((ifindex, hook), None);
+            return Ok(());
+        }
+        let link = Link::create(stub, ifindex, side(hook)).map_err(failed)?;
+        let path = self.dir.join(pin_name(ifindex, hook));
+        remove_pin(&path)?;
+        link.pin(&path)
+            .map_err(path_error("pinning the link", &path))?;
+        self.attached.insert((ifindex, hook), Some(link));
+        Ok(())
+    }
+
+    /// Takes a stub off a device; a device that is gone is no error.
+    pub(super) fn detach(&mut self, ifindex: u32, hook: Hook) -> Result<(), DatapathError> {
+        match self.attached.get(&(ifindex, hook)) {
+            Some(Some(link)) => match link.detach() {
+                Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
+                    return Err(DatapathError::Attach {
+                        hook,
+                        device: device_name(ifindex),
+                        source: error,
+                    });
+                }
+                _ => {}
+            },
+            Some(None) => {
+                // What cannot be found cannot be detached: the device is gone.
+                let _ = clsact::detach(ifindex, hook);
+            }
+            None => {}
+        }
+        self.forget(ifindex, hook)
+    }
+
+    fn forget(&mut self, ifindex: u32, hook: Hook) -> Result<(), DatapathError> {
+        self.attached.remove(&(ifindex, hook));
+        remove_pin(&self.dir.join(pin_name(ifindex, hook)))
+    }
+
+    /// Devices with any of these hooks.
+    pub(super) fn devices(&self, hooks: &[Hook]) -> Vec<u32> {
+        let mut devices: Vec<u32> = self
+            .attached
+            .keys()
+            .filter(|(_, hook)| hooks.contains(hook))
+            .map(|(ifindex, _)| *ifindex)
+            .collect();
+        devices.dedup();
+        devices
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axon_abi::Hook;
+
+    use super::{parse_pin, pin_name};
+
+    #[test]
+    fn pins_name_device_and_hook() {
+        for hook in Hook::ALL {
+            assert_eq!(parse_pin(&pin_name(17, hook)), Some((17, hook)));
+        }
+        for other in ["", "17", "17-nothing", "x-from_endpoint"] {
+            assert_eq!(parse_pin(other), None, "{other}");
+        }
+    }
+}
