@@ -1,23 +1,268 @@
-//! [`Tables`](axon_datapath::Tables) over the maps and helpers of the kernel.
+//! [`Tables`] over the maps and helpers of the kernel.
+//!
+//! Map values are lent as references. Other CPUs, and user space, may write
+//! them at the same time: a torn read of a row is what every BPF program lives
+//! with, and sums are added atomically.
 
-use crate::maps;
+use core::arch::asm;
+use core::ptr::{from_mut, from_ref};
 
-/// Adds `n` to a counter that other CPUs add to as well.
+use aya_ebpf::Global;
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::maps::lpm_trie::Key;
+use axon_abi::{
+    ClassKey, CtEntry, CtKey4, CtKey6, Direction, EndpointRow, EventRecord, FragmentKey,
+    FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, NatEntry, NatKey, PolicyEntry, PolicyKey,
+    PolicySetRow, RuntimeConfig, metrics_index,
+};
+use axon_datapath::{NextHop, Route, RouteQuery, Tables};
+
+use crate::{maps, route};
+
+/// 1 if the kernel has the coarse clock (Linux 5.11); the exact one costs ten
+/// times as much.
+#[unsafe(no_mangle)]
+static FEATURE_COARSE_CLOCK: Global<u32> = Global::new(1);
+
+const BPF_ANY: u64 = 0;
+const BPF_NOEXIST: u64 = 1;
+const BPF_RB_NO_WAKEUP: u64 = 1;
+const BPF_RB_FORCE_WAKEUP: u64 = 2;
+const BPF_RB_AVAIL_DATA: u64 = 0;
+/// Unread bytes of the ring from which on the reader is woken at once.
+const WAKE_BYTES: u64 = 64 * 1024;
+
+/// The kernel as one packet sees it.
+pub struct Kernel {
+    skb: *mut __sk_buff,
+    config: &'static RuntimeConfig,
+    now_ns: u64,
+}
+
+impl Kernel {
+    /// Reads the configuration and the clock, once per packet.
+    #[inline(always)]
+    pub fn new(skb: *mut __sk_buff) -> Option<Self> {
+        let config = maps::CONFIG.get(0)?;
+        // SAFETY: helpers without preconditions; what the kernel lacks is pruned by the verifier.
+        let now_ns = unsafe {
+            if FEATURE_COARSE_CLOCK.load() != 0 {
+                bpf_ktime_get_coarse_ns()
+            } else {
+                bpf_ktime_get_ns()
+            }
+        };
+        Some(Self { skb, config, now_ns })
+    }
+}
+
+/// Lends a map value for reading.
 #[inline(always)]
-pub fn add(counter: *mut u64, n: u64) {
-    // SAFETY: the pointer is to a live map value; a non-fetching atomic add is one instruction.
-    unsafe {
-        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) n);
+fn lend<'a, T>(value: Option<*const T>) -> Option<&'a T> {
+    // SAFETY: map values stay readable until the program ends, even if removed meanwhile.
+    value.map(|value| unsafe { &*value })
+}
+
+/// Lends a map value for writing.
+#[inline(always)]
+fn lend_mut<'a, T>(value: Option<*mut T>) -> Option<&'a mut T> {
+    // SAFETY: as in `lend`; each program looks an entry up once at a time.
+    value.map(|value| unsafe { &mut *value })
+}
+
+/// The key of a trie, as Aya has it: the same 20 bytes.
+#[inline(always)]
+fn lpm(key: &LpmKey) -> &Key<IpKey> {
+    const _: () = assert!(size_of::<Key<IpKey>>() == size_of::<LpmKey>());
+    // SAFETY: both are a `u32` and the address, without padding; `Key` is packed.
+    unsafe { &*from_ref(key).cast() }
+}
+
+impl Tables for Kernel {
+    type Ct<'a> = &'a mut CtEntry;
+    type Nat<'a> = &'a mut NatEntry;
+
+    #[inline(always)]
+    fn config(&self) -> &RuntimeConfig {
+        self.config
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: a helper without preconditions.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, ifindex: u32) -> Option<&EndpointRow> {
+        lend(maps::ENDPOINT.get_ptr(ifindex))
+    }
+
+    #[inline(always)]
+    fn address(&self, addr: &IpKey) -> Option<&EndpointRow> {
+        lend(maps::ADDRESS.get_ptr(addr))
+    }
+
+    #[inline(always)]
+    fn ipcache(&self, addr: &IpKey) -> Option<&IpcacheRow> {
+        lend(maps::IPCACHE.get_ptr(addr))
+    }
+
+    #[inline(always)]
+    fn ipcache_cidr(&self, key: &LpmKey) -> Option<&IpcacheRow> {
+        maps::IPCACHE_CIDR.get(lpm(key))
+    }
+
+    #[inline(always)]
+    fn identity_known(&self, identity: Identity) -> bool {
+        maps::IDENTITY.get_ptr(identity.0).is_some()
+    }
+
+    #[inline(always)]
+    fn policy_set(&self, set: u32) -> Option<&PolicySetRow> {
+        lend(maps::POLICY_SET.get_ptr(set))
+    }
+
+    #[inline(always)]
+    fn class(&self, key: &ClassKey) -> Option<u32> {
+        lend(maps::CLASS.get_ptr(key)).map(|row| row.class)
+    }
+
+    #[inline(always)]
+    fn policy(&self, key: &PolicyKey) -> Option<&PolicyEntry> {
+        lend(maps::POLICY.get_ptr(key))
+    }
+
+    #[inline(always)]
+    fn ct4(&self, key: &CtKey4) -> Option<&mut CtEntry> {
+        lend_mut(maps::CT4.get_ptr_mut(key))
+    }
+
+    #[inline(always)]
+    fn ct6(&self, key: &CtKey6) -> Option<&mut CtEntry> {
+        lend_mut(maps::CT6.get_ptr_mut(key))
+    }
+
+    #[inline(always)]
+    fn ct4_insert(&self, key: &CtKey4, entry: &CtEntry) -> bool {
+        maps::CT4.insert(key, entry, BPF_ANY).is_ok()
+    }
+
+    #[inline(always)]
+    fn ct6_insert(&self, key: &CtKey6, entry: &CtEntry) -> bool {
+        maps::CT6.insert(key, entry, BPF_ANY).is_ok()
+    }
+
+    #[inline(always)]
+    fn ct_count(&self, owner: u16) -> u32 {
+        maps::CT_COUNT.get(u32::from(owner)).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn ct_count_add(&self, owner: u16) {
+        if let Some(count) = maps::CT_COUNT.get_ptr_mut(u32::from(owner)) {
+            // SAFETY: the pointer is to a live map value.
+            unsafe { asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) count, in(wreg) 1u32) };
+        }
+    }
+
+    #[inline(always)]
+    fn nat(&self, key: &NatKey) -> Option<&mut NatEntry> {
+        lend_mut(maps::NAT.get_ptr_mut(key))
+    }
+
+    #[inline(always)]
+    fn nat_insert(&self, key: &NatKey, entry: &NatEntry) -> bool {
+        maps::NAT.insert(key, entry, BPF_ANY).is_ok()
+    }
+
+    #[inline(always)]
+    fn nat_create(&self, key: &NatKey, entry: &NatEntry) -> bool {
+        maps::NAT.insert(key, entry, BPF_NOEXIST).is_ok()
+    }
+
+    #[inline(always)]
+    fn no_masquerade(&self, key: &LpmKey) -> bool {
+        maps::NOMASQ.get(lpm(key)).is_some()
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
+        lend(maps::FRAGMENT.get_ptr(key)).copied()
+    }
+
+    #[inline(always)]
+    fn fragment_insert(&self, key: &FragmentKey, ports: &FragmentPorts) {
+        // A full map evicts; a datagram that loses its place is sent again.
+        let _ = maps::FRAGMENT.insert(key, ports, BPF_ANY);
+    }
+
+    #[inline(always)]
+    fn route(&self, query: &RouteQuery<'_>, next_hop: &mut NextHop) -> Route {
+        route::look_up(self.skb, query, next_hop)
+    }
+
+    #[inline(always)]
+    fn add(counter: &mut u64, n: u64) {
+        // SAFETY: the pointer is to a live map value; a non-fetching atomic add is one instruction.
+        unsafe {
+            asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) from_mut(counter), in(reg) n);
+        }
+    }
+
+    #[inline(always)]
+    fn count(&self, reason: u8, direction: Direction, len: u32) {
+        count(metrics_index(reason, direction), len);
+    }
+
+    #[inline(always)]
+    fn emit(&self, event: &EventRecord) {
+        let wake = if maps::EVENTS.query(BPF_RB_AVAIL_DATA) > WAKE_BYTES {
+            BPF_RB_FORCE_WAKEUP
+        } else {
+            BPF_RB_NO_WAKEUP
+        };
+        if maps::EVENTS.output::<EventRecord>(event, wake).is_err()
+            && let Some(lost) = maps::LOST.get_ptr_mut(0)
+        {
+            // SAFETY: a per-CPU value, and nothing else runs on this CPU meanwhile.
+            unsafe { *lost += 1 };
+        }
     }
 }
 
 /// Counts one packet of `len` bytes.
 #[inline(always)]
 pub fn count(index: u32, len: u32) {
+    let index = opaque(index, len);
     if let Some(row) = maps::METRICS.get_ptr_mut(index) {
         // SAFETY: a per-CPU value, and nothing else runs on this CPU meanwhile.
         let row = unsafe { &mut *row };
         row.packets = row.packets.wrapping_add(1);
         row.bytes = row.bytes.wrapping_add(u64::from(len));
     }
+}
+
+/// A number of which the verifier knows nothing any more: else it walks what
+/// follows once for each value that the number may have.
+#[inline(always)]
+fn opaque(n: u32, unknown: u32) -> u32 {
+    let mut n = n;
+    // SAFETY: arithmetic on registers; `unknown` less itself is 0, which the verifier cannot tell.
+    unsafe {
+        asm!(
+            "{t} -= {t}",
+            "{n} += {t}",
+            t = inout(wreg) unknown => _,
+            n = inout(wreg) n,
+            options(pure, nomem, nostack)
+        );
+    }
+    n
 }

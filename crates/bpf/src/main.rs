@@ -1,35 +1,23 @@
 //! The kernel programs: wrap the context, call the datapath, turn its verdict
-//! into an action.
+//! into an action, a counter and an event. No decision is made here.
+//!
+//! ```text
+//!  device ── stub_<hook> ── tail call by generation ──> <hook> ── datapath ──> action
+//! ```
+//!
+//! What the verifier wants to see is the business of `skb` (packet access) and
+//! `kernel` (maps); see docs/decisions/0001.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![deny(unsafe_op_in_unsafe_fn)]
 
+mod entry;
 mod kernel;
 mod maps;
+mod route;
+mod skb;
 mod stub;
-
-use aya_ebpf::{macros::classifier, programs::TcContext};
-
-/// Let the next program or the stack see the packet.
-const TC_NEXT: i32 = -1;
-const TC_DROP: i32 = 2;
-
-#[classifier]
-pub fn from_endpoint(_ctx: TcContext) -> i32 {
-    TC_NEXT
-}
-#[classifier]
-pub fn to_endpoint(_ctx: TcContext) -> i32 {
-    TC_NEXT
-}
-#[classifier]
-pub fn from_netdev(_ctx: TcContext) -> i32 {
-    TC_NEXT
-}
-#[classifier]
-pub fn to_netdev(_ctx: TcContext) -> i32 {
-    TC_NEXT
-}
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

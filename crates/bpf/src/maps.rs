@@ -7,11 +7,14 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
+use axon_datapath::Scratch;
 use axon_abi::{
     ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey, FragmentPorts,
     GENERATIONS, HOOKS, IdentityRow, IpKey, IpcacheRow, METRICS_ENTRIES, MetricsRow, NatEntry,
     NatKey, PolicyEntry, PolicyKey, PolicySetRow, RuntimeConfig,
 };
+
+use crate::skb::WINDOW_LEN;
 
 #[map(name = "axon_programs_v1")]
 pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(GENERATIONS * HOOKS, 0);
@@ -73,3 +76,11 @@ pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 #[map(name = "axon_events_v1")]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
+
+/// The CPU's room for the packet in hand; private to a load.
+#[map(name = "axon_scratch")]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// The CPU's room for what is moved to and from packets; private to a load.
+#[map(name = "axon_window")]
+pub static WINDOW: PerCpuArray<[u64; WINDOW_LEN / 8]> = PerCpuArray::with_max_entries(1, 0);

@@ -5,7 +5,8 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use axon_abi::{Direction, DropReason, Hook, metrics_index, program_slot};
 
-use crate::{TC_DROP, TC_NEXT, kernel, maps};
+use crate::entry::{TC_DROP, TC_NEXT};
+use crate::{kernel, maps};
 
 /// What a stub does with a packet when the hook has no program.
 #[derive(Clone, Copy)]

@@ -1,0 +1,278 @@
+//! Connection tracking: what is known of a packet's flow, and the verdict that
+//! is kept with it.
+//!
+//! ```text
+//!  key ─> entry? ── valid, verdict still stands ──> count, refresh        (the hit path)
+//!           │   └── policy or identities changed ──> decide anew, keep the entry
+//!           └────── none, expired, or reopened ────> decide, make one
+//! ```
+//!
+//! A flow that policy turns against keeps its entry, marked: without it the
+//! next packet of the other side would open the flow in the other direction.
+
+use axon_abi::{
+    ConfigFlags, CtEntry, CtFlags, DropReason, Identity, RuntimeConfig, TraceReason,
+};
+
+use crate::decide::decide;
+use crate::family::Family;
+use crate::packet::Packet;
+use crate::scratch::{Flow, Kind, Scratch};
+use crate::state;
+use crate::tables::Tables;
+
+/// The policy sets that the packet's ends must have been judged by; `None`
+/// where this hook does not say.
+#[derive(Clone, Copy)]
+pub(crate) struct Sets {
+    /// Of the sender; 0 if it is no endpoint of this node.
+    pub(crate) sender: Option<u32>,
+    /// Of the receiver; 0 if it is no endpoint of this node.
+    pub(crate) receiver: u32,
+}
+
+/// Finds or makes the entry of the packet's flow, and holds the flow to
+/// policy.
+#[inline(always)]
+pub(crate) fn track<F: Family>(
+    packet: &impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    sets: Sets,
+) -> Result<(), DropReason> {
+    let low = F::key(scratch);
+    let mut replaces = false;
+    if !matches!(scratch.flow.kind, Kind::Single)
+        && let Some(mut entry) = F::entry(tables, scratch)
+    {
+        replaces = true;
+        let config = tables.config();
+        let now_s = tables.now_s();
+        if now_s < entry.expires_s && !state::reopens(&scratch.flow, &entry) {
+            let forward = (entry.flags & CtFlags::OPENED_BY_LOW != 0) == low;
+            if scratch.from_outside && claims_ours(&entry, forward) {
+                return Err(DropReason::InvalidSourceIp);
+            }
+            if !stands(&entry, sets, config.epoch, forward) {
+                renew(packet, tables, scratch, &mut entry, forward)?;
+            }
+            name(scratch, &entry, forward);
+            if entry.denied != 0 {
+                return Err(refusal(entry.denied));
+            }
+            if matches!(scratch.flow.kind, Kind::Error) {
+                scratch.seen = Some(TraceReason::Related);
+                scratch.report = config.flags & ConfigFlags::EVENT_TRACE != 0;
+                return Ok(());
+            }
+            refresh(&scratch.flow, &mut entry, config, now_s, forward);
+            count(tables, &mut entry, packet.len(), forward);
+            scratch.seen =
+                Some(if forward { TraceReason::Established } else { TraceReason::Reply });
+            scratch.report = due(&scratch.flow, &mut entry, config, now_s, forward);
+            return Ok(());
+        }
+    }
+    open::<F>(packet, tables, scratch, replaces, low)
+}
+
+/// Whether the verdict in the entry was made under what is in force now.
+#[inline(always)]
+fn stands(entry: &CtEntry, sets: Sets, epoch: u32, forward: bool) -> bool {
+    let (sender, receiver) = if forward {
+        (entry.egress_set, entry.ingress_set)
+    } else {
+        (entry.ingress_set, entry.egress_set)
+    };
+    let sender_stands = match sets.sender {
+        Some(set) => set == sender,
+        None => true,
+    };
+    sender_stands && sets.receiver == receiver && entry.epoch == epoch
+}
+
+/// Whether the side that the packet says it comes from is this node or one of
+/// its endpoints.
+#[inline(always)]
+fn claims_ours(entry: &CtEntry, forward: bool) -> bool {
+    let (set, identity) = if forward {
+        (entry.egress_set, entry.source_identity)
+    } else {
+        (entry.ingress_set, entry.destination_identity)
+    };
+    set != 0 || identity == Identity::HOST
+}
+
+/// The reason kept in an entry that policy has turned against.
+#[inline(always)]
+fn refusal(denied: u8) -> DropReason {
+    if denied == DropReason::PolicyDeny as u8 {
+        DropReason::PolicyDeny
+    } else {
+        DropReason::PolicyDenied
+    }
+}
+
+#[inline(always)]
+fn name(scratch: &mut Scratch, entry: &CtEntry, forward: bool) {
+    let ends = (entry.source_identity, entry.destination_identity);
+    (scratch.source_identity, scratch.destination_identity) =
+        if forward { ends } else { (ends.1, ends.0) };
+}
+
+/// Moves the state on; writes only what changes.
+#[inline(always)]
+fn refresh(flow: &Flow, entry: &mut CtEntry, config: &RuntimeConfig, now_s: u32, forward: bool) {
+    let state = state::next(flow, entry, forward);
+    let flags = state::flags(flow, entry, forward);
+    if state != entry.state {
+        entry.state = state;
+    }
+    if flags != entry.flags {
+        entry.flags = flags;
+    }
+    let expires_s = now_s.wrapping_add(state::lifetime_s(config, state));
+    if expires_s != entry.expires_s {
+        entry.expires_s = expires_s;
+    }
+}
+
+#[inline(always)]
+fn count<T: Tables>(_: &T, entry: &mut CtEntry, len: u32, forward: bool) {
+    let [[packets, packets_back], [bytes, bytes_back]] =
+        [&mut entry.packets, &mut entry.bytes].map(|pair| pair.each_mut());
+    if forward {
+        T::add(packets, 1);
+        T::add(bytes, u64::from(len));
+    } else {
+        T::add(packets_back, 1);
+        T::add(bytes_back, u64::from(len));
+    }
+}
+
+/// Whether the packet is worth a trace event: the first in a while in its
+/// direction, or the first with a TCP flag that is watched.
+#[inline(always)]
+fn due(
+    flow: &Flow,
+    entry: &mut CtEntry,
+    config: &RuntimeConfig,
+    now_s: u32,
+    forward: bool,
+) -> bool {
+    let [flags, flags_back] = &mut entry.tcp_flags;
+    let seen = if forward { flags } else { flags_back };
+    let fresh = flow.tcp_flags & !*seen;
+    if fresh != 0 {
+        *seen |= fresh;
+    }
+    if config.flags & ConfigFlags::EVENT_TRACE == 0 {
+        return false;
+    }
+    let [reported, reported_back] = &mut entry.reported_s;
+    let reported_s = if forward { reported } else { reported_back };
+    let watched = u32::from(fresh) & config.trace_tcp_flags != 0;
+    if !watched && now_s.wrapping_sub(*reported_s) < config.trace_interval_s {
+        return false;
+    }
+    *reported_s = now_s;
+    true
+}
+
+/// Decides anew on a known flow.
+#[inline(never)]
+fn renew(
+    packet: &impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    entry: &mut CtEntry,
+    forward: bool,
+) -> Result<(), DropReason> {
+    let said = decide(packet, tables, scratch, forward);
+    entry.denied = match said {
+        Ok(()) => 0,
+        Err(reason @ (DropReason::PolicyDenied | DropReason::PolicyDeny)) => reason as u8,
+        // Nothing was decided: the next packet asks again.
+        Err(reason) => return Err(reason),
+    };
+    let agreed = &scratch.agreed;
+    entry.source_identity = agreed.source;
+    entry.destination_identity = agreed.destination;
+    entry.egress_set = agreed.egress_set;
+    entry.ingress_set = agreed.ingress_set;
+    entry.epoch = agreed.epoch;
+    entry.rule = agreed.rule;
+    entry.match_type = agreed.match_type;
+    Ok(())
+}
+
+/// Decides on a flow that is not known, and makes its entry.
+#[inline(never)]
+fn open<F: Family>(
+    packet: &impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    replaces: bool,
+    low: bool,
+) -> Result<(), DropReason> {
+    let flow = &mut scratch.flow;
+    if matches!(flow.kind, Kind::Error) {
+        // An error about nothing we know: policy decides by its own type.
+        flow.kind = Kind::Single;
+        flow.icmp = true;
+        flow.policy_type = flow.icmp_type;
+    }
+    if matches!(flow.kind, Kind::Answer) {
+        // Nobody asked: it is judged as the message it is.
+        flow.policy_type = flow.icmp_type;
+    }
+    decide(packet, tables, scratch, true)?;
+    let config = tables.config();
+    scratch.seen = Some(TraceReason::New);
+    scratch.report = config.flags & ConfigFlags::EVENT_TRACE != 0;
+    if !matches!(scratch.flow.kind, Kind::Session | Kind::Query) {
+        return Ok(());
+    }
+    let owner = scratch.endpoint;
+    if !replaces && config.ct_quota != 0 && tables.ct_count(owner) >= config.ct_quota {
+        return Err(DropReason::CtMapInsertionFailed);
+    }
+    set_entry(scratch, config, tables.now_s(), packet.len(), low);
+    if !F::insert(tables, scratch) {
+        return Err(DropReason::CtMapInsertionFailed);
+    }
+    if !replaces {
+        tables.ct_count_add(owner);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn set_entry(scratch: &mut Scratch, config: &RuntimeConfig, now_s: u32, len: u32, low: bool) {
+    let Scratch { flow, agreed, entry, endpoint, .. } = scratch;
+    let state = state::first(flow) as u8;
+    let mut flags = if low { CtFlags::OPENED_BY_LOW } else { 0 };
+    if flow.tcp_flags & crate::header::tcp_flag::FIN != 0 {
+        flags |= CtFlags::FIN_FORWARD;
+    }
+    *entry = CtEntry {
+        packets: [1, 0],
+        bytes: [u64::from(len), 0],
+        source_identity: agreed.source,
+        destination_identity: agreed.destination,
+        egress_set: agreed.egress_set,
+        ingress_set: agreed.ingress_set,
+        epoch: agreed.epoch,
+        expires_s: now_s.wrapping_add(state::lifetime_s(config, state)),
+        created_s: now_s,
+        // The reply is reported when first seen.
+        reported_s: [now_s, now_s.wrapping_sub(config.trace_interval_s)],
+        owner: *endpoint,
+        tcp_flags: [flow.tcp_flags, 0],
+        state,
+        flags,
+        denied: 0,
+        match_type: agreed.match_type,
+        rule: agreed.rule,
+    };
+}

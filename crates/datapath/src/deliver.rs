@@ -1,0 +1,104 @@
+//! Where an allowed packet goes.
+
+use axon_abi::{DropReason, EndpointRow, Identity, ObservationPoint};
+
+use crate::event;
+use crate::family::Family;
+use crate::header::ETHERNET_LEN;
+use crate::icmp_error;
+use crate::packet::Packet;
+use crate::scratch::{Flow, Scratch};
+use crate::tables::{Route, RouteQuery, Tables};
+use crate::verdict::Verdict;
+
+/// Into an endpoint of this node, past the node's stack.
+#[inline(always)]
+pub(crate) fn to_local<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    row: &EndpointRow,
+) -> Result<Verdict, DropReason> {
+    if scratch.flow.hop_limit <= 1 {
+        return icmp_error::time_exceeded::<F>(packet, tables, scratch);
+    }
+    F::hop(packet, Some((&row.mac, &row.node_mac)), scratch.from_outside)
+        .ok_or(DropReason::PacketWrite)?;
+    if scratch.report {
+        event::report_trace(packet, tables, scratch, ObservationPoint::ToEndpoint, row.id);
+    }
+    Ok(Verdict::RedirectPeer { ifindex: row.ifindex })
+}
+
+/// To anywhere but an endpoint of this node.
+#[inline(never)]
+pub(crate) fn elsewhere<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<Verdict, DropReason> {
+    if scratch.destination_identity == Identity::HOST {
+        return Ok(to_stack(packet, tables, scratch, ObservationPoint::ToHost));
+    }
+    if scratch.flow.hop_limit <= 1 {
+        return icmp_error::time_exceeded::<F>(packet, tables, scratch);
+    }
+    let mtu = tables.config().mtu;
+    if mtu != 0 && segment_len(packet, &scratch.flow) > mtu {
+        return too_big::<F>(packet, tables, scratch, mtu);
+    }
+    let Scratch { flow, next_hop, .. } = scratch;
+    let query = RouteQuery {
+        ifindex: packet.ifindex(),
+        source: &flow.tuple.source,
+        destination: &flow.tuple.destination,
+        ipv6: F::VERSION == 6,
+    };
+    match tables.route(&query, next_hop) {
+        Route::Via { ifindex } => {
+            F::hop(packet, None, false).ok_or(DropReason::PacketWrite)?;
+            if scratch.report {
+                event::report_trace(packet, tables, scratch, ObservationPoint::ToNetwork, 0);
+            }
+            Ok(Verdict::RedirectNeigh { ifindex })
+        }
+        Route::Stack => Ok(to_stack(packet, tables, scratch, ObservationPoint::ToStack)),
+        Route::TooBig { mtu } => too_big::<F>(packet, tables, scratch, mtu),
+        Route::Unreachable => Err(DropReason::FibLookupFailed),
+    }
+}
+
+fn to_stack(
+    packet: &impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    point: ObservationPoint,
+) -> Verdict {
+    if scratch.report {
+        event::report_trace(packet, tables, scratch, point, 0);
+    }
+    Verdict::Pass
+}
+
+/// What does not fit is answered, or cut by the stack where that is allowed.
+fn too_big<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    mtu: u32,
+) -> Result<Verdict, DropReason> {
+    if !scratch.flow.dont_fragment {
+        return Ok(to_stack(packet, tables, scratch, ObservationPoint::ToStack));
+    }
+    icmp_error::too_big::<F>(packet, tables, scratch, mtu)
+}
+
+/// Bytes of the IP packets that go out on the wire: of an aggregate, those of
+/// one segment.
+#[inline(always)]
+fn segment_len(packet: &impl Packet, flow: &Flow) -> u32 {
+    match packet.gso_size() {
+        0 => flow.ip_len,
+        payload => flow.l4_at - ETHERNET_LEN as u32 + flow.l4_len + payload,
+    }
+}

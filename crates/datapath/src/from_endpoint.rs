@@ -1,0 +1,94 @@
+//! Ingress of an endpoint's host-side device: what the endpoint sends.
+
+use axon_abi::{Direction, DropReason, EndpointFlags, EndpointRow};
+
+use crate::conntrack::{Sets, track};
+use crate::family::{Family, V4, V6, same};
+use crate::header::{Ethernet, ethertype};
+use crate::packet::Packet;
+use crate::parse::parse;
+use crate::scratch::{Kind, Scratch};
+use crate::tables::Tables;
+use crate::verdict::Verdict;
+use crate::{arp, deliver, nd};
+
+/// Decides on a packet that an endpoint sends.
+///
+/// Between two endpoints of one node everything is decided here, both ends'
+/// policy included.
+#[inline(always)]
+pub fn from_endpoint(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<Verdict, DropReason> {
+    scratch.begin(0, Direction::Egress);
+    let row = tables.endpoint(packet.ifindex()).ok_or(DropReason::EndpointNotReady)?;
+    scratch.endpoint = row.id;
+    scratch.source_identity = row.identity;
+    scratch.device = packet.ifindex();
+    if packet.vlan() {
+        return Err(DropReason::VlanFiltered);
+    }
+    let ethernet: &Ethernet = packet.view(0).ok_or(DropReason::UnsupportedL2Protocol)?;
+    match ethernet.ethertype.get() {
+        ethertype::IPV4 => forward::<V4>(packet, tables, scratch, row),
+        ethertype::IPV6 if nd::is_solicitation(packet) => nd::answer(packet, row),
+        ethertype::IPV6 => forward::<V6>(packet, tables, scratch, row),
+        ethertype::ARP => arp::answer(packet, row),
+        _ => Err(DropReason::UnsupportedL3Protocol),
+    }
+}
+
+#[inline(never)]
+fn forward<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    row: &EndpointRow,
+) -> Result<Verdict, DropReason> {
+    if row.policy_set == 0 {
+        return Err(DropReason::EndpointNotReady);
+    }
+    if tables.config().flags & F::CARRIED == 0 {
+        return Err(DropReason::UnsupportedL3Protocol);
+    }
+    parse::<F>(packet, tables, scratch)?;
+    check_source::<F>(scratch, row)?;
+    if F::unroutable(&scratch.flow.tuple.destination) {
+        return Err(DropReason::UnknownL3Target);
+    }
+    let receiver = tables.address(&scratch.flow.tuple.destination);
+    let sets = Sets {
+        sender: Some(row.policy_set),
+        receiver: match receiver {
+            Some(receiver) => receiver.policy_set,
+            None => 0,
+        },
+    };
+    track::<F>(packet, tables, scratch, sets)?;
+    match receiver {
+        Some(receiver) => deliver::to_local::<F>(packet, tables, scratch, receiver),
+        None => deliver::elsewhere::<F>(packet, tables, scratch),
+    }
+}
+
+/// An endpoint speaks for its own addresses only, and reports errors only of
+/// packets that were sent to them.
+#[inline(always)]
+fn check_source<F: Family>(scratch: &mut Scratch, row: &EndpointRow) -> Result<(), DropReason> {
+    let flow = &mut scratch.flow;
+    if matches!(flow.kind, Kind::Error) && !same(&flow.about.source, &flow.tuple.source) {
+        flow.kind = Kind::Single;
+        flow.icmp = true;
+        flow.policy_type = flow.icmp_type;
+    }
+    let source = &flow.tuple.source;
+    // An endpoint without an address of the family has the unspecified one.
+    let own = same(source, &F::own(row)) && !F::unroutable(source);
+    if own || row.flags & EndpointFlags::NO_SOURCE_CHECK != 0 {
+        Ok(())
+    } else {
+        Err(DropReason::InvalidSourceIp)
+    }
+}

@@ -1,0 +1,88 @@
+//! Ingress of an uplink: what the network sends to this node and its
+//! endpoints.
+
+use axon_abi::{Direction, DropReason};
+
+use crate::conntrack::{Sets, track};
+use crate::deliver;
+use crate::family::{Family, V4, V6, same};
+use crate::header::{Ethernet, ethertype};
+use crate::nat::{self, Back};
+use crate::packet::Packet;
+use crate::parse::parse;
+use crate::scratch::{Kind, Scratch};
+use crate::tables::Tables;
+use crate::verdict::Verdict;
+
+/// Decides on a packet from the network. What is not for an endpoint of this
+/// node is not ours.
+#[inline(always)]
+pub fn from_netdev(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<Verdict, DropReason> {
+    scratch.begin(0, Direction::Ingress);
+    scratch.from_outside = true;
+    if packet.vlan() {
+        return Ok(Verdict::Ignore);
+    }
+    let Some(ethernet) = packet.view::<Ethernet>(0) else {
+        return Ok(Verdict::Ignore);
+    };
+    match ethernet.ethertype.get() {
+        ethertype::IPV4 => receive::<V4>(packet, tables, scratch),
+        ethertype::IPV6 => receive::<V6>(packet, tables, scratch),
+        _ => Ok(Verdict::Ignore),
+    }
+}
+
+#[inline(never)]
+fn receive<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<Verdict, DropReason> {
+    let Some(destination) = F::destination(packet) else {
+        return Ok(Verdict::Ignore);
+    };
+    let config = tables.config();
+    if config.flags & F::MASQUERADE != 0 && same(&destination, &F::node(config)) {
+        return match nat::back::<F>(packet, tables, scratch)? {
+            Back::Endpoint => deliver_to::<F>(packet, tables, scratch),
+            Back::Node => Ok(Verdict::Pass),
+            Back::Untouched => Ok(Verdict::Ignore),
+        };
+    }
+    if tables.address(&destination).is_none() {
+        return Ok(Verdict::Ignore);
+    }
+    parse::<F>(packet, tables, scratch)?;
+    deliver_to::<F>(packet, tables, scratch)
+}
+
+/// Holds a parsed packet to conntrack and policy, and delivers it.
+#[inline(never)]
+fn deliver_to<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<Verdict, DropReason> {
+    let Some(row) = tables.address(&scratch.flow.tuple.destination) else {
+        return Err(DropReason::StaleOrUnroutableIp);
+    };
+    scratch.endpoint = row.id;
+    scratch.destination_identity = row.identity;
+    if row.policy_set == 0 {
+        return Err(DropReason::EndpointNotReady);
+    }
+    // The sender of an error is not always an end of the flow it is about.
+    if matches!(scratch.flow.kind, Kind::Error)
+        && tables.address(&scratch.flow.tuple.source).is_some()
+    {
+        return Err(DropReason::InvalidSourceIp);
+    }
+    let sets = Sets { sender: Some(0), receiver: row.policy_set };
+    track::<F>(packet, tables, scratch, sets)?;
+    deliver::to_local::<F>(packet, tables, scratch, row)
+}

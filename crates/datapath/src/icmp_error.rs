@@ -1,0 +1,172 @@
+//! ICMP errors about packets that cannot go on: the packet becomes its own
+//! answer (RFC 792, RFC 4443).
+
+use axon_abi::{Be16, Be32, DropReason, IpKey};
+use zerocopy::IntoBytes;
+
+use crate::arp::GATEWAY_IPV4;
+use crate::checksum;
+use crate::event;
+use crate::family::Family;
+use crate::header::{ETHERNET_LEN, Ethernet, Ipv4, Ipv6, protocol};
+use crate::nd::GATEWAY_IPV6;
+use crate::packet::Packet;
+use crate::scratch::{Fragmentation, Kind, Scratch};
+use crate::tables::Tables;
+use crate::verdict::Verdict;
+
+/// Bytes of the packet that its answer quotes, at most.
+const QUOTE_MAX: u32 = 128;
+const HOPS: u8 = 64;
+
+/// What an ICMP error says.
+#[derive(Clone, Copy, Debug)]
+pub struct Error<'a> {
+    /// Who says so.
+    pub from: &'a IpKey,
+    /// The sender of the packet in question.
+    pub to: &'a IpKey,
+    /// Type and code.
+    pub kind: [u8; 2],
+    /// The word after the checksum: the MTU, if that is what it is about.
+    pub word: [u8; 4],
+}
+
+/// Answers that the packet ran out of hops.
+#[inline(never)]
+pub(crate) fn time_exceeded<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<Verdict, DropReason> {
+    let kind = if F::VERSION == 4 { [11, 0] } else { [3, 0] };
+    answer::<F>(packet, tables, scratch, (kind, 0), DropReason::TtlExceeded)
+}
+
+/// Answers that the packet is larger than `mtu` (RFC 1191, RFC 8201).
+#[inline(never)]
+pub(crate) fn too_big<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    mtu: u32,
+) -> Result<Verdict, DropReason> {
+    let kind = if F::VERSION == 4 { [3, 4] } else { [2, 0] };
+    answer::<F>(packet, tables, scratch, (kind, mtu), DropReason::FragmentationNeeded)
+}
+
+#[inline(always)]
+fn answer<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    (kind, word): ([u8; 2], u32),
+    reason: DropReason,
+) -> Result<Verdict, DropReason> {
+    let flow = &scratch.flow;
+    // No error about an error or a fragment without ports (RFC 1122 3.2.2),
+    // nor one that would quote an address the sender does not know.
+    let silent = matches!(flow.kind, Kind::Error)
+        || flow.icmp_message() && !matches!(flow.kind, Kind::Query | Kind::Answer)
+        || matches!(flow.fragmentation, Fragmentation::Later)
+        || scratch.translated;
+    if silent {
+        return Err(reason);
+    }
+    event::report_drop(packet, tables, scratch, reason);
+    let node = F::node(tables.config());
+    let from = if node.0.ends_with(&[0; 4]) { gateway::<F>() } else { node };
+    let quote = scratch.flow.ip_len.min(QUOTE_MAX) & !3;
+    let error = Error {
+        from: &from,
+        to: &scratch.flow.tuple.source,
+        kind,
+        word: Be32::new(word).to_bytes(),
+    };
+    turn(packet, quote, F::ERROR_LEN)
+        .and_then(|()| F::write_error(packet, &error, quote))
+        .ok_or(DropReason::PacketWrite)?;
+    Ok(Verdict::Reflect { dropped: Some(reason) })
+}
+
+fn gateway<F: Family>() -> IpKey {
+    if F::VERSION == 4 { IpKey::from_v4(GATEWAY_IPV4) } else { IpKey(GATEWAY_IPV6) }
+}
+
+/// Turns the Ethernet header around and makes room for the headers.
+fn turn(packet: &mut impl Packet, quote: u32, room: u32) -> Option<()> {
+    let ethernet: &mut Ethernet = packet.edit(0)?;
+    (ethernet.source, ethernet.destination) = (ethernet.destination, ethernet.source);
+    packet.make_room(ETHERNET_LEN as u32 + quote, room)
+}
+
+/// The sum of `len` bytes from `at` on, a multiple of four.
+fn sum(packet: &impl Packet, at: u32, len: u32) -> Option<u32> {
+    let mut sum = 0;
+    let mut n = 0;
+    while n < QUOTE_MAX {
+        if n >= len {
+            break;
+        }
+        sum = checksum::add(sum, checksum::word(packet.load(at + n)?));
+        n += 4;
+    }
+    Some(sum)
+}
+
+/// The ICMP header; `pseudo` is the sum of what else is covered.
+fn message(error: &Error<'_>, covered: u32) -> [u8; 8] {
+    let [kind, code] = error.kind;
+    let [a, b, c, d] = error.word;
+    let own = checksum::add(checksum::word([kind, code, 0, 0]), checksum::word(error.word));
+    let [x, y] = checksum::fold(checksum::add(own, covered)).to_ne_bytes();
+    [kind, code, x, y, a, b, c, d]
+}
+
+/// [`Family::write_error`] of IPv4.
+#[inline(always)]
+pub(crate) fn write_v4(packet: &mut impl Packet, error: &Error<'_>, quote: u32) -> Option<()> {
+    let [.., a, b, c, d] = error.from.0;
+    let [.., e, f, g, h] = error.to.0;
+    let mut ip = Ipv4 {
+        version_ihl: 0x45,
+        tos: 0xc0,
+        total_len: Be16::new(28 + quote as u16),
+        id: Be16::ZERO,
+        fragment: Be16::ZERO,
+        ttl: HOPS,
+        protocol: protocol::ICMP,
+        checksum: Be16::ZERO,
+        source: [a, b, c, d],
+        destination: [e, f, g, h],
+    };
+    let mut header_sum = 0;
+    let (words, _) = ip.as_bytes().as_chunks::<4>();
+    for word in words {
+        header_sum = checksum::add(header_sum, checksum::word(*word));
+    }
+    ip.checksum = Be16::from_bytes(checksum::fold(header_sum).to_ne_bytes());
+    packet.store(14, &ip)?;
+    let covered = sum(packet, 42, quote)?;
+    packet.store(34, &message(error, covered))
+}
+
+/// [`Family::write_error`] of IPv6.
+#[inline(always)]
+pub(crate) fn write_v6(packet: &mut impl Packet, error: &Error<'_>, quote: u32) -> Option<()> {
+    let len = Be16::new(8 + quote as u16);
+    let ip = Ipv6 {
+        version_class_flow: Be32::new(6 << 28),
+        payload_len: len,
+        next_header: protocol::ICMPV6,
+        hop_limit: HOPS,
+        source: error.from.0,
+        destination: error.to.0,
+    };
+    packet.store(14, &ip)?;
+    let mut covered = checksum::half(len.to_bytes()) + checksum::half([0, protocol::ICMPV6]);
+    covered = checksum::add(covered, checksum::address(error.from, true));
+    covered = checksum::add(covered, checksum::address(error.to, true));
+    covered = checksum::add(covered, sum(packet, 62, quote)?);
+    packet.store(54, &message(error, covered))
+}

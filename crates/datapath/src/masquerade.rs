@@ -1,0 +1,199 @@
+//! Masquerading: endpoints that speak to the world do so from the node's
+//! address.
+//!
+//! The node's own flows from the same ports are entered too, so that no two
+//! flows towards one peer ever share a port; only where an endpoint was first
+//! does the node's flow take another.
+
+use axon_abi::{
+    Be16, CtFlags, DropReason, IpKey, LpmKey, NatEntry, ObservationPoint, Scope, TraceReason,
+};
+
+use crate::event;
+use crate::family::{Family, same};
+use crate::header::protocol;
+use crate::identity::who;
+use crate::nat::{End, rewrite, set_key};
+use crate::packet::Packet;
+use crate::scratch::{Kind, Scratch};
+use crate::tables::Tables;
+use crate::verdict::Verdict;
+
+/// Ports that are tried before a flow is given up.
+const TRIES: u32 = 32;
+
+/// Translates a parsed packet that leaves: of an endpoint, or (`own`) of the
+/// node itself.
+#[inline(never)]
+pub(crate) fn masquerade<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    own: bool,
+) -> Result<Verdict, DropReason> {
+    let config = tables.config();
+    let tuple = scratch.flow.tracked();
+    // An error about somebody else's packet stays what it is.
+    let turned = matches!(scratch.flow.kind, Kind::Error)
+        && !same(&scratch.flow.about.source, &scratch.flow.tuple.source);
+    let free = own && tuple.source_port.get() < config.nat_port_min;
+    if turned || free {
+        return Ok(Verdict::Ignore);
+    }
+    set_key(&mut scratch.nat_key, tuple, 0);
+    if !known(tables, scratch) {
+        match scratch.flow.kind {
+            Kind::Session | Kind::Query => {}
+            Kind::Answer | Kind::Error | Kind::Single => return Ok(Verdict::Ignore),
+        }
+        if !own && !leaves::<F>(tables, scratch) {
+            return Ok(Verdict::Ignore);
+        }
+        if scratch.flow.tuple.protocol == protocol::SCTP {
+            // Its checksum cannot be corrected by difference.
+            return if own { Ok(Verdict::Ignore) } else { Err(DropReason::UnsupportedNatProtocol) };
+        }
+        allocate::<F>(tables, scratch, own)?;
+        scratch.report = !own && config.flags & axon_abi::ConfigFlags::EVENT_TRACE != 0;
+        scratch.seen = Some(TraceReason::New);
+    }
+    if own && scratch.nat_entry.port == scratch.nat_key.source_port {
+        return Ok(Verdict::Ignore);
+    }
+    scratch.source_before_nat = scratch.flow.tuple.source;
+    rewrite::<F>(packet, scratch, End::Source).ok_or(DropReason::PacketWrite)?;
+    if scratch.report {
+        event::report_trace(packet, tables, scratch, ObservationPoint::ToNetwork, 0);
+    }
+    Ok(Verdict::Pass)
+}
+
+/// Finds the flow's translation; once a second it is marked as in use, both
+/// ways.
+#[inline(always)]
+fn known(tables: &impl Tables, scratch: &mut Scratch) -> bool {
+    let Scratch { nat_key, nat_entry, .. } = scratch;
+    let Some(mut entry) = tables.nat(nat_key) else {
+        return false;
+    };
+    let now_s = tables.now_s();
+    *nat_entry = *entry;
+    if entry.seen_s == now_s {
+        return true;
+    }
+    entry.seen_s = now_s;
+    // Let go before the other way is looked up.
+    drop(entry);
+    restore(tables, scratch, now_s)
+}
+
+/// Puts back the way back of a translation, should it have been evicted; false
+/// if its port has gone to another flow since.
+#[inline(never)]
+fn restore(tables: &impl Tables, scratch: &mut Scratch, now_s: u32) -> bool {
+    let Scratch { nat_key, nat_back, nat_entry, .. } = scratch;
+    nat_back.source = nat_key.destination;
+    nat_back.destination = nat_entry.addr;
+    nat_back.source_port = nat_key.destination_port;
+    nat_back.destination_port = nat_entry.port;
+    nat_back.protocol = nat_key.protocol;
+    nat_back.inbound = 1;
+    nat_back.pad = [0; 2];
+    let entry = NatEntry {
+        addr: nat_key.source,
+        port: nat_key.source_port,
+        node_own: nat_entry.node_own,
+        seen_s: now_s,
+    };
+    claim(tables, scratch, &entry)
+}
+
+/// Makes `scratch.nat_back` this flow's, unless it is another's.
+#[inline(always)]
+fn claim(tables: &impl Tables, scratch: &Scratch, entry: &NatEntry) -> bool {
+    if let Some(found) = tables.nat(&scratch.nat_back) {
+        return same(&found.addr, &entry.addr) && found.port == entry.port;
+    }
+    tables.nat_create(&scratch.nat_back, entry)
+}
+
+/// Whether an endpoint's packet leaves the cluster, and is no answer to what
+/// reached the endpoint under its own address.
+#[inline(never)]
+fn leaves<F: Family>(tables: &impl Tables, scratch: &mut Scratch) -> bool {
+    scratch.lpm = LpmKey::host(scratch.flow.tuple.destination);
+    if tables.no_masquerade(&scratch.lpm) {
+        return false;
+    }
+    let Scratch { flow, lpm, .. } = scratch;
+    let outside = match who(tables, &flow.tuple.destination, lpm).identity.scope() {
+        Scope::World | Scope::Unknown => true,
+        Scope::Host
+        | Scope::Unmanaged
+        | Scope::Health
+        | Scope::Init
+        | Scope::RemoteNode
+        | Scope::KubeApiserver
+        | Scope::Ingress
+        | Scope::Cluster => false,
+    };
+    if !outside {
+        return false;
+    }
+    let low = F::key(scratch);
+    match F::entry(tables, scratch) {
+        Some(entry) => (entry.flags & CtFlags::OPENED_BY_LOW != 0) == low,
+        None => true,
+    }
+}
+
+/// Finds a port of the node for a new flow: its own if that is free, else one
+/// at random and those after it.
+#[inline(never)]
+fn allocate<F: Family>(
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    own: bool,
+) -> Result<(), DropReason> {
+    let config = tables.config();
+    let (first, last) = (u32::from(config.nat_port_min), u32::from(config.nat_port_max));
+    let range = last.wrapping_sub(first).wrapping_add(1) & 0x1_ffff;
+    if range == 0 || last < first {
+        return Err(DropReason::NoNatMapping);
+    }
+    let now_s = tables.now_s();
+    let node: IpKey = F::node(config);
+    let Scratch { flow, nat_back, .. } = scratch;
+    let wanted = u32::from(flow.tuple.source_port.get());
+    nat_back.source = flow.tuple.destination;
+    nat_back.destination = node;
+    nat_back.source_port = flow.tuple.destination_port;
+    nat_back.protocol = flow.tuple.protocol;
+    nat_back.inbound = 1;
+    nat_back.pad = [0; 2];
+    let mut entry = NatEntry {
+        addr: flow.tuple.source,
+        port: flow.tuple.source_port,
+        node_own: u16::from(own),
+        seen_s: now_s,
+    };
+    let start = tables.random() % range;
+    let mut n = 0;
+    while n < TRIES {
+        let kept = n == 0 && wanted >= first && wanted <= last;
+        let port = if kept { wanted } else { first + (start + n) % range };
+        scratch.nat_back.destination_port = Be16::new(port as u16);
+        if claim(tables, scratch, &entry) {
+            entry.addr = node;
+            entry.port = Be16::new(port as u16);
+            scratch.nat_entry = entry;
+            return if tables.nat_insert(&scratch.nat_key, &entry) {
+                Ok(())
+            } else {
+                Err(DropReason::NoNatMapping)
+            };
+        }
+        n += 1;
+    }
+    Err(DropReason::NoNatMapping)
+}

@@ -1,0 +1,224 @@
+//! Rewriting an address and port, and the way back.
+//!
+//! A translation is two entries: outbound, by what the endpoint sends, and
+//! inbound, by what answers it. Whoever sweeps them looks at both, since
+//! either side may be silent for long.
+
+use axon_abi::{Be16, DropReason, IpKey, NatKey};
+
+use crate::checksum::{address, difference, half};
+use crate::family::Family;
+use crate::header::protocol;
+use crate::packet::{Checksum, Packet};
+use crate::parse::parse;
+use crate::scratch::{Fragmentation, Kind, Scratch, Tuple};
+use crate::tables::Tables;
+
+/// Where a packet to the node's address turned out to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Back {
+    /// To an endpoint; the packet is rewritten.
+    Endpoint,
+    /// To the node, on another port; the packet is rewritten.
+    Node,
+    /// To the node, as it is.
+    Untouched,
+}
+
+/// Which end of a packet is rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The source: the packet leaves.
+    Source,
+    /// The destination: the packet comes back.
+    Destination,
+}
+
+/// Fills in the key of a translation from the packet's tuple.
+#[inline(always)]
+pub(crate) fn set_key(key: &mut NatKey, tuple: &Tuple, inbound: u8) {
+    key.source = tuple.source;
+    key.destination = tuple.destination;
+    key.source_port = tuple.source_port;
+    key.destination_port = tuple.destination_port;
+    key.protocol = tuple.protocol;
+    key.inbound = inbound;
+    key.pad = [0; 2];
+}
+
+/// Reads a packet to the node's address, and translates it back if it answers
+/// what was translated.
+#[inline(never)]
+pub(crate) fn back<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<Back, DropReason> {
+    if parse::<F>(packet, tables, scratch).is_err() {
+        return Ok(Back::Untouched);
+    }
+    let Scratch { flow, nat_key, nat_entry, .. } = scratch;
+    set_key(nat_key, flow.tracked(), 1);
+    let Some(mut entry) = tables.nat(nat_key) else {
+        return Ok(Back::Untouched);
+    };
+    let now_s = tables.now_s();
+    if entry.seen_s != now_s {
+        entry.seen_s = now_s;
+    }
+    *nat_entry = *entry;
+    let own = nat_entry.node_own != 0;
+    if own && nat_entry.port == nat_key.destination_port {
+        return Ok(Back::Untouched);
+    }
+    rewrite::<F>(packet, scratch, End::Destination).ok_or(DropReason::PacketWrite)?;
+    scratch.translated = true;
+    Ok(if own { Back::Node } else { Back::Endpoint })
+}
+
+/// Puts the address and port of `scratch.nat_entry` into one end of the
+/// packet, and of the packet it quotes.
+#[inline(never)]
+pub(crate) fn rewrite<F: Family>(
+    packet: &mut impl Packet,
+    scratch: &mut Scratch,
+    end: End,
+) -> Option<()> {
+    let Scratch { flow, nat_entry: new, .. } = scratch;
+    let old = match end {
+        End::Source => flow.tuple.source,
+        End::Destination => flow.tuple.destination,
+    };
+    let at = match end {
+        End::Source => F::SOURCE_AT,
+        End::Destination => F::SOURCE_AT + F::ADDR_LEN,
+    };
+    store_addr::<F>(packet, at, &new.addr)?;
+    let v6 = F::VERSION == 6;
+    let change = difference(address(&old, v6), address(&new.addr, v6));
+    if !v6 {
+        packet.fix_ip_checksum(24, change)?;
+    }
+    if matches!(flow.kind, Kind::Error) {
+        rewrite_quote::<F>(packet, scratch, end, change)?;
+    } else if !matches!(flow.fragmentation, Fragmentation::Later) {
+        rewrite_transport::<F>(packet, scratch, end, change)?;
+    }
+    let Scratch { flow, nat_entry: new, .. } = scratch;
+    let (tuple, error) = match flow.kind {
+        Kind::Error => (&mut flow.about, true),
+        Kind::Single | Kind::Session | Kind::Query | Kind::Answer => (&mut flow.tuple, false),
+    };
+    match end {
+        End::Source => (tuple.source, tuple.source_port) = (new.addr, new.port),
+        End::Destination => (tuple.destination, tuple.destination_port) = (new.addr, new.port),
+    }
+    if error {
+        match end {
+            End::Source => flow.tuple.source = new.addr,
+            End::Destination => flow.tuple.destination = new.addr,
+        }
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn store_addr<F: Family>(packet: &mut impl Packet, at: u32, addr: &IpKey) -> Option<()> {
+    if F::VERSION == 4 {
+        let [.., a, b, c, d] = addr.0;
+        packet.store(at, &[a, b, c, d])
+    } else {
+        packet.store(at, addr)
+    }
+}
+
+/// Where the port of an end, or the identifier of a query, stands behind the
+/// start of the transport header.
+#[inline(always)]
+fn port_at(is_icmp: bool, second: bool) -> u32 {
+    match (is_icmp, second) {
+        (true, _) => 4,
+        (false, false) => 0,
+        (false, true) => 2,
+    }
+}
+
+#[inline(never)]
+fn rewrite_transport<F: Family>(
+    packet: &mut impl Packet,
+    scratch: &Scratch,
+    end: End,
+    change: u32,
+) -> Option<()> {
+    let Scratch { flow, nat_entry: new, .. } = scratch;
+    let (sum_at, zero_is_none) = match flow.tuple.protocol {
+        protocol::TCP => (16, false),
+        protocol::UDP => (6, true),
+        _ => (2, false),
+    };
+    let icmp = flow.tuple.protocol == F::ICMP;
+    let mut how = Checksum { pseudo: true, zero_is_none, ipv6: F::VERSION == 6 };
+    let sum_at = flow.l4_at + sum_at;
+    // Of the ICMPs, only that of IPv6 covers the addresses.
+    if !icmp || F::VERSION == 6 {
+        packet.fix_l4_checksum(sum_at, change, how)?;
+    }
+    let old = match end {
+        End::Source => flow.tuple.source_port,
+        End::Destination => flow.tuple.destination_port,
+    };
+    if old == new.port {
+        return Some(());
+    }
+    how.pseudo = false;
+    let at = flow.l4_at + port_at(icmp, matches!(end, End::Destination));
+    replace_port(packet, (at, sum_at), old, new.port, how)
+}
+
+/// The quoted packet went the other way: its other end is rewritten.
+#[inline(never)]
+fn rewrite_quote<F: Family>(
+    packet: &mut impl Packet,
+    scratch: &Scratch,
+    end: End,
+    change: u32,
+) -> Option<()> {
+    let Scratch { flow, nat_entry: new, .. } = scratch;
+    let sum_at = flow.l4_at + 2;
+    let mut how = Checksum { pseudo: true, zero_is_none: false, ipv6: F::VERSION == 6 };
+    if F::VERSION == 6 {
+        packet.fix_l4_checksum(sum_at, change, how)?;
+    }
+    how.pseudo = false;
+    let second = matches!(end, End::Source);
+    let addr_at = flow.about_at + F::SOURCE_AT - 14 + if second { F::ADDR_LEN } else { 0 };
+    store_addr::<F>(packet, addr_at, &new.addr)?;
+    if F::VERSION == 6 {
+        packet.fix_l4_checksum(sum_at, change, how)?;
+    } else {
+        // The quoted header's own checksum makes up for its address.
+        packet.fix_ip_checksum(flow.about_at + 10, change)?;
+    }
+    let old = match end {
+        End::Source => flow.about.source_port,
+        End::Destination => flow.about.destination_port,
+    };
+    if old == new.port {
+        return Some(());
+    }
+    let at = flow.about_l4_at + port_at(flow.about.protocol == F::ICMP, second);
+    replace_port(packet, (at, sum_at), old, new.port, how)
+}
+
+#[inline(always)]
+fn replace_port(
+    packet: &mut impl Packet,
+    (at, sum_at): (u32, u32),
+    old: Be16,
+    new: Be16,
+    how: Checksum,
+) -> Option<()> {
+    packet.store(at, &new)?;
+    let change = difference(half(old.to_bytes()), half(new.to_bytes()));
+    packet.fix_l4_checksum(sum_at, change, how)
+}

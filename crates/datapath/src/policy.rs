@@ -1,0 +1,149 @@
+//! The policy look-up: what a set version says of a remote, protocol and port.
+
+use axon_abi::{
+    Be16, ClassKey, DropReason, Identity, MatchType, PolicyEntryFlags, PolicyKey, PolicySetFlags,
+    Scope, class,
+};
+
+use crate::scratch::Scratch;
+use crate::tables::Tables;
+
+/// What policy is asked.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Question {
+    /// The policy set version.
+    pub set: u32,
+    /// The far end.
+    pub remote: Identity,
+    /// Destination port; of ICMP the type.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Whether the set's endpoint opened the flow.
+    pub egress: bool,
+}
+
+/// What the set says.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// Precedence of the entry that decided; 0 if none.
+    pub precedence: u32,
+    /// Its rule; 0 if none.
+    pub rule: u32,
+    /// Its flags.
+    pub flags: u16,
+    /// How it matched ([`MatchType`]).
+    pub match_type: u8,
+}
+
+/// Asks `scratch.question`; the entry that decided is in `scratch.decision`.
+///
+/// Of all entries that match, the one with the highest precedence decides; if
+/// none does, the set's default.
+#[inline(never)]
+pub fn evaluate(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason> {
+    scratch.decision = Decision::default();
+    let question = scratch.question;
+    let row = tables.policy_set(question.set).ok_or(DropReason::NoPolicyConfiguration)?;
+    let (prefixes, closed) = if question.egress {
+        (row.egress_prefixes, PolicySetFlags::DEFAULT_DENY_EGRESS)
+    } else {
+        (row.ingress_prefixes, PolicySetFlags::DEFAULT_DENY_INGRESS)
+    };
+    let class = class_of(tables, scratch);
+    probe_all(tables, scratch, prefixes, class);
+    let decision = &scratch.decision;
+    if decision.precedence != 0 {
+        return if decision.flags & PolicyEntryFlags::DENY != 0 {
+            Err(DropReason::PolicyDeny)
+        } else {
+            Ok(())
+        };
+    }
+    if row.flags & closed != 0 { Err(DropReason::PolicyDenied) } else { Ok(()) }
+}
+
+/// The remote's class, or [`class::ANY`] if the remote is unknown: then only
+/// denies of any remote count.
+#[inline(always)]
+fn class_of(tables: &impl Tables, scratch: &mut Scratch) -> u32 {
+    let Question { set, remote, .. } = scratch.question;
+    let scope = remote.scope();
+    let needs_row = matches!(scope, Scope::Cluster) || remote.0 >> 24 == 1;
+    if matches!(scope, Scope::Unknown) || needs_row && !tables.identity_known(remote) {
+        return class::ANY;
+    }
+    scratch.class_key = ClassKey { set, identity: remote };
+    match tables.class(&scratch.class_key) {
+        Some(class) => class,
+        None => class::default_of(scope),
+    }
+}
+
+/// Probes every port prefix that the set uses, then "any protocol".
+#[inline(always)]
+fn probe_all(tables: &impl Tables, scratch: &mut Scratch, prefixes: u32, class: u32) {
+    let port = scratch.question.port;
+    scratch.policy_key.set = scratch.question.set;
+    scratch.policy_key.protocol = scratch.question.protocol;
+    let mut prefix = 17u32;
+    while prefix > 0 {
+        prefix -= 1;
+        if prefixes >> prefix & 1 == 0 {
+            continue;
+        }
+        // A shift by 16 would be none at all.
+        let mask = (0xffff_0000_u32 >> prefix) as u16;
+        probe_both(tables, scratch, port & mask, prefix as u8, class);
+    }
+    if prefixes & 1 != 0 {
+        scratch.policy_key.protocol = 0;
+        probe_both(tables, scratch, 0, 0, class);
+    }
+}
+
+#[inline(always)]
+fn probe_both(tables: &impl Tables, scratch: &mut Scratch, port: u16, prefix: u8, class: u32) {
+    let key = &mut scratch.policy_key;
+    key.port = Be16::new(port);
+    key.direction_prefix =
+        prefix | if scratch.question.egress { PolicyKey::EGRESS } else { PolicyKey::INGRESS };
+    if class != class::ANY {
+        probe(tables, scratch, class, class);
+    }
+    probe(tables, scratch, class::ANY, class);
+}
+
+/// Looks for one entry, and keeps it if it is above what was found before.
+#[inline(never)]
+fn probe(tables: &impl Tables, scratch: &mut Scratch, asked: u32, remote: u32) {
+    scratch.policy_key.class = asked;
+    let Some(entry) = tables.policy(&scratch.policy_key) else {
+        return;
+    };
+    let deny = entry.flags & PolicyEntryFlags::DENY != 0;
+    if entry.precedence <= scratch.decision.precedence || remote == class::ANY && !deny {
+        return;
+    }
+    scratch.decision = Decision {
+        precedence: entry.precedence,
+        rule: entry.rule,
+        flags: entry.flags,
+        match_type: match_type(&scratch.policy_key) as u8,
+    };
+}
+
+/// Which parts of the key were more than wildcards.
+fn match_type(key: &PolicyKey) -> MatchType {
+    let port = key.direction_prefix & PolicyKey::PREFIX_MASK != 0;
+    match (key.class != class::ANY, key.protocol != 0, port) {
+        (true, true, true) => MatchType::L3L4,
+        (true, true, false) => MatchType::L3Proto,
+        (true, false, _) => MatchType::L3Only,
+        (false, true, true) => MatchType::L4Only,
+        (false, true, false) => MatchType::ProtoOnly,
+        (false, false, _) => MatchType::All,
+    }
+}

@@ -1,0 +1,292 @@
+//! What is known of the packet in hand.
+//!
+//! The kernel gives a program 512 bytes of stack for all its nested calls;
+//! what is larger than a few words lives here, in memory of the CPU's own.
+
+use axon_abi::{
+    Be16, ClassKey, CtEntry, CtKey4, CtKey6, Direction, EventRecord, FragmentKey, FragmentPorts,
+    Identity, IpKey, LpmKey, NatEntry, NatKey, PolicyKey, TraceReason,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::header::protocol;
+use crate::policy::{Decision, Question};
+use crate::tables::NextHop;
+
+/// Two ends and how they talk. ICMP queries have their identifier as the
+/// asking side's port and 0 as the other's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Tuple {
+    /// Source address.
+    pub source: IpKey,
+    /// Destination address.
+    pub destination: IpKey,
+    /// Source port.
+    pub source_port: Be16,
+    /// Destination port.
+    pub destination_port: Be16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// How a packet relates to the flow it belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// It stands for itself: policy decides each time, no entry is made.
+    #[default]
+    Single = 0,
+    /// TCP, UDP, SCTP.
+    Session = 1,
+    /// An ICMP query.
+    Query = 2,
+    /// The answer to an ICMP query: without an entry it stands for itself.
+    Answer = 3,
+    /// An ICMP error about the flow in [`Flow::about`].
+    Error = 4,
+}
+
+/// Which part of a datagram a packet is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fragmentation {
+    /// All of it.
+    #[default]
+    Whole = 0,
+    /// The start, with the transport header.
+    First = 1,
+    /// A part without transport header.
+    Later = 2,
+}
+
+/// What the parser found.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// Who speaks to whom.
+    pub tuple: Tuple,
+    /// Of an ICMP error: the flow it is about, turned so that the error goes
+    /// the way of this tuple.
+    pub about: Tuple,
+    /// Where the transport header is (of a later fragment: its data).
+    pub l4_at: u32,
+    /// Bytes of the IP packet.
+    pub ip_len: u32,
+    /// Bytes of the transport header, options included.
+    pub l4_len: u32,
+    /// Identification of the datagram, if it is in fragments.
+    pub fragment_id: u32,
+    /// Of an ICMP error: where the packet it quotes starts.
+    pub about_at: u32,
+    /// Of an ICMP error: where the transport header it quotes starts.
+    pub about_l4_at: u32,
+    /// 4, 6, or 0 before the IP header was read.
+    pub version: u8,
+    /// How the packet relates to its flow.
+    pub kind: Kind,
+    /// Which part of a datagram it is.
+    pub fragmentation: Fragmentation,
+    /// IPv4: routers may not cut it. Always so for IPv6.
+    pub dont_fragment: bool,
+    /// Hops left.
+    pub hop_limit: u8,
+    /// TCP flags, low byte.
+    pub tcp_flags: u8,
+    /// ICMP type.
+    pub icmp_type: u8,
+    /// ICMP code.
+    pub icmp_code: u8,
+    /// ICMP type of the query that the flow consists of, or of the message
+    /// itself: what policy is asked about.
+    pub policy_type: u8,
+    /// Whether policy is asked about an ICMP message.
+    pub icmp: bool,
+}
+
+impl Flow {
+    /// Whether the packet itself is an ICMP message.
+    #[inline(always)]
+    pub(crate) fn icmp_message(&self) -> bool {
+        matches!(self.tuple.protocol, protocol::ICMP | protocol::ICMPV6)
+    }
+
+    /// The flow that conntrack knows the packet by.
+    #[inline(always)]
+    pub fn tracked(&self) -> &Tuple {
+        match self.kind {
+            Kind::Error => &self.about,
+            Kind::Single | Kind::Session | Kind::Query | Kind::Answer => &self.tuple,
+        }
+    }
+}
+
+/// Room for what does not fit on the stack, and the facts that travel between
+/// the steps. Dirty at the start of a packet.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scratch {
+    /// What the parser found.
+    pub flow: Flow,
+    /// The event being written.
+    pub event: EventRecord,
+    /// The neighbour of [`crate::Verdict::RedirectNeigh`].
+    pub next_hop: NextHop,
+    /// Source address before masquerading; unspecified if it stands.
+    pub source_before_nat: IpKey,
+    /// Identity of the packet's sender, where known.
+    pub source_identity: Identity,
+    /// Identity of its receiver, where known.
+    pub destination_identity: Identity,
+    /// What conntrack says of the packet.
+    pub seen: Option<TraceReason>,
+    /// Whether the packet is worth a trace event.
+    pub report: bool,
+    /// Whether the packet came from the network.
+    pub from_outside: bool,
+    /// Whether the endpoint that was asked last only audits.
+    pub audit: bool,
+    /// Whether the packet's destination was translated back.
+    pub(crate) translated: bool,
+    /// The device whose endpoint is the sender (egress) or the receiver
+    /// (ingress), whatever the addresses say; 0 if the addresses say it.
+    pub(crate) device: u32,
+    /// Number of the endpoint at whose device the packet is; 0 for the node.
+    pub endpoint: u16,
+    /// The packet's way as that endpoint sees it.
+    pub direction: Direction,
+    /// Verdict of both ends' policy.
+    pub(crate) agreed: Agreed,
+    /// What policy is asked.
+    pub question: Question,
+    /// What it said last.
+    pub decision: Decision,
+    pub(crate) ct4: CtKey4,
+    pub(crate) ct6: CtKey6,
+    pub(crate) entry: CtEntry,
+    pub(crate) nat_key: NatKey,
+    pub(crate) nat_back: NatKey,
+    pub(crate) nat_entry: NatEntry,
+    pub(crate) lpm: LpmKey,
+    pub(crate) class_key: ClassKey,
+    pub(crate) policy_key: PolicyKey,
+    pub(crate) fragment_key: FragmentKey,
+    pub(crate) fragment_ports: FragmentPorts,
+}
+
+
+
+/// What both ends' policy came to, in the flow's forward orientation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Agreed {
+    pub(crate) source: Identity,
+    pub(crate) destination: Identity,
+    pub(crate) egress_set: u32,
+    pub(crate) ingress_set: u32,
+    pub(crate) epoch: u32,
+    pub(crate) rule: u32,
+    pub(crate) match_type: u8,
+    pub(crate) forward: bool,
+}
+
+impl Scratch {
+    /// Forgets the last packet.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self, endpoint: u16, direction: Direction) {
+        self.flow.version = 0;
+        self.source_identity = Identity::UNKNOWN;
+        self.destination_identity = Identity::UNKNOWN;
+        self.source_before_nat = IpKey::UNSPECIFIED;
+        self.seen = None;
+        self.report = false;
+        self.from_outside = false;
+        self.audit = false;
+        self.translated = false;
+        self.device = 0;
+        self.endpoint = endpoint;
+        self.direction = direction;
+    }
+
+    /// A scratch as another packet may have left it: every byte that a hook
+    /// might read without having set it is wrong.
+    #[must_use]
+    pub fn poisoned() -> Self {
+        let addr = IpKey([0xa5; 16]);
+        let tuple = Tuple {
+            source: addr,
+            destination: addr,
+            source_port: Be16::new(0xa5a5),
+            destination_port: Be16::new(0x5a5a),
+            protocol: 0xa5,
+            pad: [0xa5; 3],
+        };
+        let identity = Identity(0xa5a5);
+        Self {
+            flow: Flow {
+                tuple,
+                about: tuple,
+                l4_at: 0xa5a5,
+                ip_len: 0xa5a5,
+                l4_len: 0xa5,
+                fragment_id: 0xa5a5,
+                about_at: 0xa5a5,
+                about_l4_at: 0xa5a5,
+                version: 0xa5,
+                kind: Kind::Error,
+                fragmentation: Fragmentation::Later,
+                dont_fragment: true,
+                hop_limit: 0xa5,
+                tcp_flags: 0xa5,
+                icmp_type: 0xa5,
+                icmp_code: 0xa5,
+                policy_type: 0xa5,
+                icmp: true,
+            },
+            event: filled(),
+            next_hop: NextHop { addr },
+            source_before_nat: addr,
+            source_identity: identity,
+            destination_identity: identity,
+            seen: Some(TraceReason::Related),
+            report: true,
+            from_outside: true,
+            audit: true,
+            translated: true,
+            device: 0xa5a5,
+            endpoint: 0xa5a5,
+            direction: Direction::Unknown,
+            agreed: Agreed {
+                source: identity,
+                destination: identity,
+                egress_set: 0xa5a5,
+                ingress_set: 0xa5a5,
+                epoch: 0xa5a5,
+                rule: 0xa5a5,
+                match_type: 0xa5,
+                forward: true,
+            },
+            question: Question::default(),
+            decision: Decision::default(),
+            ct4: filled(),
+            ct6: filled(),
+            entry: filled(),
+            nat_key: filled(),
+            nat_back: filled(),
+            nat_entry: filled(),
+            lpm: filled(),
+            class_key: filled(),
+            policy_key: filled(),
+            fragment_key: filled(),
+            fragment_ports: filled(),
+        }
+    }
+}
+
+fn filled<T: FromBytes + IntoBytes>() -> T {
+    let mut value = T::new_zeroed();
+    value.as_mut_bytes().fill(0xa5);
+    value
+}

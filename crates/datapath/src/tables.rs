@@ -1,0 +1,132 @@
+//! What the datapath asks and writes: the maps and the kernel's helpers.
+
+use core::ops::DerefMut;
+
+use axon_abi::{
+    ClassKey, CtEntry, CtKey4, CtKey6, Direction, EndpointRow, EventRecord, FragmentKey,
+    FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, NatEntry, NatKey, PolicyEntry, PolicyKey,
+    PolicySetRow, RuntimeConfig,
+};
+
+/// Where a packet to elsewhere goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Out of `ifindex`, by way of the next hop that was filled in.
+    Via {
+        /// The device.
+        ifindex: u32,
+    },
+    /// To the node itself, or nobody knows: the stack's affair.
+    Stack,
+    /// The device carries only packets of `mtu` bytes.
+    TooBig {
+        /// Bytes of an IP packet.
+        mtu: u32,
+    },
+    /// The routes forbid it.
+    Unreachable,
+}
+
+/// The neighbour that a packet is handed to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NextHop {
+    /// Its address: the gateway's, or the destination's own.
+    pub addr: IpKey,
+}
+
+/// What the routes are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteQuery<'a> {
+    /// Where the packet comes in.
+    pub ifindex: u32,
+    /// Source address.
+    pub source: &'a IpKey,
+    /// Destination address.
+    pub destination: &'a IpKey,
+    /// Whether these are IPv6 addresses.
+    pub ipv6: bool,
+}
+
+/// The shared tables. Rows are lent, not copied; entries that the programs
+/// write are lent for writing.
+///
+/// Other CPUs write the same entries at the same time: each field is a fact of
+/// its own, read once and written once, and sums go through [`Tables::add`].
+pub trait Tables {
+    /// A conntrack entry, lent for writing.
+    type Ct<'a>: DerefMut<Target = CtEntry>
+    where
+        Self: 'a;
+    /// A translation, lent for writing.
+    type Nat<'a>: DerefMut<Target = NatEntry>
+    where
+        Self: 'a;
+
+    /// The run-time configuration.
+    fn config(&self) -> &RuntimeConfig;
+    /// Nanoseconds of the monotonic clock; the same all through one packet.
+    fn now_ns(&self) -> u64;
+    /// Seconds of the monotonic clock.
+    #[inline(always)]
+    fn now_s(&self) -> u32 {
+        (self.now_ns() / 1_000_000_000) as u32
+    }
+    /// A random number.
+    fn random(&self) -> u32;
+
+    /// The endpoint behind a host-side device.
+    fn endpoint(&self, ifindex: u32) -> Option<&EndpointRow>;
+    /// The endpoint of this node that has an address.
+    fn address(&self, addr: &IpKey) -> Option<&EndpointRow>;
+    /// Who a single address is.
+    fn ipcache(&self, addr: &IpKey) -> Option<&IpcacheRow>;
+    /// Who the longest prefix is that holds an address.
+    fn ipcache_cidr(&self, key: &LpmKey) -> Option<&IpcacheRow>;
+    /// Whether an identity has a row.
+    fn identity_known(&self, identity: Identity) -> bool;
+
+    /// A policy set version.
+    fn policy_set(&self, set: u32) -> Option<&PolicySetRow>;
+    /// The class of an identity in a set, if the set tells it apart.
+    fn class(&self, key: &ClassKey) -> Option<u32>;
+    /// An entry of a set.
+    fn policy(&self, key: &PolicyKey) -> Option<&PolicyEntry>;
+
+    /// The entry of an IPv4 flow.
+    fn ct4(&self, key: &CtKey4) -> Option<Self::Ct<'_>>;
+    /// The entry of an IPv6 flow.
+    fn ct6(&self, key: &CtKey6) -> Option<Self::Ct<'_>>;
+    /// Writes the entry of an IPv4 flow; false if there is no room.
+    fn ct4_insert(&self, key: &CtKey4, entry: &CtEntry) -> bool;
+    /// Writes the entry of an IPv6 flow; false if there is no room.
+    fn ct6_insert(&self, key: &CtKey6, entry: &CtEntry) -> bool;
+    /// Conntrack entries that an endpoint owns.
+    fn ct_count(&self, owner: u16) -> u32;
+    /// One more.
+    fn ct_count_add(&self, owner: u16);
+
+    /// A translation.
+    fn nat(&self, key: &NatKey) -> Option<Self::Nat<'_>>;
+    /// Writes a translation; false if there is no room.
+    fn nat_insert(&self, key: &NatKey, entry: &NatEntry) -> bool;
+    /// Writes a translation unless there is one; false if there was.
+    fn nat_create(&self, key: &NatKey, entry: &NatEntry) -> bool;
+    /// Whether pods keep their address towards this one.
+    fn no_masquerade(&self, key: &LpmKey) -> bool;
+
+    /// What the first fragment of a datagram said.
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;
+    /// Remembers what it said.
+    fn fragment_insert(&self, key: &FragmentKey, ports: &FragmentPorts);
+
+    /// Asks the node's routes; [`Route::Via`] fills in `next_hop`.
+    fn route(&self, query: &RouteQuery<'_>, next_hop: &mut NextHop) -> Route;
+
+    /// Adds to a counter that other CPUs add to as well.
+    fn add(counter: &mut u64, n: u64);
+    /// Counts a packet under a reason (0: forwarded) and direction.
+    fn count(&self, reason: u8, direction: Direction, len: u32);
+    /// Hands an event to user space.
+    fn emit(&self, event: &EventRecord);
+}

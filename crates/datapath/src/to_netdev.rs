@@ -1,0 +1,61 @@
+//! Egress of an uplink: what leaves this node.
+
+use axon_abi::{Direction, DropReason};
+
+use crate::family::{Family, V4, V6, same};
+use crate::header::{Ethernet, ethertype};
+use crate::masquerade::masquerade;
+use crate::packet::Packet;
+use crate::parse::parse;
+use crate::scratch::Scratch;
+use crate::tables::Tables;
+use crate::verdict::Verdict;
+
+/// Gives packets of endpoints that leave the cluster the node's address.
+#[inline(always)]
+pub fn to_netdev(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<Verdict, DropReason> {
+    scratch.begin(0, Direction::Egress);
+    if packet.vlan() {
+        return Ok(Verdict::Ignore);
+    }
+    let Some(ethernet) = packet.view::<Ethernet>(0) else {
+        return Ok(Verdict::Ignore);
+    };
+    match ethernet.ethertype.get() {
+        ethertype::IPV4 => leave::<V4>(packet, tables, scratch),
+        ethertype::IPV6 => leave::<V6>(packet, tables, scratch),
+        _ => Ok(Verdict::Ignore),
+    }
+}
+
+#[inline(never)]
+fn leave<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<Verdict, DropReason> {
+    let config = tables.config();
+    if config.flags & F::MASQUERADE == 0 {
+        return Ok(Verdict::Ignore);
+    }
+    let Some(source) = F::source(packet) else {
+        return Ok(Verdict::Ignore);
+    };
+    let own = same(&source, &F::node(config));
+    if !own {
+        match tables.address(&source) {
+            Some(row) => scratch.endpoint = row.id,
+            None => return Ok(Verdict::Ignore),
+        }
+    }
+    match parse::<F>(packet, tables, scratch) {
+        Ok(()) => masquerade::<F>(packet, tables, scratch, own),
+        // The node's own packets are its own affair.
+        Err(_) if own => Ok(Verdict::Ignore),
+        Err(reason) => Err(reason),
+    }
+}
