@@ -1,8 +1,28 @@
 //! Removes what has expired, before maps overflow.
+//!
+//! ```text
+//!  every pass:  conntrack (expired) → NAT (its flow is gone) → fragments → counts by owner
+//!  above 80 %:  half-open and one-way flows go early, the soonest to expire first
+//! ```
+//!
+//! A flow that both sides have spoken in is never removed before its time
+//! here; at the very end the kernel's own order of least recent use decides.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::maps::{MapError, Maps};
+use axon_abi::{CtEntry, CtKey4, CtKey6, CtState, IpKey, NatEntry, NatKey, Timeouts};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::maps::{Map, MapError, Maps};
+
+/// Above this share of a map's capacity, in percent, flows go early.
+const HIGH_PERCENT: u64 = 80;
+/// And so many that this share is left.
+const TARGET_PERCENT: u64 = 75;
+
+/// Protocol number of TCP.
+const TCP: u8 = 6;
 
 /// What a pass did to one map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -32,19 +52,74 @@ pub struct Sweeper {
     maps: Maps,
 }
 
+/// What a flow's key tells.
+trait FlowKey: FromBytes + IntoBytes + Immutable + Copy + Ord {
+    fn ends(&self) -> [IpKey; 2];
+}
+
+impl FlowKey for CtKey4 {
+    fn ends(&self) -> [IpKey; 2] {
+        [IpKey::from_v4(self.low), IpKey::from_v4(self.high)]
+    }
+}
+
+impl FlowKey for CtKey6 {
+    fn ends(&self) -> [IpKey; 2] {
+        [IpKey::from_v6(self.low), IpKey::from_v6(self.high)]
+    }
+}
+
+/// What a map holds after its sweep.
+struct Swept<K> {
+    sweep: MapSweep,
+    live: BTreeSet<K>,
+}
+
 impl Sweeper {
     /// A sweeper of these maps.
     pub fn new(maps: Maps) -> Self {
         Self { maps }
     }
 
-    /// Removes what has expired at `now_s` ([`monotonic_s`](crate::probe)).
+    /// Removes what has expired at `now_s` ([`crate::monotonic_s`]).
     ///
     /// # Errors
     /// [`MapError::Syscall`].
-    pub fn pass(&mut self, _now_s: u32) -> Result<SweepReport, MapError> {
-        let _ = &self.maps;
-        Ok(SweepReport::default())
+    pub fn pass(&mut self, now_s: u32) -> Result<SweepReport, MapError> {
+        let timeouts = self.maps.config.get(&0)?.unwrap_or_default().timeouts;
+        let mut owners = BTreeMap::new();
+        let ct4 = sweep_flows(&self.maps.ct4, now_s, &mut owners)?;
+        let ct6 = sweep_flows(&self.maps.ct6, now_s, &mut owners)?;
+        self.recount(&owners)?;
+        let nat = sweep(
+            &self.maps.nat,
+            |key, entry| is_nat_stale(key, entry, &timeouts, now_s, &ct4.live, &ct6.live),
+            |_, entry| Some(entry.seen_s),
+        )?;
+        let fragment = sweep(
+            &self.maps.fragment,
+            |_, ports| ports.seen_s.saturating_add(timeouts.fragment_s.max(1)) <= now_s,
+            |_, ports| Some(ports.seen_s),
+        )?;
+        Ok(SweepReport {
+            maps: vec![ct4.sweep, ct6.sweep, nat.sweep, fragment.sweep],
+        })
+    }
+
+    /// Sets the counts of flows by owner right; the programs count up, and
+    /// neither expiry nor eviction counts down.
+    fn recount(&self, owners: &BTreeMap<u32, u32>) -> Result<(), MapError> {
+        let mut wrong = Vec::new();
+        self.maps.ct_count.for_each(|owner, count| {
+            let right = owners.get(&owner).copied().unwrap_or(0);
+            if count != right {
+                wrong.push((owner, right));
+            }
+        })?;
+        for (owner, right) in wrong {
+            self.maps.ct_count.insert(&owner, &right)?;
+        }
+        Ok(())
     }
 
     /// Removes every flow and translation of these addresses, which are given
@@ -52,7 +127,281 @@ impl Sweeper {
     ///
     /// # Errors
     /// [`MapError::Syscall`].
-    pub fn flush(&mut self, _addresses: &[IpAddr]) -> Result<usize, MapError> {
-        Ok(0)
+    pub fn flush(&mut self, addresses: &[IpAddr]) -> Result<usize, MapError> {
+        let addresses: BTreeSet<IpKey> = addresses.iter().map(|addr| IpKey::from(*addr)).collect();
+        let of_flow = |ends: [IpKey; 2]| ends.iter().any(|end| addresses.contains(end));
+        let mut removed = remove_where(&self.maps.ct4, |key, _| of_flow(key.ends()))?;
+        removed += remove_where(&self.maps.ct6, |key, _| of_flow(key.ends()))?;
+        removed += remove_where(&self.maps.nat, |key: &NatKey, entry: &NatEntry| {
+            of_flow([key.source, key.destination]) || addresses.contains(&entry.addr)
+        })?;
+        Ok(removed)
+    }
+}
+
+fn remove_where<K, V>(map: &Map<K, V>, doomed: impl Fn(&K, &V) -> bool) -> Result<usize, MapError>
+where
+    K: FromBytes + IntoBytes + Immutable,
+    V: FromBytes + IntoBytes + Immutable,
+{
+    let mut keys = Vec::new();
+    map.for_each(|key, value| {
+        if doomed(&key, &value) {
+            keys.push(key);
+        }
+    })?;
+    let mut removed = 0;
+    for key in keys {
+        removed += usize::from(map.remove(&key)?);
+    }
+    Ok(removed)
+}
+
+fn sweep_flows<K: FlowKey>(
+    map: &Map<K, CtEntry>,
+    now_s: u32,
+    owners: &mut BTreeMap<u32, u32>,
+) -> Result<Swept<K>, MapError> {
+    let swept = sweep(
+        map,
+        |_, entry: &CtEntry| entry.expires_s <= now_s,
+        early_order,
+    )?;
+    map.for_each(|_, entry: CtEntry| {
+        *owners.entry(u32::from(entry.owner)).or_insert(0) += 1;
+    })?;
+    Ok(swept)
+}
+
+/// Flows that may go early, by when they would expire.
+fn early_order<K>(_: &K, entry: &CtEntry) -> Option<u32> {
+    let state = CtState::from_u8(entry.state);
+    matches!(
+        state,
+        None | Some(CtState::Opening | CtState::OneWay | CtState::Closing)
+    )
+    .then_some(entry.expires_s)
+}
+
+/// Removes what is `expired`; if the map is still too full, the least of what
+/// has an `early` order too.
+fn sweep<K, V>(
+    map: &Map<K, V>,
+    expired: impl Fn(&K, &V) -> bool,
+    early: impl Fn(&K, &V) -> Option<u32>,
+) -> Result<Swept<K>, MapError>
+where
+    K: FromBytes + IntoBytes + Immutable + Copy + Ord,
+    V: FromBytes + IntoBytes + Immutable,
+{
+    let (mut stale, mut optional, mut live) = (Vec::new(), Vec::new(), BTreeSet::new());
+    map.for_each(|key, value| {
+        if expired(&key, &value) {
+            stale.push(key);
+            return;
+        }
+        live.insert(key);
+        if let Some(order) = early(&key, &value) {
+            optional.push((order, key));
+        }
+    })?;
+    let mut sweep = MapSweep {
+        map: map.name(),
+        capacity: map.capacity(),
+        ..MapSweep::default()
+    };
+    for key in stale {
+        // A packet may have revived the entry since it was read.
+        if map.get(&key)?.is_some_and(|value| expired(&key, &value)) && map.remove(&key)? {
+            sweep.removed += 1;
+        }
+    }
+    for key in early_victims(live.len(), map.capacity(), optional) {
+        sweep.evicted_early += u32::from(map.remove(&key)?);
+        live.remove(&key);
+    }
+    sweep.entries = u32::try_from(live.len()).unwrap_or(u32::MAX);
+    Ok(Swept { sweep, live })
+}
+
+/// Which entries go before their time.
+fn early_victims<K: Ord>(live: usize, capacity: u32, mut optional: Vec<(u32, K)>) -> Vec<K> {
+    let (live, capacity) = (live as u64, u64::from(capacity));
+    if live * 100 <= capacity * HIGH_PERCENT {
+        return Vec::new();
+    }
+    let surplus = live.saturating_sub(capacity * TARGET_PERCENT / 100);
+    optional.sort_unstable();
+    let count = usize::try_from(surplus).unwrap_or(usize::MAX);
+    optional
+        .into_iter()
+        .take(count)
+        .map(|(_, key)| key)
+        .collect()
+}
+
+/// A translation lives as long as its flow; the node's own flows, which
+/// conntrack does not know, as long as a flow of their kind may be silent.
+fn is_nat_stale(
+    key: &NatKey,
+    entry: &NatEntry,
+    timeouts: &Timeouts,
+    now_s: u32,
+    ct4: &BTreeSet<CtKey4>,
+    ct6: &BTreeSet<CtKey6>,
+) -> bool {
+    let silent = |limit_s: u32| entry.seen_s.saturating_add(limit_s.max(1)) <= now_s;
+    if entry.node_own != 0 {
+        return silent(if key.protocol == TCP {
+            timeouts.tcp_established_s
+        } else {
+            timeouts.two_way_s
+        });
+    }
+    // The flow has the pod's own address and port, which the inbound entry holds as its value.
+    let (pod, pod_port, peer, peer_port) = if key.inbound == 0 {
+        (
+            key.source,
+            key.source_port,
+            key.destination,
+            key.destination_port,
+        )
+    } else {
+        (entry.addr, entry.port, key.source, key.source_port)
+    };
+    let pod_is_low = (pod, pod_port.get()) <= (peer, peer_port.get());
+    let (low, low_port, high, high_port) = if pod_is_low {
+        (pod, pod_port, peer, peer_port)
+    } else {
+        (peer, peer_port, pod, pod_port)
+    };
+    let protocol = key.protocol;
+    let tracked = match (low.to_v4(), high.to_v4()) {
+        (Some(low), Some(high)) => ct4.contains(&CtKey4 {
+            low,
+            high,
+            low_port,
+            high_port,
+            protocol,
+            pad: [0; 3],
+        }),
+        _ => ct6.contains(&CtKey6 {
+            low: low.0,
+            high: high.0,
+            low_port,
+            high_port,
+            protocol,
+            pad: [0; 3],
+        }),
+    };
+    // A flow begins in conntrack a moment after its translation; and related packets may follow
+    // its end.
+    !tracked && silent(timeouts.tcp_closing_s)
+}
+
+#[cfg(test)]
+mod tests {
+    use axon_abi::{Be16, CtEntry, CtKey4, CtState, IpKey, NatEntry, NatKey, Timeouts};
+
+    use super::{early_order, early_victims, is_nat_stale};
+
+    #[test]
+    fn only_a_map_that_is_too_full_loses_entries_early() {
+        let optional = |n: u32| (0..n).map(|k| (100 - k, k)).collect();
+        assert!(early_victims(80, 100, optional(50)).is_empty());
+        let victims = early_victims(81, 100, optional(50));
+        assert_eq!(
+            victims,
+            [49, 48, 47, 46, 45, 44],
+            "the soonest to expire, down to 75 of 100"
+        );
+        assert_eq!(
+            early_victims(100, 100, optional(3)).len(),
+            3,
+            "the others stay"
+        );
+    }
+
+    #[test]
+    fn flows_with_both_sides_are_not_evicted_early() {
+        for (state, early) in [
+            (CtState::Opening, true),
+            (CtState::Established, false),
+            (CtState::Closing, true),
+            (CtState::OneWay, true),
+            (CtState::TwoWay, false),
+        ] {
+            let entry = CtEntry {
+                state: state as u8,
+                expires_s: 7,
+                ..CtEntry::default()
+            };
+            assert_eq!(early_order(&(), &entry), early.then_some(7), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn translations_live_as_long_as_their_flow() {
+        let timeouts = Timeouts {
+            tcp_closing_s: 10,
+            tcp_established_s: 1000,
+            ..Timeouts::default()
+        };
+        let (pod, peer) = ([10, 0, 0, 7], [192, 0, 2, 1]);
+        let port = Be16::new;
+        let flow = CtKey4 {
+            low: pod,
+            high: peer,
+            low_port: port(4000),
+            high_port: port(80),
+            protocol: 6,
+            pad: [0; 3],
+        };
+        let outbound = NatKey {
+            source: IpKey::from_v4(pod),
+            destination: IpKey::from_v4(peer),
+            source_port: port(4000),
+            destination_port: port(80),
+            protocol: 6,
+            ..NatKey::default()
+        };
+        let inbound = NatKey {
+            source: IpKey::from_v4(peer),
+            destination: IpKey::from_v4([192, 0, 2, 9]),
+            source_port: port(80),
+            destination_port: port(32768),
+            protocol: 6,
+            inbound: 1,
+            ..NatKey::default()
+        };
+        let entry = NatEntry {
+            addr: IpKey::from_v4(pod),
+            port: port(4000),
+            node_own: 0,
+            seen_s: 50,
+        };
+        let flows = [flow].into();
+        let none = [].into();
+        let six = [].into();
+        for key in [outbound, inbound] {
+            assert!(
+                !is_nat_stale(&key, &entry, &timeouts, 500, &flows, &six),
+                "{key:?}"
+            );
+            assert!(
+                is_nat_stale(&key, &entry, &timeouts, 500, &none, &six),
+                "{key:?}"
+            );
+            assert!(
+                !is_nat_stale(&key, &entry, &timeouts, 59, &none, &six),
+                "{key:?}"
+            );
+        }
+        let own = NatEntry {
+            node_own: 1,
+            ..entry
+        };
+        assert!(!is_nat_stale(&inbound, &own, &timeouts, 1049, &none, &six));
+        assert!(is_nat_stale(&inbound, &own, &timeouts, 1050, &none, &six));
     }
 }

@@ -1,0 +1,136 @@
+//! Endpoints: a row by device, and the same row by each address.
+
+use std::collections::BTreeMap;
+
+use axon_abi::{EndpointRow, IpKey, PolicySetRow};
+use axon_statedb::Target;
+
+use super::RowError;
+use crate::maps::{Map, MapError, Maps};
+
+/// Writes the row by device first: what the endpoint sends is judged before
+/// anything is delivered to it. Removal is the other way round.
+pub(super) struct EndpointTarget {
+    endpoints: Map<u32, EndpointRow>,
+    addresses: Map<IpKey, EndpointRow>,
+    sets: Map<u32, PolicySetRow>,
+}
+
+/// The addresses of a row.
+fn addresses(row: &EndpointRow) -> impl Iterator<Item = IpKey> + use<> {
+    let v4 = (row.ipv4 != [0; 4]).then(|| IpKey::from_v4(row.ipv4));
+    let v6 = (row.ipv6 != IpKey::UNSPECIFIED).then_some(row.ipv6);
+    v4.into_iter().chain(v6)
+}
+
+/// Whether the kernel holds exactly this row, by device and by each address,
+/// and the policy set that it names.
+pub(super) fn is_enforced(maps: &Maps, ifindex: u32, row: &EndpointRow) -> Result<bool, MapError> {
+    if maps.endpoint.get(&ifindex)? != Some(*row) {
+        return Ok(false);
+    }
+    for addr in addresses(row) {
+        if maps.address.get(&addr)? != Some(*row) {
+            return Ok(false);
+        }
+    }
+    Ok(row.policy_set == 0 || maps.policy_set.get(&row.policy_set)?.is_some())
+}
+
+impl EndpointTarget {
+    pub(super) fn new(maps: &Maps) -> Self {
+        Self {
+            endpoints: maps.endpoint.clone(),
+            addresses: maps.address.clone(),
+            sets: maps.policy_set.clone(),
+        }
+    }
+
+    /// Removes an address unless it has become another endpoint's.
+    fn remove_address(&self, addr: &IpKey, ifindex: u32) -> Result<(), RowError> {
+        if self
+            .addresses
+            .get(addr)?
+            .is_some_and(|row| row.ifindex == ifindex)
+        {
+            self.addresses.remove(addr)?;
+        }
+        Ok(())
+    }
+
+    /// The addresses that the kernel has for a device beyond those of `kept`.
+    fn surplus(&self, ifindex: u32, kept: Option<&EndpointRow>) -> Result<Vec<IpKey>, RowError> {
+        let mut surplus = Vec::new();
+        self.addresses.for_each(|addr, row| {
+            let wanted = kept.is_some_and(|kept| addresses(kept).any(|kept| kept == addr));
+            if row.ifindex == ifindex && !wanted {
+                surplus.push(addr);
+            }
+        })?;
+        Ok(surplus)
+    }
+}
+
+impl Target for EndpointTarget {
+    type Key = u32;
+    type Value = EndpointRow;
+    type Error = RowError;
+
+    fn update(&mut self, ifindex: &u32, row: &EndpointRow) -> Result<(), RowError> {
+        if row.policy_set != 0 && self.sets.get(&row.policy_set)?.is_none() {
+            return Err(RowError::NoPolicySet {
+                set: row.policy_set,
+            });
+        }
+        let before = self.endpoints.get(ifindex)?;
+        self.endpoints.insert(ifindex, row)?;
+        for addr in addresses(row) {
+            self.addresses.insert(&addr, row)?;
+        }
+        let same = before.is_some_and(|old| addresses(&old).eq(addresses(row)));
+        if !same {
+            for addr in self.surplus(*ifindex, Some(row))? {
+                self.remove_address(&addr, *ifindex)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, ifindex: &u32) -> Result<(), RowError> {
+        for addr in self.surplus(*ifindex, None)? {
+            self.remove_address(&addr, *ifindex)?;
+        }
+        self.endpoints.remove(ifindex)?;
+        Ok(())
+    }
+
+    /// Rows by device, as far as the rows by address agree with them; what
+    /// does not agree is told in a way that no desired row equals.
+    fn dump(&mut self) -> Result<BTreeMap<u32, EndpointRow>, RowError> {
+        const DIFFERENT: EndpointRow = EndpointRow {
+            ifindex: 0,
+            identity: axon_abi::Identity(0),
+            policy_set: u32::MAX,
+            id: 0,
+            flags: u16::MAX,
+            ipv4: [0; 4],
+            ipv6: IpKey::UNSPECIFIED,
+            mac: [0; 6],
+            node_mac: [0; 6],
+        };
+        let mut rows: BTreeMap<u32, EndpointRow> = self.endpoints.dump()?.into_iter().collect();
+        let by_address: BTreeMap<IpKey, EndpointRow> = self.addresses.dump()?.into_iter().collect();
+        for row in rows.values_mut() {
+            if addresses(row).any(|addr| by_address.get(&addr) != Some(row)) {
+                *row = DIFFERENT;
+            }
+        }
+        for (addr, row) in by_address {
+            let known = rows.get(&row.ifindex);
+            if !known.is_some_and(|known| addresses(known).any(|known| known == addr)) {
+                rows.insert(row.ifindex, DIFFERENT);
+            }
+        }
+        Ok(rows)
+    }
+}

@@ -1,0 +1,287 @@
+//! One table and its target, with removals that wait for their turn.
+
+use std::collections::BTreeMap;
+
+use axon_statedb::{Backoff, Reconciler, Table, Target};
+
+use super::{FAILING_SHOWN, Pass, ReconcileReport};
+
+/// A removal that waits.
+struct Removal {
+    due_ms: u64,
+    attempts: u32,
+    error: String,
+}
+
+/// Follows a table into a target in two steps, [`Follower::put`] and
+/// [`Follower::take`], so that several of them can be interleaved.
+pub(super) struct Follower<T: Target> {
+    target: T,
+    reconciler: Reconciler<T::Key>,
+    removals: BTreeMap<T::Key, Removal>,
+    backoff: Backoff,
+    grace_ms: u64,
+    name: fn(&T::Key) -> String,
+}
+
+/// Passes updates on and keeps removals for later.
+struct Deferring<'a, T: Target> {
+    target: &'a mut T,
+    removals: &'a mut BTreeMap<T::Key, Removal>,
+    due_ms: u64,
+}
+
+impl<T: Target> Target for Deferring<'_, T> {
+    type Key = T::Key;
+    type Value = T::Value;
+    type Error = T::Error;
+
+    fn update(&mut self, key: &T::Key, value: &T::Value) -> Result<(), T::Error> {
+        self.removals.remove(key);
+        self.target.update(key, value)
+    }
+
+    fn delete(&mut self, key: &T::Key) -> Result<(), T::Error> {
+        self.removals.entry(key.clone()).or_insert(Removal {
+            due_ms: self.due_ms,
+            attempts: 0,
+            error: String::new(),
+        });
+        Ok(())
+    }
+
+    fn dump(&mut self) -> Result<BTreeMap<T::Key, T::Value>, T::Error> {
+        self.target.dump()
+    }
+}
+
+impl<T: Target> Follower<T> {
+    pub(super) fn new(target: T, backoff: Backoff, name: fn(&T::Key) -> String) -> Self {
+        Self {
+            target,
+            reconciler: Reconciler::new(backoff),
+            removals: BTreeMap::new(),
+            backoff,
+            grace_ms: 0,
+            name,
+        }
+    }
+
+    /// Removals wait so long.
+    pub(super) fn with_grace(self, grace_ms: u64) -> Self {
+        Self { grace_ms, ..self }
+    }
+
+    /// Puts rows in place, and notes those that are to go.
+    pub(super) fn put(
+        &mut self,
+        pass: Pass,
+        now_ms: u64,
+        table: &Table<T::Key, T::Value>,
+        name: &'static str,
+        report: &mut ReconcileReport,
+    ) {
+        // A row that came back with the content that is still in the kernel is no update.
+        let snapshot = table.snapshot();
+        self.removals.retain(|key, _| snapshot.get(key).is_none());
+        let mut target = Deferring {
+            target: &mut self.target,
+            removals: &mut self.removals,
+            due_ms: now_ms + self.grace_ms,
+        };
+        let done = match pass {
+            Pass::Changes => self.reconciler.sync(now_ms, table, &mut target),
+            Pass::Everything => self.reconciler.full(now_ms, table, &mut target),
+        };
+        report.tables.entry(name).or_default().updated += done.updated;
+    }
+
+    /// Takes away what is due, and tells what fails.
+    pub(super) fn take(&mut self, now_ms: u64, name: &'static str, report: &mut ReconcileReport) {
+        let row = report.tables.entry(name).or_default();
+        let due: Vec<T::Key> = self
+            .removals
+            .iter()
+            .filter(|(_, removal)| removal.due_ms <= now_ms)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in due {
+            match self.target.delete(&key) {
+                Ok(()) => {
+                    self.removals.remove(&key);
+                    row.deleted += 1;
+                }
+                Err(error) => {
+                    if let Some(removal) = self.removals.get_mut(&key) {
+                        removal.attempts += 1;
+                        removal.error = error.to_string();
+                        removal.due_ms = now_ms + wait_ms(self.backoff, removal.attempts);
+                    }
+                }
+            }
+        }
+        let updates = self
+            .reconciler
+            .failures()
+            .iter()
+            .map(|(key, f)| (key, &f.error));
+        let removals = self
+            .removals
+            .iter()
+            .filter(|(_, r)| r.attempts > 0)
+            .map(|(key, r)| (key, &r.error));
+        for (key, error) in updates.chain(removals) {
+            row.failing_rows += 1;
+            if row.failing.len() < FAILING_SHOWN {
+                row.failing.push(((self.name)(key), error.clone()));
+            }
+        }
+        let retries = self
+            .reconciler
+            .failures()
+            .values()
+            .map(|failure| failure.due_ms);
+        let waiting = self.removals.values().map(|removal| removal.due_ms);
+        report.due_ms = retries.chain(waiting).chain(report.due_ms).min();
+    }
+}
+
+/// As [`Reconciler`] spaces its retries.
+fn wait_ms(backoff: Backoff, attempts: u32) -> u64 {
+    let doublings = attempts.saturating_sub(1).min(16);
+    backoff
+        .first_ms
+        .saturating_mul(1 << doublings)
+        .min(backoff.max_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+    use std::rc::Rc;
+
+    use axon_statedb::{Backoff, Table, Target};
+
+    use super::Follower;
+    use crate::reconcile::{Pass, ReconcileReport};
+
+    type Log = Rc<RefCell<Vec<String>>>;
+
+    struct Fake {
+        name: &'static str,
+        rows: BTreeMap<u8, u8>,
+        stuck: bool,
+        log: Log,
+    }
+
+    impl Target for Fake {
+        type Key = u8;
+        type Value = u8;
+        type Error = String;
+
+        fn update(&mut self, key: &u8, value: &u8) -> Result<(), String> {
+            self.log.borrow_mut().push(format!("{}+{key}", self.name));
+            self.rows.insert(*key, *value);
+            Ok(())
+        }
+
+        fn delete(&mut self, key: &u8) -> Result<(), String> {
+            if self.stuck {
+                return Err("in use".to_owned());
+            }
+            self.log.borrow_mut().push(format!("{}-{key}", self.name));
+            self.rows.remove(key);
+            Ok(())
+        }
+
+        fn dump(&mut self) -> Result<BTreeMap<u8, u8>, String> {
+            Ok(self.rows.clone())
+        }
+    }
+
+    fn follower(name: &'static str, log: &Log) -> Follower<Fake> {
+        let fake = Fake {
+            name,
+            rows: BTreeMap::new(),
+            stuck: false,
+            log: Rc::clone(log),
+        };
+        Follower::new(
+            fake,
+            Backoff {
+                first_ms: 10,
+                max_ms: 40,
+            },
+            u8::to_string,
+        )
+    }
+
+    #[test]
+    fn what_is_put_comes_before_what_is_taken_in_every_table() {
+        let log = Log::default();
+        let (mut sets, mut endpoints) = (follower("s", &log), follower("e", &log));
+        let (set_table, endpoint_table) = (Table::default(), Table::default());
+        let mut pass = |now_ms| {
+            let mut report = ReconcileReport::default();
+            sets.put(Pass::Changes, now_ms, &set_table, "s", &mut report);
+            endpoints.put(Pass::Changes, now_ms, &endpoint_table, "e", &mut report);
+            endpoints.take(now_ms, "e", &mut report);
+            sets.take(now_ms, "s", &mut report);
+        };
+        set_table.replace([(1, 1)]);
+        endpoint_table.replace([(7, 1)]);
+        pass(0);
+        set_table.replace([(2, 2)]);
+        endpoint_table.replace([(8, 2)]);
+        pass(1);
+        assert_eq!(*log.borrow(), ["s+1", "e+7", "s+2", "e+8", "e-7", "s-1"]);
+    }
+
+    #[test]
+    fn a_removal_waits_for_its_grace_and_is_called_off_by_a_return() {
+        let log = Log::default();
+        let mut sets = follower("s", &log).with_grace(100);
+        let table = Table::default();
+        let mut pass = |now_ms, table: &Table<u8, u8>| {
+            let mut report = ReconcileReport::default();
+            sets.put(Pass::Changes, now_ms, table, "s", &mut report);
+            sets.take(now_ms, "s", &mut report);
+            report.due_ms
+        };
+        table.replace([(1, 1), (2, 2)]);
+        assert_eq!(pass(0, &table), None);
+        table.replace([]);
+        assert_eq!(pass(10, &table), Some(110));
+        table.replace([(2, 2)]);
+        assert_eq!(pass(50, &table), Some(110), "the other removal still waits");
+        assert_eq!(pass(110, &table), None);
+        assert_eq!(*log.borrow(), ["s+1", "s+2", "s+2", "s-1"]);
+    }
+
+    #[test]
+    fn a_removal_that_fails_is_told_and_tried_again() {
+        let log = Log::default();
+        let mut sets = follower("s", &log);
+        let table = Table::default();
+        table.replace([(1, 1)]);
+        let mut report = ReconcileReport::default();
+        sets.put(Pass::Changes, 0, &table, "s", &mut report);
+        table.replace([]);
+        sets.target.stuck = true;
+        let mut report = ReconcileReport::default();
+        sets.put(Pass::Changes, 0, &table, "s", &mut report);
+        sets.take(0, "s", &mut report);
+        assert_eq!(report.due_ms, Some(10));
+        assert_eq!(
+            report.tables["s"].failing,
+            [("1".to_owned(), "in use".to_owned())]
+        );
+        sets.target.stuck = false;
+        let mut report = ReconcileReport::default();
+        sets.put(Pass::Everything, 10, &table, "s", &mut report);
+        sets.take(10, "s", &mut report);
+        assert_eq!(report.tables["s"].deleted, 1);
+        assert_eq!(report.tables["s"].failing_rows, 0);
+    }
+}

@@ -1,0 +1,215 @@
+//! Desired tables into kernel state, in an order that never allows too much.
+//!
+//! ```text
+//!  put in place:  identities → policy sets → ipcache → nomasq → config → routes → endpoints
+//!  taken away:    endpoints → routes → nomasq → ipcache → policy sets (after a grace) → identities
+//! ```
+//!
+//! An endpoint's row is not written before the policy set that it names is
+//! whole in the kernel; a set is not removed while an endpoint names it.
+
+mod endpoints;
+mod follow;
+mod policy;
+mod rows;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use axon_abi::{EndpointRow, IpKey, LpmKey};
+use axon_model::Desired;
+
+use crate::maps::{MapError, Maps};
+use crate::routes::RouteTarget;
+use endpoints::EndpointTarget;
+use follow::Follower;
+use policy::PolicySetTarget;
+use rows::{ArrayTarget, MapTarget};
+
+/// How the reconciler works.
+#[derive(Clone, Copy, Debug)]
+pub struct ReconcilerConfig {
+    /// How long failed rows wait.
+    pub backoff: axon_statedb::Backoff,
+    /// How long a policy set stays after the last endpoint has left it.
+    pub policy_set_grace_ms: u64,
+    /// Table of the kernel's routes (254 is main).
+    pub route_table: u32,
+}
+
+impl Default for ReconcilerConfig {
+    fn default() -> Self {
+        Self {
+            backoff: axon_statedb::Backoff::default(),
+            policy_set_grace_ms: 2000,
+            route_table: 254,
+        }
+    }
+}
+
+/// Why the kernel does not hold a row.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RowError {
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error("policy set {set} is not in the kernel yet")]
+    NoPolicySet { set: u32 },
+    #[error("policy set {set} is still used by the endpoint at device {ifindex}")]
+    PolicySetInUse { set: u32, ifindex: u32 },
+    #[error("policy set {set} holds a row of set {other}")]
+    ForeignRow { set: u32, other: u32 },
+}
+
+/// What a pass did to one table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct TableReport {
+    /// Rows put in place.
+    pub updated: usize,
+    /// Rows taken away.
+    pub deleted: usize,
+    /// Rows that the kernel does not take, each with its words; the first
+    /// [`FAILING_SHOWN`] of them.
+    pub failing: Vec<(String, String)>,
+    /// How many rows the kernel does not take.
+    pub failing_rows: usize,
+}
+
+/// Rows that a [`TableReport`] names.
+pub const FAILING_SHOWN: usize = 16;
+
+/// What a pass did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct ReconcileReport {
+    /// By table: `identities`, `policy-sets`, `ipcache`, `ipcache-cidrs`,
+    /// `nomasq`, `config`, `routes`, `endpoints`.
+    pub tables: BTreeMap<&'static str, TableReport>,
+    /// When the next pass is due, for a retry or a removal that waits.
+    pub due_ms: Option<u64>,
+}
+
+impl ReconcileReport {
+    /// Rows that the kernel does not take, over all tables.
+    pub fn failing_rows(&self) -> usize {
+        self.tables.values().map(|table| table.failing_rows).sum()
+    }
+}
+
+/// Whether a pass looks at changes or at everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    Changes,
+    Everything,
+}
+
+/// Follows every desired table into the kernel.
+pub struct KernelReconciler {
+    maps: Maps,
+    identities: Follower<MapTarget<axon_abi::Identity, axon_abi::IdentityRow>>,
+    policy_sets: Follower<PolicySetTarget>,
+    ipcache: Follower<MapTarget<IpKey, axon_abi::IpcacheRow>>,
+    ipcache_cidrs: Follower<MapTarget<LpmKey, axon_abi::IpcacheRow>>,
+    nomasq: Follower<MapTarget<LpmKey, u32>>,
+    config: Follower<ArrayTarget<axon_abi::RuntimeConfig>>,
+    routes: Follower<RouteTarget>,
+    endpoints: Follower<EndpointTarget>,
+}
+
+impl std::fmt::Debug for KernelReconciler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KernelReconciler").finish_non_exhaustive()
+    }
+}
+
+fn ip_name(key: &IpKey) -> String {
+    IpAddr::from(*key).to_string()
+}
+
+fn prefix_name(key: &LpmKey) -> String {
+    let bits = if key.addr.is_v4() {
+        key.prefix_bits.saturating_sub(96)
+    } else {
+        key.prefix_bits
+    };
+    format!("{}/{bits}", IpAddr::from(key.addr))
+}
+
+impl KernelReconciler {
+    /// A reconciler that has seen nothing yet: its first pass compares all.
+    /// Routes are those of the calling thread's network namespace.
+    pub fn new(maps: Maps, config: ReconcilerConfig) -> Self {
+        let backoff = config.backoff;
+        Self {
+            identities: Follower::new(MapTarget::new(maps.identity.clone()), backoff, |key| {
+                key.0.to_string()
+            }),
+            policy_sets: Follower::new(PolicySetTarget::new(&maps), backoff, u32::to_string)
+                .with_grace(config.policy_set_grace_ms),
+            ipcache: Follower::new(MapTarget::new(maps.ipcache.clone()), backoff, ip_name),
+            ipcache_cidrs: Follower::new(
+                MapTarget::new(maps.ipcache_cidr.clone()),
+                backoff,
+                prefix_name,
+            ),
+            nomasq: Follower::new(MapTarget::new(maps.nomasq.clone()), backoff, prefix_name),
+            config: Follower::new(
+                ArrayTarget::new(maps.config.clone()),
+                backoff,
+                u32::to_string,
+            ),
+            routes: Follower::new(
+                RouteTarget::new(config.route_table),
+                backoff,
+                ipnet::IpNet::to_string,
+            ),
+            endpoints: Follower::new(EndpointTarget::new(&maps), backoff, |ifindex| {
+                format!("device {ifindex}")
+            }),
+            maps,
+        }
+    }
+
+    /// Carries out what has changed since the last pass, and retries what is
+    /// due.
+    pub fn sync(&mut self, now_ms: u64, desired: &Desired) -> ReconcileReport {
+        self.pass(Pass::Changes, now_ms, desired)
+    }
+
+    /// Compares everything with the kernel and repairs the difference.
+    pub fn full(&mut self, now_ms: u64, desired: &Desired) -> ReconcileReport {
+        self.pass(Pass::Everything, now_ms, desired)
+    }
+
+    fn pass(&mut self, pass: Pass, now_ms: u64, desired: &Desired) -> ReconcileReport {
+        let mut report = ReconcileReport::default();
+        let r = &mut report;
+        self.identities
+            .put(pass, now_ms, &desired.identities, "identities", r);
+        self.policy_sets
+            .put(pass, now_ms, &desired.policy_sets, "policy-sets", r);
+        self.ipcache
+            .put(pass, now_ms, &desired.ipcache, "ipcache", r);
+        self.ipcache_cidrs
+            .put(pass, now_ms, &desired.ipcache_cidrs, "ipcache-cidrs", r);
+        self.nomasq.put(pass, now_ms, &desired.nomasq, "nomasq", r);
+        self.config.put(pass, now_ms, &desired.config, "config", r);
+        self.routes.put(pass, now_ms, &desired.routes, "routes", r);
+        self.endpoints
+            .put(pass, now_ms, &desired.endpoints, "endpoints", r);
+
+        self.endpoints.take(now_ms, "endpoints", r);
+        self.routes.take(now_ms, "routes", r);
+        self.config.take(now_ms, "config", r);
+        self.nomasq.take(now_ms, "nomasq", r);
+        self.ipcache_cidrs.take(now_ms, "ipcache-cidrs", r);
+        self.ipcache.take(now_ms, "ipcache", r);
+        self.policy_sets.take(now_ms, "policy-sets", r);
+        self.identities.take(now_ms, "identities", r);
+        report
+    }
+
+    /// Whether the kernel holds exactly this row for an endpoint, by the index
+    /// of its host-side device: its policy is enforced.
+    pub fn endpoint_enforced(&self, ifindex: u32, row: &EndpointRow) -> bool {
+        endpoints::is_enforced(&self.maps, ifindex, row).unwrap_or(false)
+    }
+}
