@@ -1,21 +1,27 @@
 //! Where the observed tables come from.
 //!
 //! ```text
-//! directories of manifests ── watch, read, parse ──> merge by object ──> observed tables
-//!                                   └── SourceStatus: files, errors, refusals, conflicts
+//! directories of manifests ── walk ──> files ── parse ──> documents ── merge ──> observed tables
+//!        └── watcher: something changed                       └── SourceStatus: files, errors,
+//!                                                                 refusals, conflicts
 //! ```
 //!
 //! Invariants: a file that does not parse keeps its last good content in
-//! force; a directory that cannot be read removes nothing; tables are complete
-//! only after a scan that read everything; the same files give the same rows,
-//! in whatever order they came.
+//! force, across restarts too; a directory that cannot be read removes
+//! nothing; tables are complete only after a scan that read everything; the
+//! same files give the same rows, in whatever order they came.
 //!
 //! This crate must not know: the kernel, policy decisions, endpoints of this
 //! node.
 #![forbid(unsafe_code)]
 
 mod directory;
+mod files;
+mod keep;
+mod merge;
 mod status;
+mod walk;
+mod watcher;
 mod write;
 
 pub use directory::{Config, DirectorySource, SourceHandle};

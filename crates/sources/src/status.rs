@@ -9,8 +9,6 @@ use axon_api::manifest::ManifestError;
 pub struct SourceStatus {
     /// Whether a first scan has read everything.
     pub complete: bool,
-    /// Scans made since the start.
-    pub scans: u64,
     /// The manifest files, in order of their paths.
     pub files: Vec<FileStatus>,
     /// Objects in force.

@@ -1,0 +1,347 @@
+//! The directory source on real files.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axon_model::{Observed, Origin, PolicyKind};
+use axon_sources::{
+    Config, DirectorySource, FileError, SourceHandle, SourceStatus, remove_manifest,
+    write_manifest_atomic,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+struct Running {
+    observed: Observed,
+    source: SourceHandle,
+    _guard: DropGuard,
+}
+
+impl Running {
+    fn start(config: Config) -> Self {
+        let observed = Observed::default();
+        let cancel = CancellationToken::new();
+        let source = DirectorySource::spawn(config, observed.clone(), cancel.clone());
+        Self {
+            observed,
+            source,
+            _guard: cancel.drop_guard(),
+        }
+    }
+
+    async fn on(dir: &Path) -> Self {
+        let running = Self::start(Config::new(vec![dir.to_owned()]));
+        running.until("complete", |s| s.complete).await;
+        running
+    }
+
+    async fn until(&self, what: &str, done: impl Fn(&SourceStatus) -> bool) -> Arc<SourceStatus> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let status = self.source.status();
+            if done(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{what}: {status:#?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn pods(&self) -> Vec<String> {
+        let pods = self.observed.pods.snapshot();
+        pods.iter().map(|(key, _)| key.to_string()).collect()
+    }
+
+    /// The description of the policy `p`, if it is in force.
+    fn policy(&self) -> Option<String> {
+        let policy = self.observed.policies.get(&Origin {
+            kind: PolicyKind::CiliumNetworkPolicy,
+            namespace: "default".to_owned(),
+            name: "p".to_owned(),
+        })?;
+        Some(policy.rules[0].description.clone())
+    }
+}
+
+fn pod(name: &str) -> String {
+    format!("---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\n")
+}
+
+fn policy(description: &str, more: &str) -> String {
+    format!(
+        "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: p}}\nspec:\n  \
+         description: {description}\n  endpointSelector: {{}}\n  ingress:\n  - fromEntities: [world]\n{more}"
+    )
+}
+
+#[tokio::test]
+async fn manifests_become_rows_and_rows_follow_them() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path();
+    fs::create_dir(path.join("sub")).expect("sub");
+    fs::write(
+        path.join("a.yaml"),
+        pod("a") + &pod("b") + &policy("one", ""),
+    )
+    .expect("write");
+    fs::write(
+        path.join("sub/c.json"),
+        r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"c"}}"#,
+    )
+    .expect("write");
+    fs::write(path.join("notes.txt"), "no: manifest: at all").expect("write");
+    fs::write(path.join(".hidden.yaml"), pod("hidden")).expect("write");
+    let running = Running::on(path).await;
+    assert_eq!(running.pods(), ["default/a", "default/b", "default/c"]);
+    assert!(running.observed.pods.snapshot().is_complete());
+    assert!(running.source.status().is_ok());
+    assert_eq!(running.source.status().objects, 4);
+    write_manifest_atomic(path, "d.yaml", &pod("d")).expect("write");
+    running.until("added", |s| s.objects == 5).await;
+    fs::create_dir(path.join("sub/sub")).expect("sub");
+    fs::write(path.join("sub/sub/e.yml"), pod("e")).expect("write");
+    running.until("added below", |s| s.objects == 6).await;
+    remove_manifest(path, "a.yaml").expect("remove");
+    remove_manifest(path, "a.yaml").expect("remove again");
+    running.until("removed", |s| s.objects == 3).await;
+    assert_eq!(running.pods(), ["default/c", "default/d", "default/e"]);
+    assert_eq!(running.policy(), None);
+    assert!(write_manifest_atomic(path, "../x.yaml", "").is_err());
+}
+
+#[tokio::test]
+async fn a_bad_file_keeps_its_last_good_content_also_across_a_restart() {
+    let dir = tempfile::tempdir().expect("directory");
+    let kept = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("p.yaml");
+    let config = || Config {
+        last_good: Some(kept.path().join("kept")),
+        ..Config::new(vec![dir.path().to_owned()])
+    };
+    fs::write(&file, pod("a") + &policy("one", "")).expect("write");
+    let running = Running::start(config());
+    running.until("complete", |s| s.complete).await;
+    fs::write(&file, policy("two", "    toPort: []\n")).expect("write");
+    for life in ["first", "second"] {
+        let running = if life == "first" {
+            &running
+        } else {
+            &Running::start(config())
+        };
+        let status = running
+            .until("error", |s| {
+                s.complete && s.files.iter().any(|f| f.error.is_some())
+            })
+            .await;
+        let Some(FileError::Parse(error)) = &status.files[0].error else {
+            panic!("{life}: {status:#?}");
+        };
+        assert_eq!(
+            (error.line, error.path.as_str()),
+            (10, "spec.ingress[0].toPort"),
+            "{life}"
+        );
+        assert_eq!(status.objects, 2, "{life}");
+        assert_eq!(running.policy().as_deref(), Some("one"), "{life}");
+        assert_eq!(running.pods(), ["default/a"], "{life}");
+        assert!(!status.is_ok());
+    }
+    fs::write(&file, policy("three", "")).expect("write");
+    running.until("mended", SourceStatus::is_ok).await;
+    assert_eq!(running.policy().as_deref(), Some("three"));
+    assert!(running.pods().is_empty());
+    fs::remove_file(&file).expect("remove");
+    running.until("removed", |s| s.files.is_empty()).await;
+    let kept = fs::read_dir(kept.path().join("kept"))
+        .expect("kept")
+        .count();
+    assert_eq!(kept, 0, "what was removed is not kept");
+}
+
+#[tokio::test]
+async fn a_refused_policy_leaves_the_earlier_one_in_force() {
+    let dir = tempfile::tempdir().expect("directory");
+    let kept = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("p.yaml");
+    let config = || Config {
+        last_good: Some(kept.path().to_owned()),
+        ..Config::new(vec![dir.path().to_owned()])
+    };
+    fs::write(&file, policy("one", "")).expect("write");
+    let first = Running::start(config());
+    first.until("complete", |s| s.complete).await;
+    let fqdns = "  egress:\n  - toFQDNs: [{matchName: a.example}]\n";
+    fs::write(&file, policy("two", fqdns) + &pod("beside")).expect("write");
+    first.until("refused", |s| !s.refused.is_empty()).await;
+    let second = Running::start(config());
+    for running in [&first, &second] {
+        let status = running
+            .until("refused", |s| s.complete && !s.refused.is_empty())
+            .await;
+        let refused = &status.refused[0];
+        assert_eq!(refused.error.path, "spec.egress[0].toFQDNs");
+        assert_eq!(refused.error.line, 11);
+        assert!(refused.earlier_in_force);
+        assert_eq!(running.policy().as_deref(), Some("one"));
+        assert_eq!(
+            running.pods(),
+            ["default/beside"],
+            "the rest of the file is taken"
+        );
+    }
+}
+
+#[tokio::test]
+async fn two_files_of_one_object_have_a_winner_and_are_told() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path();
+    fs::write(path.join("b.yaml"), policy("b", "")).expect("write");
+    let running = Running::on(path).await;
+    assert_eq!(running.policy().as_deref(), Some("b"));
+    fs::write(path.join("a.yaml"), policy("a", "")).expect("write");
+    let status = running.until("conflict", |s| !s.conflicts.is_empty()).await;
+    assert_eq!(status.conflicts[0].winner, path.join("a.yaml"));
+    assert_eq!(status.conflicts[0].loser, path.join("b.yaml"));
+    assert_eq!(running.policy().as_deref(), Some("a"));
+    fs::remove_file(path.join("a.yaml")).expect("remove");
+    running.until("solved", SourceStatus::is_ok).await;
+    assert_eq!(running.policy().as_deref(), Some("b"));
+}
+
+#[tokio::test]
+async fn a_mounted_config_map_is_swapped_by_a_link() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path();
+    for (version, name) in [("..1", "a"), ("..2", "b")] {
+        fs::create_dir(path.join(version)).expect("version");
+        fs::write(path.join(version).join("pods.yaml"), pod(name)).expect("write");
+    }
+    symlink("..1", path.join("..data")).expect("link");
+    symlink("..data/pods.yaml", path.join("pods.yaml")).expect("link");
+    let running = Running::on(path).await;
+    assert_eq!(running.pods(), ["default/a"]);
+    symlink("..2", path.join("..data_tmp")).expect("link");
+    fs::rename(path.join("..data_tmp"), path.join("..data")).expect("swap");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while running.pods() != ["default/b"] {
+        assert!(Instant::now() < deadline, "{:?}", running.pods());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_vanishes_removes_nothing() {
+    let top = tempfile::tempdir().expect("directory");
+    let path = top.path().join("manifests");
+    let running = Running::start(Config::new(vec![path.clone()]));
+    let status = running
+        .until("missing", |s| !s.directories.is_empty())
+        .await;
+    assert!(!status.complete && !running.observed.pods.snapshot().is_complete());
+    fs::create_dir(&path).expect("directory");
+    fs::write(path.join("a.yaml"), pod("a")).expect("write");
+    running
+        .until("there", |s| s.complete && s.objects == 1)
+        .await;
+    fs::rename(&path, top.path().join("away")).expect("rename");
+    let status = running.until("gone", |s| !s.directories.is_empty()).await;
+    assert_eq!(status.directories[0].path, path);
+    assert!(!status.is_ok());
+    assert_eq!(running.pods(), ["default/a"]);
+    fs::create_dir(&path).expect("directory");
+    fs::write(path.join("b.yaml"), pod("b")).expect("write");
+    running.until("back", |s| s.directories.is_empty()).await;
+    running
+        .until("read", |s| {
+            s.files.iter().all(|f| f.path.ends_with("b.yaml"))
+        })
+        .await;
+    assert_eq!(running.pods(), ["default/b"]);
+    // The new directory is watched as the old one was.
+    fs::write(path.join("c.yaml"), pod("c")).expect("write");
+    running.until("watched", |s| s.objects == 2).await;
+}
+
+#[tokio::test]
+async fn a_file_is_not_read_in_the_middle_of_being_written() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("p.yaml");
+    fs::write(&file, policy("one", "") + &pod("a")).expect("write");
+    let running = Running::on(dir.path()).await;
+    let changes = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&changes);
+    running.observed.policies.on_change(move || {
+        seen.fetch_add(1, Ordering::Relaxed);
+    });
+    // In place and slowly: truncated, then half, then all.
+    let mut writer = fs::File::create(&file).expect("open");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(
+        running.policy().as_deref(),
+        Some("one"),
+        "while it is empty"
+    );
+    writer.write_all(pod("a").as_bytes()).expect("write");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(running.policy().as_deref(), Some("one"), "while it is half");
+    writer
+        .write_all(policy("two", "").as_bytes())
+        .expect("write");
+    drop(writer);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while running.policy().as_deref() != Some("two") {
+        assert!(Instant::now() < deadline, "{:?}", running.source.status());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(
+        changes.load(Ordering::Relaxed),
+        1,
+        "one change, not a removal and an addition"
+    );
+    // Replaced again and again: never absent.
+    for n in 0..50 {
+        write_manifest_atomic(dir.path(), "p.yaml", &policy(&format!("n{n}"), "")).expect("write");
+        assert!(running.policy().is_some());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while running.policy().as_deref() != Some("n49") {
+        assert!(Instant::now() < deadline, "{:?}", running.policy());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn odd_files_are_told_and_harm_nothing() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path();
+    fs::write(path.join("a.yaml"), pod("a")).expect("write");
+    let fifo = std::process::Command::new("mkfifo")
+        .arg(path.join("pipe.yaml"))
+        .status();
+    assert!(fifo.expect("mkfifo").success());
+    symlink("nowhere", path.join("dangling.yaml")).expect("link");
+    symlink(".", path.join("loop")).expect("link");
+    fs::write(path.join("binary.yaml"), b"\xff\xfe\x00").expect("write");
+    let running = Running::on(path).await;
+    assert_eq!(running.pods(), ["default/a"]);
+    let status = running.source.status();
+    let told: Vec<_> = status
+        .files
+        .iter()
+        .filter_map(|f| {
+            Some((
+                f.path.file_name()?.to_str()?.to_owned(),
+                f.error.as_ref()?.to_string(),
+            ))
+        })
+        .collect();
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told[0].1.contains("UTF-8"), "{told:?}");
+    assert!(told[1].1.contains("cannot be read"), "{told:?}");
+    assert!(told[2].1.contains("no regular file"), "{told:?}");
+}
