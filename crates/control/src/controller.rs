@@ -1,16 +1,24 @@
 //! The controller: observed tables in, desired tables out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use axon_abi::Identity;
-use axon_model::{Desired, Labels, Observed};
-use axon_policy::{Numbers, SelectorUse};
+use axon_abi::{Identity, IdentityRow};
+use axon_model::{Desired, ObjectKey, Observed};
+use axon_policy::{Engine, NamedPorts, Numbers, reserved_identities};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
-use crate::identity::{CidrIdentities, LabelIdentities};
-use crate::views::{EndpointStatus, IpEntry, PolicySetUse, RuleView, StepReport};
+use crate::config::{Config, IdentityMode};
+use crate::follow::host_claim;
+use crate::identity::{CidrIdentities, Exhausted, LabelIdentities};
+use crate::ipcache::{Claim, Claims, single};
+use crate::pods::{Numbering, Pods};
+use crate::routes::Overlap;
+use crate::runtime::Epoch;
+use crate::seen::{Cursors, View};
+use crate::sets::Sets;
+use crate::views::{Condition, EndpointStatus, IpSource, StepReport};
 
 /// What must survive a restart. Written to disk before the rows of the step
 /// that changed it go to the kernel.
@@ -27,6 +35,15 @@ pub struct Persisted {
     pub epoch: u32,
 }
 
+impl Persisted {
+    /// Tells one state from the next without comparing everything.
+    fn stamp(&self) -> impl PartialEq + use<> {
+        let numbers = (self.numbers.sets.last(), self.numbers.rules.last());
+        let identities = (self.identities.stamp(), self.cidr_identities.stamp());
+        (numbers, identities, self.epoch)
+    }
+}
+
 /// What is pinned from an earlier life and not described by [`Persisted`]:
 /// numbers that must not be given another meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,14 +57,69 @@ pub struct Adopted {
 /// Derives desired rows from observed ones.
 #[derive(Debug)]
 pub struct Controller {
-    config: Config,
-    persisted: Persisted,
+    pub(crate) config: Config,
+    pub(crate) persisted: Persisted,
+    pub(crate) engine: Engine,
+    pub(crate) numbering: Numbering,
+    pub(crate) pods: Pods,
+    pub(crate) claims: Claims,
+    pub(crate) sets: Sets,
+    pub(crate) epoch: Epoch,
+    pub(crate) statuses: BTreeMap<u16, EndpointStatus>,
+    pub(crate) pod_cidrs: BTreeMap<IpNet, String>,
+    pub(crate) overlaps: Vec<Overlap>,
+    pub(crate) prefixes_exhausted: Option<Exhausted>,
+    pub(crate) known_namespaces: BTreeSet<String>,
+    pub(crate) known_endpoints: BTreeSet<ObjectKey>,
+    cursors: Cursors,
+    /// Tables that were not complete in the last step; `None` before it.
+    incomplete: Option<Vec<&'static str>>,
+    conditions: Vec<Condition>,
+    local_addresses_changed: bool,
 }
 
 impl Controller {
     /// A controller that knows what its predecessor persisted.
     pub fn new(config: Config, persisted: Persisted) -> Self {
-        Self { config, persisted }
+        let policy = config.policy();
+        let mut engine = Engine::new(policy.clone());
+        for (id, info) in reserved_identities(&policy) {
+            engine.upsert_identity(id, info);
+        }
+        let mut claims = Claims::default();
+        let everywhere = |v6: bool| {
+            let any: IpAddr = if v6 {
+                std::net::Ipv6Addr::UNSPECIFIED.into()
+            } else {
+                std::net::Ipv4Addr::UNSPECIFIED.into()
+            };
+            let prefix = IpNet::new_assert(any, 0);
+            (prefix, Claim::of(policy.world_of(v6)))
+        };
+        let families = [(config.ipv4, false), (config.ipv6, true)];
+        let carried = families.iter().filter(|(on, _)| *on);
+        let world = carried.map(|(_, v6)| everywhere(*v6)).collect();
+        claims.set(&(IpSource::World, String::new()), world);
+        Self {
+            numbering: Numbering::new(config.identity_mode),
+            config,
+            persisted,
+            engine,
+            pods: Pods::default(),
+            claims,
+            sets: Sets::default(),
+            epoch: Epoch::default(),
+            statuses: BTreeMap::new(),
+            pod_cidrs: BTreeMap::new(),
+            overlaps: Vec::new(),
+            prefixes_exhausted: None,
+            known_namespaces: BTreeSet::new(),
+            known_endpoints: BTreeSet::new(),
+            cursors: Cursors::default(),
+            incomplete: None,
+            conditions: Vec::new(),
+            local_addresses_changed: false,
+        }
     }
 
     /// Says what the pinned maps hold. Call it before the first step.
@@ -62,60 +134,194 @@ impl Controller {
     /// Names addresses of this node that its Node object does not tell (of
     /// its devices): they are the host too.
     pub fn set_local_addresses(&mut self, addresses: Vec<IpAddr>) {
-        let _ = addresses;
-    }
-
-    /// Says how many bytes of an IP packet the underlay carries now.
-    pub fn set_mtu(&mut self, mtu: u32) {
-        self.config.mtu = mtu;
+        let carried = addresses
+            .into_iter()
+            .filter(|addr| self.carries(addr.is_ipv6()));
+        let claims = carried.map(|addr| (single(addr), host_claim())).collect();
+        self.claims.set(&(IpSource::Node, String::new()), claims);
+        self.local_addresses_changed = true;
     }
 
     /// Looks at what has changed and brings the desired tables up to date.
+    ///
+    /// Rows of endpoints wait until everything that their identity and policy
+    /// follow from is complete; other rows are added and changed at once, and
+    /// removed when all tables are complete.
     pub fn step(&mut self, now_ms: u64, observed: &Observed, desired: &Desired) -> StepReport {
-        let _ = (now_ms, observed, desired, &self.config);
-        StepReport::default()
+        let mode = self.config.identity_mode;
+        let mut view = View::take(observed, &mut self.cursors, mode);
+        let incomplete = view.incomplete();
+        if self.incomplete.as_ref() != Some(&incomplete) {
+            // Absences mean more than before: look at everything again.
+            self.cursors = Cursors::default();
+            view = View::take(observed, &mut self.cursors, mode);
+        }
+        let complete = incomplete.is_empty();
+        let became_complete = complete && self.incomplete.as_ref() != Some(&incomplete);
+        self.incomplete = Some(incomplete);
+        let before = (self.persisted.stamp(), revisions(desired));
+        let news = std::mem::take(&mut self.local_addresses_changed) || view.is_changed();
+        if news || became_complete {
+            self.follow(&view, desired, complete);
+        }
+        if became_complete {
+            self.epoch.note_change();
+        }
+        self.finish(now_ms, &view, desired, complete);
+        StepReport {
+            policy_revision: view.policies.rows.revision(),
+            waiting: self.waiting(),
+            conditions: self.conditions.clone(),
+            changed: revisions(desired) != before.1,
+            persist: self.persisted.stamp() != before.0,
+            next_step_ms: [self.sets.next_due_ms(), self.epoch.next_due_ms()]
+                .into_iter()
+                .flatten()
+                .min(),
+        }
+    }
+
+    /// Everything that follows from the observed tables alone. In the order of
+    /// writes: identities, sets, then (in [`Self::finish`]) addresses and
+    /// endpoints.
+    fn follow(&mut self, view: &View, desired: &Desired, complete: bool) {
+        self.follow_nodes(view);
+        self.follow_policies(view);
+        self.follow_pods(view);
+        self.identify_endpoints(view);
+        if complete {
+            self.release_identities();
+        }
+        let named_ports: BTreeMap<Identity, NamedPorts> = self.pods.named_ports();
+        self.follow_identities(&named_ports);
+        self.claims_of_endpoints(view);
+        self.write_identities(desired);
+        let subjects = self.statuses.values().map(|status| status.identity);
+        self.engine.set_subjects(subjects.collect());
+        let resolution = self.engine.resolution(&mut self.persisted.numbers).clone();
+        self.conditions = self.observed_conditions(view);
+        let overflows = self.place_endpoints(view, &resolution, desired);
+        self.conditions.extend(overflows);
+        let rows = self.row_conditions();
+        self.conditions.extend(rows);
+    }
+
+    /// What depends on time, and what is written last.
+    fn finish(&mut self, now_ms: u64, view: &View, desired: &Desired, complete: bool) {
+        self.write_addresses(now_ms, view, desired, complete);
+        self.write_endpoints(view, desired, complete);
+        let used: BTreeSet<u32> = self
+            .statuses
+            .values()
+            .map(|status| status.policy_set)
+            .collect();
+        self.sets.retire(&used, now_ms, self.config.retire_after_ms);
+        self.remove_stale(desired, complete);
+        if self.epoch.take(now_ms) {
+            self.persisted.epoch = self.persisted.epoch.wrapping_add(1);
+        }
+        self.write_config(view, desired, complete);
+    }
+
+    /// Takes back numbers that no pod and no endpoint has.
+    fn release_identities(&mut self) {
+        if self.config.identity_mode != IdentityMode::Local {
+            return;
+        }
+        let mut used = self.pods.identities();
+        used.extend(self.statuses.values().map(|status| status.identity));
+        let numbered = self.persisted.identities.iter();
+        let gone: Vec<Identity> = numbered
+            .map(|(id, _)| id)
+            .filter(|id| !used.contains(id))
+            .collect();
+        for id in gone {
+            self.persisted.identities.release(id);
+        }
+    }
+
+    fn write_identities(&self, desired: &Desired) {
+        let known = desired.identities.snapshot();
+        let new: Vec<Identity> = self
+            .engine
+            .identities()
+            .keys()
+            .filter(|id| !id.is_reserved() && known.get(id).is_none())
+            .copied()
+            .collect();
+        desired.identities.write(|txn| {
+            for id in new {
+                txn.insert(id, IdentityRow::default());
+            }
+        });
+    }
+
+    /// Removals come last, in the reverse order of additions.
+    fn remove_stale(&mut self, desired: &Desired, complete: bool) {
+        desired.policy_sets.write(|txn| {
+            let gone: Vec<u32> = txn
+                .iter()
+                .map(|(number, _)| *number)
+                .filter(|number| self.sets.get(*number).is_none())
+                .collect();
+            for number in gone {
+                txn.remove(&number);
+            }
+        });
+        if !complete {
+            return;
+        }
+        let kept = desired.policy_sets.snapshot();
+        let numbers = &mut self.persisted.numbers;
+        numbers
+            .sets
+            .retain(&kept.iter().map(|(number, _)| *number).collect());
+        let policies = self.engine.policies();
+        let sets = &self.sets;
+        let in_rows = |number| {
+            sets.iter()
+                .any(|(_, live)| live.set.rules.contains(&number))
+        };
+        numbers
+            .rules
+            .retain(|number, rule| policies.contains_key(&rule.origin) || in_rows(number));
+        let identities = self.engine.identities();
+        desired.identities.write(|txn| {
+            let gone: Vec<Identity> = txn
+                .iter()
+                .map(|(id, _)| *id)
+                .filter(|id| !identities.contains_key(id))
+                .collect();
+            for id in gone {
+                txn.remove(&id);
+            }
+        });
+        desired.identities.mark_complete();
+        desired.policy_sets.mark_complete();
+    }
+
+    fn waiting(&self) -> Vec<(u16, crate::WaitReason)> {
+        self.statuses
+            .values()
+            .filter_map(|status| Some((status.id, status.waiting.clone()?)))
+            .collect()
     }
 
     /// What must survive a restart.
     pub fn persisted(&self) -> &Persisted {
         &self.persisted
     }
+}
 
-    /// What has been decided for each endpoint.
-    pub fn endpoints(&self) -> &BTreeMap<u16, EndpointStatus> {
-        const NONE: &BTreeMap<u16, EndpointStatus> = &BTreeMap::new();
-        NONE
-    }
-
-    /// Every known identity with its labels.
-    pub fn identities(&self) -> Vec<(Identity, Labels)> {
-        Vec::new()
-    }
-
-    /// The labels of an identity.
-    pub fn labels_of(&self, id: Identity) -> Option<Labels> {
-        let _ = id;
-        None
-    }
-
-    /// Who every known address and prefix is.
-    pub fn ips(&self) -> Vec<IpEntry> {
-        Vec::new()
-    }
-
-    /// The policy sets that the kernel shall hold.
-    pub fn policy_sets(&self) -> Vec<PolicySetUse> {
-        Vec::new()
-    }
-
-    /// The selectors in use and whom they select.
-    pub fn selectors(&self) -> Vec<SelectorUse> {
-        Vec::new()
-    }
-
-    /// The rule behind a number in a policy entry or event.
-    pub fn rule(&self, number: u32) -> Option<RuleView> {
-        let _ = number;
-        None
-    }
+fn revisions(desired: &Desired) -> [u64; 8] {
+    [
+        desired.identities.snapshot().revision(),
+        desired.policy_sets.snapshot().revision(),
+        desired.ipcache.snapshot().revision(),
+        desired.ipcache_cidrs.snapshot().revision(),
+        desired.endpoints.snapshot().revision(),
+        desired.nomasq.snapshot().revision(),
+        desired.routes.snapshot().revision(),
+        desired.config.snapshot().revision(),
+    ]
 }

@@ -45,6 +45,12 @@ impl From<LabelIdentities> for BTreeMap<u32, Labels> {
 }
 
 impl LabelIdentities {
+    /// The number given out last, and how many are in use: together they tell
+    /// one state from the next.
+    pub(crate) fn stamp(&self) -> (u32, usize) {
+        (self.last, self.by_number.len())
+    }
+
     /// The number of a set of labels: the one it has, or a new one, as late a
     /// reuse as possible.
     ///
@@ -117,6 +123,12 @@ impl From<CidrIdentities> for BTreeMap<u32, IpNet> {
 }
 
 impl CidrIdentities {
+    /// The number given out last, and how many are in use: together they tell
+    /// one state from the next.
+    pub(crate) fn stamp(&self) -> (u32, usize) {
+        (self.last, self.by_number.len())
+    }
+
     /// The number of a prefix: the one it has, or a new one, as late a reuse
     /// as possible.
     ///
@@ -144,6 +156,11 @@ impl CidrIdentities {
     /// The number of a prefix, if it has one.
     pub fn get(&self, prefix: IpNet) -> Option<Identity> {
         self.by_prefix.get(&prefix.trunc()).copied().map(Identity)
+    }
+
+    /// The prefix of a number.
+    pub fn prefix(&self, id: Identity) -> Option<IpNet> {
+        self.by_number.get(&id.0).copied()
     }
 
     /// Every number with its prefix.

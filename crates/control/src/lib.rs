@@ -14,10 +14,19 @@
 
 mod config;
 mod controller;
+mod endpoints;
+mod follow;
 pub mod identity;
 pub mod ipam;
+mod ipcache;
 pub mod labels;
+mod pods;
+mod routes;
+mod runtime;
+mod seen;
+mod sets;
 mod views;
+mod write;
 
 pub use config::{Capacity, Config, IdentityMode};
 pub use controller::{Adopted, Controller, Persisted};

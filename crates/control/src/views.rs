@@ -1,11 +1,15 @@
 //! What the controller tells of itself: plain values for the API, status and
 //! metrics.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use axon_abi::Identity;
 use axon_model::{EndpointState, Labels, Origin};
+use axon_policy::{RowCount, SelectorUse};
 use ipnet::IpNet;
+
+use crate::controller::Controller;
 
 /// Why an endpoint does not have its policy yet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,12 +28,6 @@ pub enum WaitReason {
         namespace: String,
         /// The pod's name.
         name: String,
-    },
-    /// Its pod's namespace is not known.
-    #[error("namespace {namespace} is not known yet; until then the endpoint is reserved:init")]
-    Namespace {
-        /// The namespace.
-        namespace: String,
     },
     /// The cluster has not numbered its labels.
     #[error("no CiliumIdentity for its labels yet; until then the endpoint is reserved:init")]
@@ -115,17 +113,17 @@ pub struct StepReport {
     pub next_step_ms: Option<u64>,
 }
 
-/// Where an address's identity comes from.
+/// Where an address's identity comes from; the stronger comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IpSource {
     /// An endpoint of this node.
     Local,
+    /// A node's address.
+    Node,
     /// A CiliumEndpoint.
     CiliumEndpoint,
     /// A pod's status.
     Pod,
-    /// A node's address.
-    Node,
     /// A node's pod CIDR.
     PodCidr,
     /// A prefix that policy names.
@@ -176,4 +174,83 @@ pub struct RuleView {
     pub index: usize,
     /// The author's words.
     pub description: String,
+}
+
+impl Controller {
+    /// What has been decided for each endpoint.
+    pub fn endpoints(&self) -> &BTreeMap<u16, EndpointStatus> {
+        &self.statuses
+    }
+
+    /// Every known identity with its labels.
+    pub fn identities(&self) -> Vec<(Identity, Labels)> {
+        let known = self.engine.identities().iter();
+        known.map(|(id, info)| (*id, info.labels.clone())).collect()
+    }
+
+    /// The labels of an identity.
+    pub fn labels_of(&self, id: Identity) -> Option<Labels> {
+        let info = self.engine.identities().get(&id)?;
+        Some(info.labels.clone())
+    }
+
+    /// Who every known address and prefix is.
+    pub fn ips(&self) -> Vec<IpEntry> {
+        self.claims.entries()
+    }
+
+    /// The policy sets that the kernel shall hold.
+    pub fn policy_sets(&self) -> Vec<PolicySetUse> {
+        let endpoints_of = |number: u32| -> Vec<u16> {
+            let users = self.statuses.values().filter(|s| s.policy_set == number);
+            users.map(|status| status.id).collect()
+        };
+        self.sets
+            .iter()
+            .map(|(number, live)| PolicySetUse {
+                set: number,
+                policies: self.policies_of(&live.set.rules),
+                endpoints: endpoints_of(number),
+                classes: live.set.rows.classes.len(),
+                entries: live.set.rows.entries.len(),
+                retiring: live.retire_at_ms.is_some(),
+            })
+            .collect()
+    }
+
+    /// The policies of rules, each once.
+    pub(crate) fn policies_of(&self, rules: &[u32]) -> Vec<Origin> {
+        let rule = |number: &u32| self.persisted.numbers.rules.rule(*number);
+        let mut policies: Vec<Origin> = rules
+            .iter()
+            .filter_map(rule)
+            .map(|rule| rule.origin.clone())
+            .collect();
+        policies.dedup();
+        policies
+    }
+
+    /// The selectors in use and whom they select.
+    pub fn selectors(&self) -> Vec<SelectorUse> {
+        self.engine.selectors()
+    }
+
+    /// Rows that policy needs in the kernel.
+    pub fn policy_rows(&self) -> RowCount {
+        self.sets.row_count()
+    }
+
+    /// The rule behind a number in a policy entry or event.
+    pub fn rule(&self, number: u32) -> Option<RuleView> {
+        let rule = self.persisted.numbers.rules.rule(number)?;
+        let policy = self.engine.policies().get(&rule.origin);
+        let text = policy.and_then(|policy| policy.rules.get(rule.index));
+        Some(RuleView {
+            origin: rule.origin.clone(),
+            index: rule.index,
+            description: text
+                .map(|rule| rule.description.clone())
+                .unwrap_or_default(),
+        })
+    }
 }

@@ -19,6 +19,7 @@
 mod compile;
 mod engine;
 mod evaluate;
+mod lockdown;
 mod numbers;
 mod ports;
 mod resolve;

@@ -42,6 +42,11 @@ impl SetNumbers {
         self.last
     }
 
+    /// The number given out last.
+    pub fn last(&self) -> u32 {
+        self.last
+    }
+
     /// Forgets contents that nobody refers to any more. Their numbers are not
     /// given out again before the counter has gone round.
     pub fn retain(&mut self, in_use: &BTreeSet<u32>) {
@@ -120,6 +125,11 @@ impl RuleNumbers {
         }
         self.by_number.insert(self.last, rule.clone());
         self.by_rule.insert(rule, self.last);
+        self.last
+    }
+
+    /// The number given out last.
+    pub fn last(&self) -> u32 {
         self.last
     }
 

@@ -1,0 +1,370 @@
+//! Follows the observed tables: who pods are, what policy sees, who claims
+//! which address.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use axon_abi::{Identity, IpcacheFlags};
+use axon_model::{Labels, Node, NodeAddressKind, ObjectKey, PolicyKind, PolicyObject, Subject};
+use axon_policy::{IdentityInfo, NamedPorts, cidr_labels, policy_prefixes};
+use ipnet::IpNet;
+
+use crate::config::IdentityMode;
+use crate::controller::Controller;
+use crate::ipcache::{Claim, single};
+use crate::routes::pod_cidrs;
+use crate::seen::View;
+use crate::views::{Condition, ConditionKind, IpSource};
+
+impl Controller {
+    /// Brings identities of pods up to date. Numbers are given only once the
+    /// namespaces are known: their labels are part of an identity.
+    pub(crate) fn follow_pods(&mut self, view: &View) {
+        if !self.numbering.follow(&view.identities).is_empty() {
+            self.epoch.note_change();
+        }
+        self.follow_cilium_endpoints(view);
+        if !view.namespaces.rows.is_complete() {
+            return;
+        }
+        let mut keys = view.pods.keys(self.pods.keys());
+        if view.namespaces.is_changed() {
+            let changed = view.namespaces.keys(self.known_namespaces.iter());
+            let in_changed = |key: &&ObjectKey| changed.contains(&key.namespace);
+            keys.extend(self.pods.keys().filter(in_changed).cloned());
+            let names = view.namespaces.rows.iter().map(|(name, _)| name.clone());
+            self.known_namespaces = names.collect();
+        }
+        let local = &mut self.persisted.identities;
+        for key in &keys {
+            let pod = view.pods.rows.get(key).map(|pod| &**pod);
+            let numbers = (&self.numbering, &mut *local);
+            let namespaces = &view.namespaces.rows;
+            self.pods
+                .update(key, pod, namespaces, &self.config, numbers);
+        }
+        if view.identities.is_changed() && self.config.identity_mode == IdentityMode::Crd {
+            keys.extend(self.pods.renumber(&self.numbering, local));
+        }
+        if view.nodes.is_changed() {
+            keys.extend(view.pods.rows.iter().map(|(key, _)| key.clone()));
+        }
+        for key in keys {
+            let claims = self.pod_claims(view, &key);
+            self.claims.set(&(IpSource::Pod, key.to_string()), claims);
+        }
+    }
+
+    fn follow_cilium_endpoints(&mut self, view: &View) {
+        if self.config.identity_mode == IdentityMode::Local {
+            // Their numbers are somebody else's.
+            return;
+        }
+        let mut keys = view.cilium_endpoints.keys(self.known_endpoints.iter());
+        if view.nodes.is_changed() {
+            keys.extend(self.known_endpoints.iter().cloned());
+        }
+        for key in keys {
+            let claims = self.cilium_endpoint_claims(view, &key);
+            self.claims
+                .set(&(IpSource::CiliumEndpoint, key.to_string()), claims);
+            if view.cilium_endpoints.rows.get(&key).is_some() {
+                self.known_endpoints.insert(key);
+            } else {
+                self.known_endpoints.remove(&key);
+            }
+        }
+    }
+
+    fn pod_claims(&self, view: &View, key: &ObjectKey) -> BTreeMap<IpNet, Claim> {
+        let own = &self.config.node_name;
+        let remote = |pod: &&_| {
+            let pod: &axon_model::Pod = pod;
+            !pod.host_network && !pod.node.is_empty() && pod.node != *own
+        };
+        let pod = view.pods.rows.get(key).map(|pod| &**pod).filter(remote);
+        let facts = self.pods.get(key);
+        let (Some(pod), Some(Ok(identity))) = (pod, facts.map(|f| &f.identity)) else {
+            return BTreeMap::new();
+        };
+        let node = view.nodes.rows.get(&pod.node);
+        let claim = |addr: &IpAddr| Claim {
+            identity: *identity,
+            flags: IpcacheFlags::WORKLOAD,
+            node: node.and_then(|node| serving_address(node, *addr)),
+            pod: key.to_string(),
+        };
+        let carried = pod.ips.iter().filter(|addr| self.carries(addr.is_ipv6()));
+        carried.map(|addr| (single(*addr), claim(addr))).collect()
+    }
+
+    fn cilium_endpoint_claims(&self, view: &View, key: &ObjectKey) -> BTreeMap<IpNet, Claim> {
+        let Some(endpoint) = view.cilium_endpoints.rows.get(key) else {
+            return BTreeMap::new();
+        };
+        // Of this node's endpoints the node itself knows best: one that is
+        // gone must not live on in the cluster's memory of it.
+        let own = view.nodes.rows.get(&self.config.node_name);
+        let is_own = |addr: IpAddr| own.is_some_and(|n| n.addresses.iter().any(|a| a.addr == addr));
+        if endpoint.identity == 0 || endpoint.node_ip.is_some_and(is_own) {
+            return BTreeMap::new();
+        }
+        let claim = Claim {
+            identity: Identity(endpoint.identity),
+            flags: IpcacheFlags::WORKLOAD,
+            node: endpoint.node_ip,
+            pod: key.to_string(),
+        };
+        let carried = endpoint
+            .ips
+            .iter()
+            .filter(|addr| self.carries(addr.is_ipv6()));
+        carried.map(|addr| (single(*addr), claim.clone())).collect()
+    }
+
+    pub(crate) fn carries(&self, v6: bool) -> bool {
+        if v6 {
+            self.config.ipv6
+        } else {
+            self.config.ipv4
+        }
+    }
+
+    /// Brings policies up to date, and identities of the prefixes they name.
+    pub(crate) fn follow_policies(&mut self, view: &View) {
+        let known: BTreeSet<_> = self.engine.policies().keys().cloned().collect();
+        for origin in view.policies.keys(known.iter()) {
+            match view.policies.rows.get(&origin) {
+                Some(policy) => {
+                    self.engine.upsert_policy((**policy).clone());
+                }
+                // While the source has not told everything, what was in force
+                // stays.
+                None if view.policies.rows.is_complete() => {
+                    self.engine.remove_policy(&origin);
+                }
+                None => {}
+            }
+        }
+        if view.policies.is_changed() || view.nodes.is_changed() {
+            self.follow_prefixes(view.policies.rows.is_complete());
+        }
+    }
+
+    /// Numbers the prefixes that policies name. One inside a pod CIDR is left
+    /// out: its addresses are the cluster's, known or not.
+    fn follow_prefixes(&mut self, complete: bool) {
+        let named: BTreeSet<IpNet> = self
+            .engine
+            .policies()
+            .values()
+            .flat_map(policy_prefixes)
+            .filter(|prefix| self.carries(matches!(prefix, IpNet::V6(_))))
+            .filter(|prefix| !self.pod_cidrs.keys().any(|pods| pods.contains(prefix)))
+            .collect();
+        self.prefixes_exhausted = None;
+        let mut claims = BTreeMap::new();
+        for prefix in &named {
+            match self.persisted.cidr_identities.allocate(*prefix) {
+                Ok(id) => {
+                    claims.insert(*prefix, Claim::of(id));
+                }
+                Err(error) => self.prefixes_exhausted = Some(error),
+            }
+        }
+        self.claims.set(&(IpSource::Policy, String::new()), claims);
+        if complete {
+            let numbered = self.persisted.cidr_identities.iter();
+            let gone: Vec<Identity> = numbered
+                .filter(|(_, prefix)| !named.contains(prefix))
+                .map(|(id, _)| id)
+                .collect();
+            for id in gone {
+                self.persisted.cidr_identities.release(id);
+            }
+        }
+    }
+
+    /// Brings nodes up to date: their addresses, their pods' prefixes.
+    pub(crate) fn follow_nodes(&mut self, view: &View) {
+        if !view.nodes.is_changed() {
+            return;
+        }
+        let own = self.config.node_name.clone();
+        let nodes = || view.nodes.rows.values().map(|node| &**node);
+        let (cidrs, overlaps) = pod_cidrs(&own, nodes());
+        let carried = |(prefix, _): &(IpNet, String)| self.carries(matches!(prefix, IpNet::V6(_)));
+        let cidrs: BTreeMap<IpNet, String> = cidrs.into_iter().filter(carried).collect();
+        self.overlaps = overlaps;
+        for node in nodes() {
+            let is_own = node.name == own;
+            let addresses: BTreeMap<IpNet, Claim> = node
+                .addresses
+                .iter()
+                .filter(|a| self.carries(a.addr.is_ipv6()))
+                .map(|a| (single(a.addr), node_claim(node, is_own, a.addr)))
+                .collect();
+            self.claims
+                .set(&(IpSource::Node, node.name.clone()), addresses);
+            let of_node = |(_, owner): &(&IpNet, &String)| **owner == node.name;
+            let prefixes = cidrs.iter().filter(of_node).map(|(prefix, _)| {
+                let claim = Claim {
+                    node: serving_address(node, prefix.addr()).filter(|_| !is_own),
+                    ..Claim::of(Identity::UNMANAGED)
+                };
+                (*prefix, claim)
+            });
+            let prefixes = prefixes.collect();
+            self.claims
+                .set(&(IpSource::PodCidr, node.name.clone()), prefixes);
+        }
+        for source in [IpSource::Node, IpSource::PodCidr] {
+            let known = |name: &str| view.nodes.rows.get(&name.to_owned()).is_some();
+            // The nameless one is this node, by its devices.
+            self.claims
+                .retain(source, |name| name.is_empty() || known(name));
+        }
+        self.pod_cidrs = cidrs;
+    }
+
+    /// Tells the policy engine who exists.
+    pub(crate) fn follow_identities(&mut self, named_ports: &BTreeMap<Identity, NamedPorts>) {
+        let local = self.config.identity_mode == IdentityMode::Local;
+        let labelled: Vec<(Identity, Labels)> = {
+            let own = self.persisted.identities.iter().filter(|_| local);
+            let all = own.chain(self.numbering.iter().filter(|_| !local));
+            let news = |(id, labels): &(Identity, &Labels)| {
+                let known = self.engine.identities().get(id);
+                let ports = named_ports.get(id);
+                known.is_none_or(|info| {
+                    info.labels != **labels
+                        || ports.map_or(!info.named_ports.is_empty(), |p| *p != info.named_ports)
+                })
+            };
+            all.filter(news)
+                .map(|(id, labels)| (id, labels.clone()))
+                .collect()
+        };
+        for (id, labels) in labelled {
+            let info = IdentityInfo {
+                labels,
+                prefix: None,
+                named_ports: named_ports.get(&id).cloned().unwrap_or_default(),
+            };
+            self.engine.upsert_identity(id, info);
+        }
+        let policy_config = self.config.policy();
+        let prefixes: Vec<(Identity, IpNet)> = self.persisted.cidr_identities.iter().collect();
+        for (id, prefix) in prefixes {
+            let known = self.engine.identities().get(&id);
+            if known.is_none_or(|info| info.prefix != Some(prefix)) {
+                let info = IdentityInfo {
+                    labels: cidr_labels(&policy_config, prefix),
+                    prefix: Some(prefix),
+                    named_ports: NamedPorts::new(),
+                };
+                self.engine.upsert_identity(id, info);
+            }
+        }
+        let gone: Vec<Identity> = self
+            .engine
+            .identities()
+            .keys()
+            .filter(|id| !id.is_reserved() && !self.exists(**id))
+            .copied()
+            .collect();
+        for id in gone {
+            self.engine.remove_identity(id);
+        }
+    }
+
+    fn exists(&self, id: Identity) -> bool {
+        if id.is_world() {
+            return self.persisted.cidr_identities.prefix(id).is_some();
+        }
+        match self.config.identity_mode {
+            IdentityMode::Local => self.persisted.identities.labels(id).is_some(),
+            IdentityMode::Crd => self.numbering.has(id),
+        }
+    }
+
+    /// What an operator should know of what is observed.
+    pub(crate) fn observed_conditions(&self, view: &View) -> Vec<Condition> {
+        let mut conditions = Vec::new();
+        for what in view.incomplete() {
+            conditions.push(Condition {
+                kind: ConditionKind::SourceIncomplete,
+                policies: Vec::new(),
+                message: format!("not all {what} are known yet: nothing is removed"),
+                remedy: "look at the sources in `axon status`".to_owned(),
+            });
+        }
+        for overlap in &self.overlaps {
+            conditions.push(Condition {
+                kind: ConditionKind::Conflict,
+                policies: Vec::new(),
+                message: format!(
+                    "pod CIDR {} of node {} overlaps one of node {}; it is left out",
+                    overlap.prefix, overlap.refused, overlap.kept
+                ),
+                remedy: "give every node pod CIDRs of its own".to_owned(),
+            });
+        }
+        let exhausted = self.pods.exhausted().or(self.prefixes_exhausted.as_ref());
+        conditions.extend(exhausted.map(|error| Condition {
+            kind: ConditionKind::IdentitiesExhausted,
+            policies: Vec::new(),
+            message: error.to_string(),
+            remedy: "leave out labels that policy does not need (option `labels`)".to_owned(),
+        }));
+        conditions.extend(self.engine.policies().values().filter_map(unsupported));
+        conditions
+    }
+}
+
+fn unsupported(policy: &PolicyObject) -> Option<Condition> {
+    let about_nodes = |subject: &Subject| matches!(subject, Subject::Nodes(_));
+    let clusterwide = policy.origin.kind == PolicyKind::CiliumClusterwideNetworkPolicy;
+    policy
+        .rules
+        .iter()
+        .any(|rule| about_nodes(&rule.subject))
+        .then(|| Condition {
+            kind: ConditionKind::PolicyUnsupported,
+            policies: vec![policy.origin.clone()],
+            message: format!("{}: nodeSelector is not enforced", policy.origin),
+            remedy: if clusterwide {
+                "select endpoints with endpointSelector".to_owned()
+            } else {
+                "nodeSelector belongs into a CiliumClusterwideNetworkPolicy".to_owned()
+            },
+        })
+}
+
+/// The node's address by which one of its pods' addresses is reached: the
+/// internal one of the same family, else of the other.
+fn serving_address(node: &Node, addr: IpAddr) -> Option<IpAddr> {
+    let v6 = addr.is_ipv6();
+    node.internal_ip(v6).or_else(|| node.internal_ip(!v6))
+}
+
+fn node_claim(node: &Node, is_own: bool, addr: IpAddr) -> Claim {
+    if is_own {
+        return host_claim();
+    }
+    let internal =
+        |a: &axon_model::NodeAddress| a.kind == NodeAddressKind::InternalIP && a.addr == addr;
+    let own_way = node.addresses.iter().any(internal).then_some(addr);
+    Claim {
+        node: own_way.or_else(|| serving_address(node, addr)),
+        ..Claim::of(Identity::REMOTE_NODE)
+    }
+}
+
+/// An address of this node itself.
+pub(crate) fn host_claim() -> Claim {
+    Claim {
+        flags: IpcacheFlags::LOCAL_HOST,
+        ..Claim::of(Identity::HOST)
+    }
+}

@@ -1,0 +1,212 @@
+//! Who pods are: the labels that make their identity, and its number.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axon_abi::Identity;
+use axon_model::{IdentityRecord, Labels, Namespace, ObjectKey, Pod};
+use axon_policy::NamedPorts;
+use axon_statedb::Snapshot;
+
+use crate::config::{Config, IdentityMode};
+use crate::identity::{Exhausted, LabelIdentities};
+use crate::labels::identity_labels;
+use crate::seen::Seen;
+
+/// Where numbers of labels come from.
+#[derive(Debug)]
+pub(crate) struct Numbering {
+    mode: IdentityMode,
+    /// Labels of the numbers that the cluster has given.
+    labels: BTreeMap<u32, Labels>,
+    /// Those numbers by labels; of several the least counts.
+    numbers: BTreeMap<Labels, BTreeSet<u32>>,
+}
+
+/// Labels without a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unnumbered {
+    /// The cluster has not numbered them (yet).
+    Unknown,
+    /// No number is left.
+    Exhausted(Exhausted),
+}
+
+impl Numbering {
+    pub(crate) fn new(mode: IdentityMode) -> Self {
+        Self {
+            mode,
+            labels: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+        }
+    }
+
+    /// Follows the cluster's numbers. Says which numbers have other labels
+    /// than before.
+    pub(crate) fn follow(&mut self, seen: &Seen<u32, IdentityRecord>) -> Vec<u32> {
+        let mut relabelled = Vec::new();
+        for id in seen.keys(self.labels.keys()) {
+            let new = seen.rows.get(&id).map(|record| record.labels.clone());
+            if self.labels.get(&id) == new.as_ref() {
+                continue;
+            }
+            if let Some(old) = self.labels.remove(&id) {
+                if let Some(ids) = self.numbers.get_mut(&old) {
+                    ids.remove(&id);
+                    if ids.is_empty() {
+                        self.numbers.remove(&old);
+                    }
+                }
+                relabelled.push(id);
+            }
+            if let Some(labels) = new {
+                self.numbers.entry(labels.clone()).or_default().insert(id);
+                self.labels.insert(id, labels);
+            }
+        }
+        relabelled
+    }
+
+    /// Whether the cluster has given this number.
+    pub(crate) fn has(&self, id: Identity) -> bool {
+        self.labels.contains_key(&id.0)
+    }
+
+    /// The cluster's numbers with their labels.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Identity, &Labels)> {
+        self.labels
+            .iter()
+            .map(|(id, labels)| (Identity(*id), labels))
+    }
+
+    /// The number of a set of labels.
+    pub(crate) fn number(
+        &self,
+        labels: &Labels,
+        local: &mut LabelIdentities,
+    ) -> Result<Identity, Unnumbered> {
+        match self.mode {
+            IdentityMode::Local => local.allocate(labels).map_err(Unnumbered::Exhausted),
+            IdentityMode::Crd => self
+                .numbers
+                .get(labels)
+                .and_then(BTreeSet::first)
+                .map(|id| Identity(*id))
+                .ok_or(Unnumbered::Unknown),
+        }
+    }
+}
+
+/// What is known of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodFacts {
+    /// The labels that make its identity.
+    pub(crate) labels: Labels,
+    /// Their number.
+    pub(crate) identity: Result<Identity, Unnumbered>,
+    /// The ports it declares by name.
+    pub(crate) named_ports: NamedPorts,
+}
+
+/// The facts of every pod that has an identity of its own, by key.
+#[derive(Debug, Default)]
+pub(crate) struct Pods {
+    facts: BTreeMap<ObjectKey, PodFacts>,
+}
+
+impl Pods {
+    /// What is known of a pod.
+    pub(crate) fn get(&self, key: &ObjectKey) -> Option<&PodFacts> {
+        self.facts.get(key)
+    }
+
+    /// Looks at a pod again; says whether something is new.
+    ///
+    /// A pod in the node's own network is the node. A namespace that is not
+    /// known has no labels.
+    pub(crate) fn update(
+        &mut self,
+        key: &ObjectKey,
+        pod: Option<&Pod>,
+        namespaces: &Snapshot<String, Namespace>,
+        config: &Config,
+        numbers: (&Numbering, &mut LabelIdentities),
+    ) -> bool {
+        let Some(pod) = pod.filter(|pod| !pod.host_network) else {
+            return self.facts.remove(key).is_some();
+        };
+        let unknown = Namespace::default();
+        let namespace = namespaces.get(&pod.namespace).map_or(&unknown, |n| &**n);
+        let labels = identity_labels(pod, namespace, &config.cluster_name, &config.label_filter);
+        let (numbering, local) = numbers;
+        let facts = PodFacts {
+            identity: numbering.number(&labels, local),
+            labels,
+            named_ports: named_ports(pod),
+        };
+        if self.facts.get(key) == Some(&facts) {
+            return false;
+        }
+        self.facts.insert(key.clone(), facts);
+        true
+    }
+
+    /// Numbers every pod's labels again; says which pods have another number.
+    pub(crate) fn renumber(
+        &mut self,
+        numbering: &Numbering,
+        local: &mut LabelIdentities,
+    ) -> Vec<ObjectKey> {
+        let mut renumbered = Vec::new();
+        for (key, facts) in &mut self.facts {
+            let identity = numbering.number(&facts.labels, local);
+            if facts.identity != identity {
+                facts.identity = identity;
+                renumbered.push(key.clone());
+            }
+        }
+        renumbered
+    }
+
+    /// The keys of all pods.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.facts.keys()
+    }
+
+    /// The identities of all pods.
+    pub(crate) fn identities(&self) -> BTreeSet<Identity> {
+        let known = |facts: &PodFacts| facts.identity.as_ref().ok().copied();
+        self.facts.values().filter_map(known).collect()
+    }
+
+    /// The ports that the pods of each identity declare by name.
+    pub(crate) fn named_ports(&self) -> BTreeMap<Identity, NamedPorts> {
+        let mut all: BTreeMap<Identity, NamedPorts> = BTreeMap::new();
+        for facts in self.facts.values() {
+            let (Ok(id), false) = (&facts.identity, facts.named_ports.is_empty()) else {
+                continue;
+            };
+            let of_identity = all.entry(*id).or_default();
+            for (name, ports) in &facts.named_ports {
+                of_identity.entry(name.clone()).or_default().extend(ports);
+            }
+        }
+        all
+    }
+
+    /// Why numbers ran out, if they did.
+    pub(crate) fn exhausted(&self) -> Option<&Exhausted> {
+        self.facts.values().find_map(|facts| match &facts.identity {
+            Err(Unnumbered::Exhausted(error)) => Some(error),
+            _ => None,
+        })
+    }
+}
+
+fn named_ports(pod: &Pod) -> NamedPorts {
+    let mut named = NamedPorts::new();
+    for port in pod.ports.iter().filter(|port| !port.name.is_empty()) {
+        let key = (port.name.clone(), port.protocol);
+        named.entry(key).or_default().insert(port.port);
+    }
+    named
+}

@@ -1,0 +1,94 @@
+//! The programs' configuration, and the epoch of identities in it.
+
+use axon_abi::{ConfigFlags, IpKey, RuntimeConfig};
+use axon_model::Node;
+
+use crate::config::Config;
+
+/// How long new addresses may wait for an epoch of their own.
+const COALESCE_MS: u64 = 500;
+
+/// Decides when verdicts kept in conntrack must be made again because who an
+/// address is has changed.
+///
+/// The epoch grows by one in a step in which
+/// - a prefix or address that had an identity has another or none, or an
+///   identity has other labels: at once;
+/// - a prefix or address has an identity of its own where it was told by a
+///   wider prefix before: at most [`COALESCE_MS`] later, one epoch for all;
+/// - the tables are complete for the first time in the agent's life: what has
+///   changed while it was away is not known.
+///
+/// What policy says of identities needs no epoch: it changes the number of the
+/// endpoint's set, which conntrack keeps too.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Epoch {
+    changed: bool,
+    due_ms: Option<u64>,
+}
+
+impl Epoch {
+    /// Somebody known is somebody else now.
+    pub(crate) fn note_change(&mut self) {
+        self.changed = true;
+    }
+
+    /// Somebody is known who was not.
+    pub(crate) fn note_addition(&mut self, now_ms: u64) {
+        self.due_ms.get_or_insert(now_ms + COALESCE_MS);
+    }
+
+    /// Whether it grows in this step.
+    pub(crate) fn take(&mut self, now_ms: u64) -> bool {
+        let grows = self.changed || self.due_ms.is_some_and(|due| due <= now_ms);
+        if grows {
+            *self = Self::default();
+        }
+        grows
+    }
+
+    /// When it will grow.
+    pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        self.due_ms
+    }
+}
+
+/// The programs' configuration on this node.
+pub(crate) fn runtime_config(config: &Config, node: Option<&Node>, epoch: u32) -> RuntimeConfig {
+    let address = |v6| node.and_then(|node| node.internal_ip(v6)).map(IpKey::from);
+    let flags = [
+        (config.ipv4, ConfigFlags::IPV4),
+        (config.ipv6, ConfigFlags::IPV6),
+        (
+            config.ipv4 && config.masquerade_ipv4,
+            ConfigFlags::MASQUERADE_IPV4,
+        ),
+        (
+            config.ipv6 && config.masquerade_ipv6,
+            ConfigFlags::MASQUERADE_IPV6,
+        ),
+        (config.allow_localhost, ConfigFlags::ALLOW_LOCALHOST),
+        (config.audit, ConfigFlags::AUDIT),
+        (config.event_verdict, ConfigFlags::EVENT_VERDICT),
+        (config.event_trace, ConfigFlags::EVENT_TRACE),
+        (config.event_drop, ConfigFlags::EVENT_DROP),
+    ];
+    RuntimeConfig {
+        flags: flags
+            .iter()
+            .filter(|(on, _)| *on)
+            .fold(0, |all, (_, flag)| all | flag),
+        epoch,
+        mtu: config.mtu,
+        trace_interval_s: config.trace_interval_s,
+        ct_quota: config.ct_quota,
+        trace_tcp_flags: config.trace_tcp_flags,
+        node_ipv4: address(false)
+            .and_then(|key| key.to_v4())
+            .unwrap_or_default(),
+        nat_port_min: config.nat_port_min,
+        nat_port_max: config.nat_port_max,
+        node_ipv6: address(true).unwrap_or_default(),
+        timeouts: config.timeouts,
+    }
+}

@@ -1,0 +1,134 @@
+//! What a step sees: every observed table at one revision, and what has
+//! changed in each since the last step.
+
+use std::collections::BTreeSet;
+
+use axon_model::{
+    CiliumEndpoint, Endpoint, IdentityRecord, Namespace, Node, ObjectKey, Observed, Origin, Pod,
+    PolicyObject,
+};
+use axon_statedb::{Changes, Snapshot, Table};
+
+use crate::config::IdentityMode;
+
+/// One table, and the keys that may have changed.
+pub(crate) struct Seen<K, V> {
+    pub(crate) rows: Snapshot<K, V>,
+    /// `None`: compare everything.
+    changed: Option<Vec<K>>,
+}
+
+impl<K: Ord + Clone, V: PartialEq> Seen<K, V> {
+    fn take(table: &Table<K, V>, cursor: &mut Option<u64>) -> Self {
+        let (rows, changes) = table.changes(cursor.unwrap_or(0));
+        let changed = match changes {
+            Changes::Keys(keys) if cursor.is_some() => Some(keys),
+            Changes::Keys(_) | Changes::All => None,
+        };
+        *cursor = Some(rows.revision());
+        Self { rows, changed }
+    }
+
+    /// Whether anything may have changed.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.changed.as_ref().is_none_or(|keys| !keys.is_empty())
+    }
+
+    /// The keys that may have changed: those in the table, and those that the
+    /// caller knows from before.
+    pub(crate) fn keys<'a>(&self, known: impl Iterator<Item = &'a K>) -> BTreeSet<K>
+    where
+        K: 'a,
+    {
+        match &self.changed {
+            Some(keys) => keys.iter().cloned().collect(),
+            None => {
+                let present = self.rows.iter().map(|(key, _)| key.clone());
+                present.chain(known.cloned()).collect()
+            }
+        }
+    }
+}
+
+/// Revisions seen last.
+#[derive(Debug, Default)]
+pub(crate) struct Cursors {
+    namespaces: Option<u64>,
+    nodes: Option<u64>,
+    pods: Option<u64>,
+    policies: Option<u64>,
+    cilium_endpoints: Option<u64>,
+    identities: Option<u64>,
+    endpoints: Option<u64>,
+}
+
+/// Every observed table.
+pub(crate) struct View {
+    pub(crate) namespaces: Seen<String, Namespace>,
+    pub(crate) nodes: Seen<String, Node>,
+    pub(crate) pods: Seen<ObjectKey, Pod>,
+    pub(crate) policies: Seen<Origin, PolicyObject>,
+    pub(crate) cilium_endpoints: Seen<ObjectKey, CiliumEndpoint>,
+    pub(crate) identities: Seen<u32, IdentityRecord>,
+    pub(crate) endpoints: Seen<u16, Endpoint>,
+    mode: IdentityMode,
+}
+
+impl View {
+    pub(crate) fn take(observed: &Observed, cursors: &mut Cursors, mode: IdentityMode) -> Self {
+        Self {
+            namespaces: Seen::take(&observed.namespaces, &mut cursors.namespaces),
+            nodes: Seen::take(&observed.nodes, &mut cursors.nodes),
+            pods: Seen::take(&observed.pods, &mut cursors.pods),
+            policies: Seen::take(&observed.policies, &mut cursors.policies),
+            cilium_endpoints: Seen::take(&observed.cilium_endpoints, &mut cursors.cilium_endpoints),
+            identities: Seen::take(&observed.identities, &mut cursors.identities),
+            endpoints: Seen::take(&observed.endpoints, &mut cursors.endpoints),
+            mode,
+        }
+    }
+
+    /// Tables that have not told everything yet and whose absences would mean
+    /// something, by name.
+    pub(crate) fn incomplete(&self) -> Vec<&'static str> {
+        let crd = self.mode == IdentityMode::Crd;
+        [
+            ("namespaces", self.namespaces.rows.is_complete()),
+            ("nodes", self.nodes.rows.is_complete()),
+            ("pods", self.pods.rows.is_complete()),
+            ("policies", self.policies.rows.is_complete()),
+            ("endpoints", self.endpoints.rows.is_complete()),
+            (
+                "CiliumEndpoints",
+                !crd || self.cilium_endpoints.rows.is_complete(),
+            ),
+            (
+                "CiliumIdentities",
+                !crd || self.identities.rows.is_complete(),
+            ),
+        ]
+        .into_iter()
+        .filter(|(_, complete)| !complete)
+        .map(|(name, _)| name)
+        .collect()
+    }
+
+    /// What an endpoint's identity and policy follow from, if it is not all
+    /// there yet.
+    pub(crate) fn endpoints_wait_for(&self) -> Option<&'static str> {
+        let needed = ["namespaces", "pods", "policies", "CiliumIdentities"];
+        let mut missing = self.incomplete().into_iter();
+        missing.find(|name| needed.contains(name))
+    }
+
+    /// Whether any row may have changed.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.namespaces.is_changed()
+            || self.nodes.is_changed()
+            || self.pods.is_changed()
+            || self.policies.is_changed()
+            || self.cilium_endpoints.is_changed()
+            || self.identities.is_changed()
+            || self.endpoints.is_changed()
+    }
+}
