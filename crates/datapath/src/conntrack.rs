@@ -40,21 +40,22 @@ pub(crate) fn track<F: Family>(
     scratch: &mut Scratch,
     sets: Sets,
 ) -> Result<(), DropReason> {
-    let low = F::key(scratch);
-    let mut replaces = false;
+    scratch.low = F::key(scratch);
+    scratch.replaces = false;
     if !matches!(scratch.flow.kind, Kind::Single)
         && let Some(mut entry) = F::entry(tables, scratch)
     {
-        replaces = true;
+        scratch.replaces = true;
         let config = tables.config();
         let now_s = tables.now_s();
         if now_s < entry.expires_s && !state::reopens(&scratch.flow, &entry) {
-            let forward = (entry.flags & CtFlags::OPENED_BY_LOW != 0) == low;
+            let forward = (entry.flags & CtFlags::OPENED_BY_LOW != 0) == scratch.low;
+            scratch.forward = forward;
             if scratch.from_outside && claims_ours(&entry, forward) {
                 return Err(DropReason::InvalidSourceIp);
             }
             if !stands(&entry, sets, config.epoch, forward) {
-                renew(packet, tables, scratch, &mut entry, forward)?;
+                renew(packet, tables, scratch, &mut entry)?;
             }
             name(scratch, &entry, forward);
             if entry.denied != 0 {
@@ -73,7 +74,7 @@ pub(crate) fn track<F: Family>(
             return Ok(());
         }
     }
-    open::<F>(packet, tables, scratch, replaces, low)
+    open::<F>(packet, tables, scratch)
 }
 
 /// Whether the verdict in the entry was made under what is in force now.
@@ -186,9 +187,8 @@ fn renew(
     tables: &impl Tables,
     scratch: &mut Scratch,
     entry: &mut CtEntry,
-    forward: bool,
 ) -> Result<(), DropReason> {
-    let said = decide(packet, tables, scratch, forward);
+    let said = decide(packet, tables, scratch);
     entry.denied = match said {
         Ok(()) => 0,
         Err(reason @ (DropReason::PolicyDenied | DropReason::PolicyDeny)) => reason as u8,
@@ -198,8 +198,8 @@ fn renew(
     let agreed = &scratch.agreed;
     entry.source_identity = agreed.source;
     entry.destination_identity = agreed.destination;
-    entry.egress_set = agreed.egress_set;
-    entry.ingress_set = agreed.ingress_set;
+    entry.egress_set = agreed.egress.set;
+    entry.ingress_set = agreed.ingress.set;
     entry.epoch = agreed.epoch;
     entry.rule = agreed.rule;
     entry.match_type = agreed.match_type;
@@ -212,8 +212,6 @@ fn open<F: Family>(
     packet: &impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
-    replaces: bool,
-    low: bool,
 ) -> Result<(), DropReason> {
     let flow = &mut scratch.flow;
     if matches!(flow.kind, Kind::Error) {
@@ -226,7 +224,8 @@ fn open<F: Family>(
         // Nobody asked: it is judged as the message it is.
         flow.policy_type = flow.icmp_type;
     }
-    decide(packet, tables, scratch, true)?;
+    scratch.forward = true;
+    decide(packet, tables, scratch)?;
     let config = tables.config();
     scratch.seen = Some(TraceReason::New);
     scratch.report = config.flags & ConfigFlags::EVENT_TRACE != 0;
@@ -234,24 +233,24 @@ fn open<F: Family>(
         return Ok(());
     }
     let owner = scratch.endpoint;
-    if !replaces && config.ct_quota != 0 && tables.ct_count(owner) >= config.ct_quota {
+    if !scratch.replaces && config.ct_quota != 0 && tables.ct_count(owner) >= config.ct_quota {
         return Err(DropReason::CtMapInsertionFailed);
     }
-    set_entry(scratch, config, tables.now_s(), packet.len(), low);
+    set_entry(scratch, config, tables.now_s(), packet.len());
     if !F::insert(tables, scratch) {
         return Err(DropReason::CtMapInsertionFailed);
     }
-    if !replaces {
+    if !scratch.replaces {
         tables.ct_count_add(owner);
     }
     Ok(())
 }
 
 #[inline(always)]
-fn set_entry(scratch: &mut Scratch, config: &RuntimeConfig, now_s: u32, len: u32, low: bool) {
-    let Scratch { flow, agreed, entry, endpoint, .. } = scratch;
+fn set_entry(scratch: &mut Scratch, config: &RuntimeConfig, now_s: u32, len: u32) {
+    let Scratch { flow, agreed, entry, endpoint, low, .. } = scratch;
     let state = state::first(flow) as u8;
-    let mut flags = if low { CtFlags::OPENED_BY_LOW } else { 0 };
+    let mut flags = if *low { CtFlags::OPENED_BY_LOW } else { 0 };
     if flow.tcp_flags & crate::header::tcp_flag::FIN != 0 {
         flags |= CtFlags::FIN_FORWARD;
     }
@@ -260,8 +259,8 @@ fn set_entry(scratch: &mut Scratch, config: &RuntimeConfig, now_s: u32, len: u32
         bytes: [u64::from(len), 0],
         source_identity: agreed.source,
         destination_identity: agreed.destination,
-        egress_set: agreed.egress_set,
-        ingress_set: agreed.ingress_set,
+        egress_set: agreed.egress.set,
+        ingress_set: agreed.ingress.set,
         epoch: agreed.epoch,
         expires_s: now_s.wrapping_add(state::lifetime_s(config, state)),
         created_s: now_s,

@@ -1,5 +1,8 @@
 //! Whether a flow may be: the egress policy of the endpoint that opens it,
 //! then the ingress policy of the one it is opened to.
+//!
+//! The steps hand on what they find through [`Agreed`], in memory: the
+//! verifier then walks each of them once, whatever the one before has found.
 
 use axon_abi::{ConfigFlags, Direction, DropReason, EndpointFlags, EndpointRow, Identity};
 
@@ -7,65 +10,76 @@ use crate::event;
 use crate::identity::{Who, who};
 use crate::packet::Packet;
 use crate::policy::{Question, evaluate};
-use crate::scratch::{Agreed, Scratch};
+use crate::scratch::{Agreed, Judge, Scratch};
 use crate::tables::Tables;
 
 /// Decides on the tracked flow in its forward orientation, whichever way the
-/// packet goes (`forward` says which). What was found is in `scratch.agreed`.
+/// packet goes (`scratch.forward` says which). What was found is in
+/// `scratch.agreed`.
 #[inline(never)]
 pub(crate) fn decide(
     packet: &impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
-    forward: bool,
 ) -> Result<(), DropReason> {
-    let epoch = tables.config().epoch;
+    resolve(tables, scratch)?;
+    ask(packet, tables, scratch, true)?;
+    ask(packet, tables, scratch, false)
+}
+
+/// Finds out who the ends are, and whose policy is to be asked.
+#[inline(never)]
+fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason> {
+    let config = tables.config();
+    let epoch = config.epoch;
     let Scratch { flow, lpm, .. } = scratch;
     let tuple = flow.tracked();
-    let (opener, other) = if forward {
-        (&tuple.source, &tuple.destination)
-    } else {
-        (&tuple.destination, &tuple.source)
-    };
-    let mut from = who(tables, opener, lpm);
-    let mut to = who(tables, other, lpm);
+    let mut sender = who(tables, &tuple.source, lpm);
+    let mut receiver = who(tables, &tuple.destination, lpm);
     if let Some(row) = tables.endpoint(scratch.device) {
         // What hangs on the device is its endpoint, whatever address it uses.
         let sends = matches!(scratch.direction, Direction::Egress);
-        let own = if sends == forward { &mut from } else { &mut to };
+        let own = if sends { &mut sender } else { &mut receiver };
         *own = Who { identity: row.identity, endpoint: Some(row), host: false };
     }
-    let (sender, receiver) = if forward { (&from, &to) } else { (&to, &from) };
     scratch.source_identity = sender.identity;
     scratch.destination_identity = receiver.identity;
     // Nobody out there has an address of ours.
     if scratch.from_outside && (sender.endpoint.is_some() || sender.host) {
         return Err(DropReason::InvalidSourceIp);
     }
+    let forward = scratch.forward;
+    let (from, to) = if forward { (sender, receiver) } else { (receiver, sender) };
+    let audits = config.flags & ConfigFlags::AUDIT != 0;
     scratch.agreed = Agreed {
         source: from.identity,
         destination: to.identity,
-        egress_set: from.endpoint.map_or(0, |row| row.policy_set),
-        ingress_set: to.endpoint.map_or(0, |row| row.policy_set),
+        egress: judge(from.endpoint, audits),
+        ingress: judge(to.endpoint, audits),
         epoch,
         rule: 0,
         match_type: 0,
-        forward,
     };
+    let agreed = &mut scratch.agreed;
+    let alone = agreed.egress.endpoint == agreed.ingress.endpoint;
+    let trusted = from.identity == Identity::HOST && config.flags & ConfigFlags::ALLOW_LOCALHOST != 0;
+    agreed.egress.silent |= alone;
+    agreed.ingress.silent |= alone || trusted;
     set_port(scratch, forward);
-    if let (Some(from), Some(to)) = (from.endpoint, to.endpoint)
-        && from.id == to.id
-    {
-        return Ok(());
-    }
-    if let Some(row) = from.endpoint {
-        ask(packet, tables, scratch, row, true)?;
-    }
-    let trusted = from.identity == Identity::HOST
-        && tables.config().flags & ConfigFlags::ALLOW_LOCALHOST != 0;
-    match to.endpoint {
-        Some(row) if !trusted => ask(packet, tables, scratch, row, false),
-        Some(_) | None => Ok(()),
+    Ok(())
+}
+
+/// Whose policy is asked at one end of a flow.
+#[inline(always)]
+fn judge(row: Option<&EndpointRow>, audits: bool) -> Judge {
+    match row {
+        Some(row) => Judge {
+            set: row.policy_set,
+            endpoint: row.id,
+            audits: audits || row.flags & EndpointFlags::AUDIT != 0,
+            silent: false,
+        },
+        None => Judge { set: 0, endpoint: 0, audits, silent: true },
     }
 }
 
@@ -91,26 +105,28 @@ fn ask(
     packet: &impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
-    row: &EndpointRow,
     egress: bool,
 ) -> Result<(), DropReason> {
-    if row.policy_set == 0 {
+    let agreed = &scratch.agreed;
+    let (judge, remote) = if egress {
+        (agreed.egress, agreed.destination)
+    } else {
+        (agreed.ingress, agreed.source)
+    };
+    if judge.silent {
+        return Ok(());
+    }
+    if judge.set == 0 {
         return Err(DropReason::EndpointNotReady);
     }
-    let agreed = &scratch.agreed;
-    scratch.question = Question {
-        set: row.policy_set,
-        remote: if egress { agreed.destination } else { agreed.source },
-        egress,
-        ..scratch.question
-    };
+    scratch.audit = judge.audits;
+    scratch.judge = judge.endpoint;
+    scratch.question = Question { set: judge.set, remote, egress, ..scratch.question };
     let said = evaluate(tables, scratch);
     scratch.agreed.rule = scratch.decision.rule;
     scratch.agreed.match_type = scratch.decision.match_type;
-    let config = tables.config();
-    scratch.audit = row.flags & EndpointFlags::AUDIT != 0 || config.flags & ConfigFlags::AUDIT != 0;
-    if config.flags & ConfigFlags::EVENT_VERDICT != 0 {
-        event::report_verdict(packet, tables, scratch, row.id, said);
+    if tables.config().flags & ConfigFlags::EVENT_VERDICT != 0 {
+        event::report_verdict(packet, tables, scratch, said);
     }
     // Without its set an endpoint has no policy to audit.
     if scratch.audit && said != Err(DropReason::NoPolicyConfiguration) { Ok(()) } else { said }

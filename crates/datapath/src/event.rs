@@ -33,16 +33,15 @@ pub(crate) fn report_verdict(
     packet: &impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
-    endpoint: u16,
     said: Result<(), DropReason>,
 ) {
     fill(packet, tables, scratch, EventKind::PolicyVerdict);
-    let Scratch { event, question, decision, agreed, audit, .. } = scratch;
+    let Scratch { event, question, decision, forward, audit, judge, .. } = scratch;
     event.reason = match said {
         Ok(()) => 0,
         Err(reason) => reason as u8,
     };
-    event.endpoint = endpoint;
+    event.endpoint = *judge;
     event.direction =
         if question.egress { Direction::Egress } else { Direction::Ingress } as u8;
     event.policy_set = question.set;
@@ -53,7 +52,7 @@ pub(crate) fn report_verdict(
     if *audit && said.is_err() {
         event.flags |= EventFlags::AUDIT;
     }
-    if !agreed.forward {
+    if !*forward {
         turn(event);
     }
     tables.emit(event);

@@ -32,8 +32,14 @@ pub struct Decision {
     pub precedence: u32,
     /// Its rule; 0 if none.
     pub rule: u32,
+    /// Class in its key.
+    class: u32,
     /// Its flags.
     pub flags: u16,
+    /// Protocol in its key.
+    protocol: u8,
+    /// Port prefix in its key.
+    prefix: u8,
     /// How it matched ([`MatchType`]).
     pub match_type: u8,
 }
@@ -42,7 +48,7 @@ pub struct Decision {
 ///
 /// Of all entries that match, the one with the highest precedence decides; if
 /// none does, the set's default.
-#[inline(never)]
+#[inline(always)]
 pub fn evaluate(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason> {
     scratch.decision = Decision::default();
     let question = scratch.question;
@@ -52,10 +58,11 @@ pub fn evaluate(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropR
     } else {
         (row.ingress_prefixes, PolicySetFlags::DEFAULT_DENY_INGRESS)
     };
-    let class = class_of(tables, scratch);
-    probe_all(tables, scratch, prefixes, class);
-    let decision = &scratch.decision;
+    classify(tables, scratch);
+    probe_all(tables, scratch, prefixes);
+    let decision = &mut scratch.decision;
     if decision.precedence != 0 {
+        decision.match_type = match_type(decision) as u8;
         return if decision.flags & PolicyEntryFlags::DENY != 0 {
             Err(DropReason::PolicyDeny)
         } else {
@@ -65,29 +72,33 @@ pub fn evaluate(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropR
     if row.flags & closed != 0 { Err(DropReason::PolicyDenied) } else { Ok(()) }
 }
 
-/// The remote's class, or [`class::ANY`] if the remote is unknown: then only
-/// denies of any remote count.
-#[inline(always)]
-fn class_of(tables: &impl Tables, scratch: &mut Scratch) -> u32 {
+/// Fills in the remote's class, or [`class::ANY`] if the remote is unknown:
+/// then only denies of any remote count.
+///
+/// The class goes through memory, and the functions here are out of line, so
+/// that the verifier walks the look-up once and not once per scope.
+#[inline(never)]
+fn classify(tables: &impl Tables, scratch: &mut Scratch) {
     let Question { set, remote, .. } = scratch.question;
     let scope = remote.scope();
     let needs_row = matches!(scope, Scope::Cluster) || remote.0 >> 24 == 1;
+    scratch.class = class::ANY;
     if matches!(scope, Scope::Unknown) || needs_row && !tables.identity_known(remote) {
-        return class::ANY;
+        return;
     }
     scratch.class_key = ClassKey { set, identity: remote };
-    match tables.class(&scratch.class_key) {
+    scratch.class = match tables.class(&scratch.class_key) {
         Some(class) => class,
         None => class::default_of(scope),
-    }
+    };
 }
 
 /// Probes every port prefix that the set uses, then "any protocol".
-#[inline(always)]
-fn probe_all(tables: &impl Tables, scratch: &mut Scratch, prefixes: u32, class: u32) {
-    let port = scratch.question.port;
-    scratch.policy_key.set = scratch.question.set;
-    scratch.policy_key.protocol = scratch.question.protocol;
+#[inline(never)]
+fn probe_all(tables: &impl Tables, scratch: &mut Scratch, prefixes: u32) {
+    let question = scratch.question;
+    scratch.policy_key.set = question.set;
+    scratch.policy_key.protocol = question.protocol;
     let mut prefix = 17u32;
     while prefix > 0 {
         prefix -= 1;
@@ -96,49 +107,52 @@ fn probe_all(tables: &impl Tables, scratch: &mut Scratch, prefixes: u32, class: 
         }
         // A shift by 16 would be none at all.
         let mask = (0xffff_0000_u32 >> prefix) as u16;
-        probe_both(tables, scratch, port & mask, prefix as u8, class);
+        probe_both(tables, scratch, question.port & mask, prefix as u8);
     }
     if prefixes & 1 != 0 {
         scratch.policy_key.protocol = 0;
-        probe_both(tables, scratch, 0, 0, class);
+        probe_both(tables, scratch, 0, 0);
     }
 }
 
+/// Looks for the entries of the remote's class and of any remote.
 #[inline(always)]
-fn probe_both(tables: &impl Tables, scratch: &mut Scratch, port: u16, prefix: u8, class: u32) {
-    let key = &mut scratch.policy_key;
-    key.port = Be16::new(port);
-    key.direction_prefix =
-        prefix | if scratch.question.egress { PolicyKey::EGRESS } else { PolicyKey::INGRESS };
-    if class != class::ANY {
-        probe(tables, scratch, class, class);
-    }
-    probe(tables, scratch, class::ANY, class);
+fn probe_both(tables: &impl Tables, scratch: &mut Scratch, port: u16, prefix: u8) {
+    let direction = u8::from(scratch.question.egress) * PolicyKey::EGRESS;
+    scratch.policy_key.port = Be16::new(port);
+    scratch.policy_key.direction_prefix = prefix | direction;
+    scratch.policy_key.class = scratch.class;
+    probe(tables, scratch);
+    scratch.policy_key.class = class::ANY;
+    probe(tables, scratch);
 }
 
 /// Looks for one entry, and keeps it if it is above what was found before.
-#[inline(never)]
-fn probe(tables: &impl Tables, scratch: &mut Scratch, asked: u32, remote: u32) {
-    scratch.policy_key.class = asked;
+#[inline(always)]
+fn probe(tables: &impl Tables, scratch: &mut Scratch) {
     let Some(entry) = tables.policy(&scratch.policy_key) else {
         return;
     };
     let deny = entry.flags & PolicyEntryFlags::DENY != 0;
-    if entry.precedence <= scratch.decision.precedence || remote == class::ANY && !deny {
+    let unknown = scratch.class == class::ANY;
+    if entry.precedence <= scratch.decision.precedence || unknown && !deny {
         return;
     }
+    let key = &scratch.policy_key;
     scratch.decision = Decision {
         precedence: entry.precedence,
         rule: entry.rule,
+        class: key.class,
         flags: entry.flags,
-        match_type: match_type(&scratch.policy_key) as u8,
+        protocol: key.protocol,
+        prefix: key.direction_prefix & PolicyKey::PREFIX_MASK,
+        match_type: 0,
     };
 }
 
-/// Which parts of the key were more than wildcards.
-fn match_type(key: &PolicyKey) -> MatchType {
-    let port = key.direction_prefix & PolicyKey::PREFIX_MASK != 0;
-    match (key.class != class::ANY, key.protocol != 0, port) {
+/// Which parts of the entry's key were more than wildcards.
+fn match_type(decision: &Decision) -> MatchType {
+    match (decision.class != class::ANY, decision.protocol != 0, decision.prefix != 0) {
         (true, true, true) => MatchType::L3L4,
         (true, true, false) => MatchType::L3Proto,
         (true, false, _) => MatchType::L3Only,

@@ -157,7 +157,15 @@ pub struct Scratch {
     pub endpoint: u16,
     /// The packet's way as that endpoint sees it.
     pub direction: Direction,
-    /// Verdict of both ends' policy.
+    /// Whether the packet's source is the lesser side of its conntrack key.
+    pub(crate) low: bool,
+    /// Whether there is an entry that is void by now.
+    pub(crate) replaces: bool,
+    /// Whether the packet goes the way of the one that opened its flow.
+    pub(crate) forward: bool,
+    /// Number of the endpoint whose policy was asked last.
+    pub(crate) judge: u16,
+    /// What both ends' policy came to.
     pub(crate) agreed: Agreed,
     /// What policy is asked.
     pub question: Question,
@@ -170,6 +178,8 @@ pub struct Scratch {
     pub(crate) nat_back: NatKey,
     pub(crate) nat_entry: NatEntry,
     pub(crate) lpm: LpmKey,
+    /// The remote's class.
+    pub(crate) class: u32,
     pub(crate) class_key: ClassKey,
     pub(crate) policy_key: PolicyKey,
     pub(crate) fragment_key: FragmentKey,
@@ -178,18 +188,32 @@ pub struct Scratch {
 
 
 
-/// What both ends' policy came to, in the flow's forward orientation.
+/// Whose policy is asked at one end of a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Judge {
+    /// The policy set version; 0 if the end is no endpoint of this node.
+    pub(crate) set: u32,
+    /// Number of the endpoint; 0 if it is none of this node.
+    pub(crate) endpoint: u16,
+    /// Whether the policy is only audited.
+    pub(crate) audits: bool,
+    /// Whether nothing is asked.
+    pub(crate) silent: bool,
+}
+
+/// Who the ends are and what their policy came to, in the flow's forward
+/// orientation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct Agreed {
     pub(crate) source: Identity,
     pub(crate) destination: Identity,
-    pub(crate) egress_set: u32,
-    pub(crate) ingress_set: u32,
+    pub(crate) egress: Judge,
+    pub(crate) ingress: Judge,
     pub(crate) epoch: u32,
     pub(crate) rule: u32,
     pub(crate) match_type: u8,
-    pub(crate) forward: bool,
 }
 
 impl Scratch {
@@ -258,15 +282,18 @@ impl Scratch {
             device: 0xa5a5,
             endpoint: 0xa5a5,
             direction: Direction::Unknown,
+            low: true,
+            replaces: true,
+            forward: true,
+            judge: 0xa5a5,
             agreed: Agreed {
                 source: identity,
                 destination: identity,
-                egress_set: 0xa5a5,
-                ingress_set: 0xa5a5,
+                egress: Judge { set: 0xa5a5, endpoint: 0xa5, audits: true, silent: true },
+                ingress: Judge { set: 0xa5a5, endpoint: 0xa5, audits: true, silent: true },
                 epoch: 0xa5a5,
                 rule: 0xa5a5,
                 match_type: 0xa5,
-                forward: true,
             },
             question: Question::default(),
             decision: Decision::default(),
@@ -277,6 +304,7 @@ impl Scratch {
             nat_back: filled(),
             nat_entry: filled(),
             lpm: filled(),
+            class: 0xa5a5,
             class_key: filled(),
             policy_key: filled(),
             fragment_key: filled(),
