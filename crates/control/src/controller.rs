@@ -142,6 +142,11 @@ impl Controller {
         self.local_addresses_changed = true;
     }
 
+    /// Says how many bytes of an IP packet the underlay carries now.
+    pub fn set_mtu(&mut self, mtu: u32) {
+        self.config.mtu = mtu;
+    }
+
     /// Looks at what has changed and brings the desired tables up to date.
     ///
     /// Rows of endpoints wait until everything that their identity and policy
