@@ -22,6 +22,7 @@ mod plugin;
 mod queue;
 
 pub use plugin::{Answer, Plugin, Waiting};
+pub use queue::postpone;
 
 /// The plugin's type: the name of its binary and of its `type` in a network
 /// configuration.

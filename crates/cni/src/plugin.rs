@@ -10,13 +10,12 @@ use axon_api::agent::{
     State, Status,
 };
 use axon_api::cni::{
-    Command, Error, ErrorCode, Interface, Invocation, Ip, NetConf, Route, SpecVersion, Success,
-    version_info,
+    Command, Error, ErrorCode, Interface, Invocation, Ip, NetConf, Route, Success, version_info,
 };
 use serde_json::Value;
 
 use crate::http::{self, Client};
-use crate::{log, queue};
+use crate::{log, postpone};
 
 /// Bytes of a network configuration, at most.
 const STDIN_MAX: u64 = 1024 * 1024;
@@ -74,7 +73,7 @@ impl<E: Fn(&str) -> Option<String>> Plugin<E> {
     pub fn run(&self, stdin: impl Read) -> Answer {
         let mut input = Vec::new();
         let read = stdin.take(STDIN_MAX + 1).read_to_end(&mut input);
-        let asked = version_of(&input);
+        let asked = NetConf::asked_version(&input);
         let result = match read {
             Err(error) => Err(Error::new(
                 ErrorCode::IoFailure,
@@ -105,6 +104,7 @@ impl<E: Fn(&str) -> Option<String>> Plugin<E> {
             return Ok(Some(version_info(asked)));
         }
         let conf = NetConf::parse(input)?;
+        invocation.check_version(conf.cni_version)?;
         let socket = match conf.api_socket.as_str() {
             "" => DEFAULT_SOCKET,
             socket => socket,
@@ -121,14 +121,6 @@ impl<E: Fn(&str) -> Option<String>> Plugin<E> {
     }
 }
 
-/// The `cniVersion` of an input that may be anything; empty if there is none.
-fn version_of(input: &[u8]) -> String {
-    serde_json::from_slice::<Value>(input)
-        .ok()
-        .and_then(|conf| Some(conf.get("cniVersion")?.as_str()?.to_owned()))
-        .unwrap_or_default()
-}
-
 /// A call whose arguments are read.
 struct Call {
     client: Client,
@@ -143,32 +135,11 @@ impl Call {
         match self.invocation.command {
             Command::Add => Ok(Some(self.add()?.to_json(version))),
             Command::Del => self.del().map(|()| None),
-            Command::Check => {
-                self.since(SpecVersion::V0_4_0, "CHECK")?;
-                self.check().map(|()| None)
-            }
-            Command::Status => {
-                self.since(SpecVersion::V1_1_0, "STATUS")?;
-                self.status().map(|()| None)
-            }
-            Command::Gc => {
-                self.since(SpecVersion::V1_1_0, "GC")?;
-                self.gc().map(|()| None)
-            }
+            Command::Check => self.check().map(|()| None),
+            Command::Status => self.status().map(|()| None),
+            Command::Gc => self.gc().map(|()| None),
             Command::Version => Ok(Some(version_info(&version.to_string()))),
         }
-    }
-
-    /// Refuses a command that the version asked for does not have.
-    fn since(&self, first: SpecVersion, command: &str) -> Result<(), Error> {
-        let asked = self.conf.cni_version;
-        if asked >= first {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorCode::IncompatibleVersion,
-            format!("cniVersion {asked} has no {command}; expected {first} or later"),
-        ))
     }
 
     fn add(&self) -> Result<Success, Error> {
@@ -219,14 +190,12 @@ impl Call {
     }
 
     fn postpone(&self, order: &EndpointDelete) -> Result<(), Error> {
-        let directory = queue::directory(self.client.socket());
-        queue::put(&directory, order).map(drop).map_err(|error| {
-            Error::new(
-                ErrorCode::IoFailure,
-                format!("{}: {error}", directory.display()),
-            )
-            .with_details("the agent is away, and DEL could not be written down for it")
-        })
+        postpone(self.client.socket(), order)
+            .map(drop)
+            .map_err(|error| {
+                Error::new(ErrorCode::IoFailure, error.to_string())
+                    .with_details("the agent is away, and DEL could not be written down for it")
+            })
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -269,6 +238,7 @@ impl Call {
     }
 
     fn gc(&self) -> Result<(), Error> {
+        // No list is not an empty list: on its word everything would go.
         let Some(valid) = &self.conf.valid_attachments else {
             return Err(Error::new(
                 ErrorCode::InvalidNetworkConfig,

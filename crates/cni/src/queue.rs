@@ -6,16 +6,21 @@ use std::path::{Path, PathBuf};
 
 use axon_api::agent::{DELETE_QUEUE, EndpointDelete};
 
-/// The queue's directory: beside the agent's socket.
-pub(crate) fn directory(socket: &Path) -> PathBuf {
-    socket.parent().unwrap_or(Path::new("/")).join(DELETE_QUEUE)
-}
-
-/// Writes an order down; the same order twice is one.
+/// Writes an order down for an agent that is away, in the queue beside its
+/// socket; the same order twice is one.
 ///
 /// The file appears whole or not at all: an agent that starts meanwhile never
 /// reads half an order.
-pub(crate) fn put(directory: &Path, order: &EndpointDelete) -> io::Result<PathBuf> {
+///
+/// # Errors
+/// The kernel's answer, with the path.
+pub fn postpone(socket: &Path, order: &EndpointDelete) -> io::Result<PathBuf> {
+    let directory = socket.parent().unwrap_or(Path::new("/")).join(DELETE_QUEUE);
+    put(&directory, order)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", directory.display())))
+}
+
+fn put(directory: &Path, order: &EndpointDelete) -> io::Result<PathBuf> {
     fs::create_dir_all(directory)?;
     let name = format!("{}-{}.json", order.container_id, order.interface);
     let file = directory.join(&name);

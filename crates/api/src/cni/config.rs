@@ -61,6 +61,7 @@ struct Wire {
     attachments: Option<Vec<Attachment>>,
     #[serde(rename = "api-socket")]
     api_socket: String,
+    ipam: Option<Value>,
     mtu: u32,
     #[serde(rename = "log-file")]
     log_file: String,
@@ -95,6 +96,7 @@ impl NetConf {
             Error::new(ErrorCode::IncompatibleVersion, error.to_string())
         })?;
         check_name(&wire.name)?;
+        check_ipam(wire.ipam.as_ref())?;
         if wire.mtu != 0 && !(MTU_MIN..=MTU_MAX).contains(&wire.mtu) {
             return Err(wrong(
                 "mtu",
@@ -143,6 +145,19 @@ fn check_name(name: &str) -> Result<(), Error> {
         &format!("{name:?}"),
         "letters, digits, '_', '.' and '-', a letter or digit first",
     ))
+}
+
+/// Addresses come from the agent: a plugin that is named to give them would
+/// be passed over silently.
+fn check_ipam(ipam: Option<&Value>) -> Result<(), Error> {
+    match ipam {
+        Some(ipam) if ipam.as_object().is_none_or(|fields| !fields.is_empty()) => Err(Error::new(
+            ErrorCode::UnsupportedField,
+            format!("ipam of the network configuration is {ipam}; expected none"),
+        )
+        .with_details("the agent gives addresses out of the node's pod CIDRs")),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn wrong(field: &str, value: &str, expected: &str) -> Error {
