@@ -1,0 +1,460 @@
+//! What the desired tables say of a small cluster, and how it gets there.
+
+mod cluster;
+
+use axon_abi::{ConfigFlags, Identity, IpcacheFlags};
+use axon_control::{Adopted, Capacity, ConditionKind, Config, RuleView, WaitReason};
+use axon_model::{Action, EndpointState, Labels, Peers};
+use cluster::{Cluster, cidr, config, crd, ingress, ip, origin, pods};
+
+#[test]
+fn nothing_is_decided_before_everything_is_known() {
+    let mut c = Cluster::new(config());
+    c.pod("web", "one", "");
+    c.endpoint(5, "web");
+    let report = c.step();
+    assert_eq!(c.row(5), None, "its pinned row stays as it is");
+    assert!(matches!(
+        report.waiting[..],
+        [(5, WaitReason::Sources { .. })]
+    ));
+    let kinds: Vec<_> = report.conditions.iter().map(|c| c.kind).collect();
+    assert_eq!(kinds, [ConditionKind::SourceIncomplete; 5]);
+    assert!(!c.desired.endpoints.snapshot().is_complete());
+    assert!(!c.desired.ipcache.snapshot().is_complete());
+    assert_eq!(
+        c.identity("192.0.2.2"),
+        Some(6),
+        "what is known is there at once"
+    );
+
+    c.complete();
+    let report = c.step();
+    assert_eq!(report.waiting, []);
+    assert_eq!(report.conditions, []);
+    assert!(report.changed && report.persist);
+    assert!(c.row(5).is_some());
+    assert!(c.desired.endpoints.snapshot().is_complete());
+    let again = c.step();
+    assert!(!again.changed && !again.persist);
+}
+
+#[test]
+fn every_address_is_somebody() {
+    let mut c = Cluster::new(config());
+    c.pod("web", "one", "10.0.1.5");
+    c.pod("client", "two", "10.0.2.7");
+    c.endpoint(5, "web");
+    let outside = ingress(Action::Allow, cidr("198.51.100.0/24"), 80);
+    let inside = ingress(Action::Allow, cidr("10.0.2.9/32"), 80);
+    c.policy("p", "web", vec![outside, inside]);
+    c.controller
+        .set_local_addresses(vec![ip("10.0.1.1"), ip("169.254.7.7")]);
+    c.complete();
+    c.step();
+    for (name, addr, identity, flags, node) in [
+        ("own node", "192.0.2.1", 1, IpcacheFlags::LOCAL_HOST, ""),
+        (
+            "own node, by its devices",
+            "10.0.1.1",
+            1,
+            IpcacheFlags::LOCAL_HOST,
+            "",
+        ),
+        ("another node", "192.0.2.2", 6, 0, "192.0.2.2"),
+        ("another node, IPv6", "2001:db8::2", 6, 0, "2001:db8::2"),
+        ("own pod", "10.0.1.5", 256, IpcacheFlags::WORKLOAD, ""),
+        (
+            "own pod, IPv6",
+            "fd00:0:0:1::5",
+            256,
+            IpcacheFlags::WORKLOAD,
+            "",
+        ),
+        (
+            "another node's pod",
+            "10.0.2.7",
+            257,
+            IpcacheFlags::WORKLOAD,
+            "192.0.2.2",
+        ),
+    ] {
+        let row = c
+            .address(addr)
+            .unwrap_or_else(|| panic!("{name} has a row"));
+        let via = if node.is_empty() { ip("::") } else { ip(node) };
+        // Numbers of pods depend on the order of names only.
+        let expected = match identity {
+            256 => c.controller.endpoints()[&5].identity.0,
+            257 => {
+                c.controller
+                    .identities()
+                    .iter()
+                    .find(|(id, labels)| id.0 >= 256 && labels.get("k8s", "app") == Some("client"))
+                    .expect("client's identity")
+                    .0
+                    .0
+            }
+            n => n,
+        };
+        assert_eq!((row.identity.0, row.flags), (expected, flags), "{name}");
+        assert_eq!(std::net::IpAddr::from(row.node), via, "{name}");
+    }
+    assert_eq!(
+        c.address("10.0.2.9"),
+        None,
+        "a prefix within the pods' is no part of the world"
+    );
+    let cidr_identity = Identity::LOCAL_MIN.0 + 1;
+    let expected = [
+        ("0.0.0.0/0", 9),
+        ("10.0.1.0/24", 3),
+        ("10.0.2.0/24", 3),
+        ("198.51.100.0/24", cidr_identity),
+        ("::/0", 10),
+        ("fd00:0:0:1::/64", 3),
+        ("fd00:0:0:2::/64", 3),
+    ];
+    let expected = expected.map(|(prefix, id)| (prefix.to_owned(), id)).into();
+    assert_eq!(c.prefixes(), expected);
+    assert_eq!(c.desired.ipcache_cidrs.snapshot().len(), 7);
+    let known = c.desired.identities.snapshot();
+    assert!(known.get(&Identity(cidr_identity)).is_some());
+    let ways = c.desired.routes.snapshot();
+    assert_eq!(ways.len(), 2, "to the other node's pods, by family");
+}
+
+#[test]
+fn a_single_stack_node_has_one_world() {
+    let mut c = Cluster::new(Config {
+        ipv6: false,
+        ..config()
+    });
+    c.endpoint(5, "web");
+    c.pod("web", "one", "");
+    c.complete();
+    c.step();
+    let mut prefixes: Vec<_> = c.prefixes().into_iter().collect();
+    prefixes.retain(|(_, id)| *id != 3);
+    assert_eq!(prefixes, [("0.0.0.0/0".to_owned(), 2)]);
+    assert_eq!(c.address("2001:db8::2"), None);
+    assert_eq!(c.address("fd00:0:0:1::5"), None);
+    let row = c.desired.config.get(&0).expect("configuration");
+    assert_eq!(row.flags & ConfigFlags::IPV6, 0);
+    assert_eq!(row.node_ipv4, [192, 0, 2, 1]);
+}
+
+#[test]
+fn policy_reaches_endpoints_by_a_set_that_is_there_first() {
+    let mut c = Cluster::ready();
+    c.pod("web", "one", "");
+    c.pod("client", "two", "10.0.2.7");
+    c.endpoint(5, "web");
+    c.step();
+    let client = c.identity("10.0.2.7").expect("the client");
+    let open = c.row(5).expect("a row").policy_set;
+    assert!(
+        c.allowed(client, 5, 80) && c.allowed(client, 5, 81),
+        "nothing selects it"
+    );
+
+    c.policy("p", "web", vec![ingress(Action::Allow, pods("client"), 80)]);
+    let report = c.step();
+    let closed = c.row(5).expect("a row").policy_set;
+    assert_ne!(open, closed);
+    assert!(c.allowed(client, 5, 80) && !c.allowed(client, 5, 81));
+    assert_eq!(report.policy_revision, 1);
+    assert!(
+        c.desired.policy_sets.get(&open).is_some(),
+        "packets in flight still find it"
+    );
+    let used = c.controller.policy_sets();
+    let set = used.iter().find(|s| s.set == closed).expect("the set");
+    assert_eq!(
+        (&*set.policies, &*set.endpoints),
+        (&[origin("p")][..], &[5][..])
+    );
+    let rows = c.desired.policy_sets.get(&closed).expect("rows");
+    let rule = c.controller.rule(rows.entries[0].1.rule);
+    let expected = RuleView {
+        origin: origin("p"),
+        index: 0,
+        description: "says p".into(),
+    };
+    assert_eq!(rule, Some(expected));
+
+    let due = report.next_step_ms.expect("something is due");
+    c.now_ms = due.max(c.now_ms + 5_000);
+    c.step();
+    assert!(
+        c.desired.policy_sets.get(&open).is_none(),
+        "nobody needs it any more"
+    );
+    c.no_policy("p");
+    c.step();
+    assert!(c.allowed(client, 5, 81));
+}
+
+#[test]
+fn who_is_not_known_is_init_and_closed() {
+    let mut c = Cluster::ready();
+    c.endpoint(5, "web");
+    let report = c.step();
+    assert!(matches!(report.waiting[..], [(5, WaitReason::Pod { .. })]));
+    let row = c.row(5).expect("a row");
+    assert_eq!(row.identity, Identity::INIT);
+    assert!(!c.allowed(1, 5, 80) && !c.allowed(9, 5, 80));
+    assert_eq!(
+        c.controller.endpoints()[&5].state,
+        EndpointState::WaitingForIdentity
+    );
+    assert_eq!(c.identity("10.0.1.5"), Some(5));
+
+    c.pod("web", "one", "");
+    let report = c.step();
+    assert_eq!(report.waiting, []);
+    assert!(c.row(5).expect("a row").identity >= Identity::CLUSTER_MIN);
+    assert!(c.allowed(9, 5, 80));
+    assert_eq!(
+        c.controller.endpoints()[&5].state,
+        EndpointState::Regenerating
+    );
+}
+
+#[test]
+fn the_cluster_numbers_identities_where_it_does() {
+    let mut c = Cluster::new(crd());
+    c.complete();
+    c.pod("web", "one", "");
+    c.endpoint(5, "web");
+    c.cilium_endpoint("client", 4711, "10.0.2.7", "192.0.2.2");
+    c.cilium_endpoint("gone", 4712, "10.0.1.9", "192.0.2.1");
+    let report = c.step();
+    assert!(matches!(report.waiting[..], [(5, WaitReason::Identity)]));
+    assert_eq!(c.identity("10.0.2.7"), Some(4711));
+    assert!(
+        c.desired.identities.get(&Identity(4711)).is_none(),
+        "no allow matches what nobody has described"
+    );
+    assert_eq!(
+        c.address("10.0.1.9"),
+        None,
+        "of its own endpoints the node knows best"
+    );
+
+    c.cluster_identity(300, "web");
+    c.cluster_identity(4711, "client");
+    c.policy("p", "web", vec![ingress(Action::Allow, pods("client"), 80)]);
+    let report = c.step();
+    assert_eq!(report.waiting, []);
+    assert_eq!(c.row(5).map(|row| row.identity), Some(Identity(300)));
+    assert!(c.allowed(4711, 5, 80) && !c.allowed(300, 5, 80));
+    assert!(c.desired.identities.get(&Identity(4711)).is_some());
+}
+
+#[test]
+fn a_process_is_told_by_its_own_labels() {
+    let mut c = Cluster::ready();
+    let labels: Labels = ["app=web".parse().expect("label")].into_iter().collect();
+    c.endpoint(5, "");
+    let mut endpoint = (*c.observed.endpoints.get(&5).expect("endpoint")).clone();
+    endpoint.own_labels = labels;
+    endpoint.namespace = String::new();
+    c.observed.endpoints.write(|txn| txn.insert(5, endpoint));
+    c.step();
+    let status = &c.controller.endpoints()[&5];
+    assert_eq!(status.waiting, None);
+    assert_eq!(status.labels.get("unspec", "app"), Some("web"));
+}
+
+#[test]
+fn numbers_survive_a_restart() {
+    let mut c = Cluster::ready();
+    for (id, name) in [(5, "web"), (6, "db")] {
+        c.pod(name, "one", "");
+        c.endpoint(id, name);
+    }
+    c.policy(
+        "p",
+        "web",
+        vec![ingress(Action::Allow, cidr("198.51.100.0/24"), 80)],
+    );
+    c.step();
+    let before = (c.row(5), c.row(6), c.prefixes());
+    let epoch = c.epoch();
+    c.restart(config());
+    // Another order of arrival.
+    c.no_pod("web");
+    c.step();
+    c.pod("web", "one", "");
+    c.restart(config());
+    c.step();
+    assert_eq!(before.1, c.row(6));
+    assert_eq!(before.2, c.prefixes());
+    let set = |row: &Option<axon_abi::EndpointRow>| row.map(|r| r.policy_set);
+    assert_ne!(set(&before.0), None);
+    assert!(c.epoch() > epoch, "what has changed meanwhile is not known");
+
+    c.restart(config());
+    c.controller.adopt(Adopted {
+        last_set: 900,
+        epoch: 77,
+    });
+    c.policy("q", "db", vec![ingress(Action::Allow, Peers::Any, 5432)]);
+    c.step();
+    assert!(
+        set(&c.row(6)).expect("a set") > 900,
+        "numbers in pinned rows are taken"
+    );
+    assert_eq!(c.epoch(), 78);
+}
+
+#[test]
+fn the_epoch_grows_when_somebody_is_somebody_else() {
+    let mut c = Cluster::ready();
+    c.pod("web", "one", "");
+    c.pod("client", "two", "10.0.2.7");
+    c.endpoint(5, "web");
+    c.step();
+    c.now_ms += 10_000;
+    c.step();
+    let mut last = c.epoch();
+    let mut grown = |c: &mut Cluster, what: &str, at_once: bool, later: bool| {
+        let report = c.step();
+        assert_eq!(c.epoch() > last, at_once, "{what}, at once");
+        if let Some(due) = report.next_step_ms.filter(|due| *due <= c.now_ms + 1000) {
+            c.now_ms = due;
+            c.step();
+        }
+        assert_eq!(
+            c.epoch() > last,
+            at_once || later,
+            "{what}, within a second"
+        );
+        c.now_ms += 10_000;
+        c.step();
+        last = c.epoch();
+    };
+    grown(&mut c, "nothing new", false, false);
+    c.policy("p", "web", vec![ingress(Action::Allow, pods("client"), 80)]);
+    grown(&mut c, "a policy: the set's number tells", false, false);
+    c.pod("other", "two", "10.0.2.8");
+    grown(&mut c, "a new address", false, true);
+    c.pod("other", "two", "10.0.2.9");
+    grown(&mut c, "an address of nobody any more", true, true);
+    c.no_pod("client");
+    c.pod("guest", "two", "10.0.2.7");
+    grown(&mut c, "an address of somebody else", true, true);
+    c.policy(
+        "p",
+        "web",
+        vec![ingress(Action::Deny, cidr("198.51.100.0/24"), 80)],
+    );
+    grown(&mut c, "a prefix of its own", false, true);
+    c.no_policy("p");
+    grown(&mut c, "the prefix is the world again", true, true);
+}
+
+#[test]
+fn what_is_gone_goes() {
+    let mut c = Cluster::ready();
+    c.pod("web", "one", "");
+    c.endpoint(5, "web");
+    c.policy(
+        "p",
+        "web",
+        vec![ingress(Action::Allow, cidr("198.51.100.0/24"), 80)],
+    );
+    c.step();
+    c.no_endpoint(5);
+    c.no_pod("web");
+    c.no_policy("p");
+    c.observed.nodes.write(|txn| txn.remove(&"two".to_owned()));
+    c.step();
+    c.now_ms += 10_000;
+    c.step();
+    assert_eq!(c.row(5), None);
+    assert_eq!(c.address("10.0.1.5"), None);
+    assert_eq!(c.address("192.0.2.2"), None);
+    assert_eq!(c.desired.identities.snapshot().len(), 0);
+    assert_eq!(c.desired.policy_sets.snapshot().len(), 0);
+    assert_eq!(c.desired.routes.snapshot().len(), 0);
+    let mut prefixes: Vec<String> = c.prefixes().into_keys().collect();
+    prefixes.sort();
+    assert_eq!(
+        prefixes,
+        ["0.0.0.0/0", "10.0.1.0/24", "::/0", "fd00:0:0:1::/64"]
+    );
+    c.endpoint(5, "web");
+    c.pod("web", "one", "");
+    c.step();
+    let status = &c.controller.endpoints()[&5];
+    assert!(
+        status.identity > Identity::CLUSTER_MIN,
+        "a number comes back late"
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_told_and_never_more_open() {
+    let small = |entries| Config {
+        capacity: Capacity {
+            entries,
+            ..Capacity::default()
+        },
+        ..config()
+    };
+    let many = |action| -> Vec<_> {
+        (0..8)
+            .map(|n| ingress(action, Peers::Any, 80 + 2 * n))
+            .collect()
+    };
+    for (name, entries, expected) in [
+        (
+            "more allowed: what is in force stays",
+            many(Action::Allow),
+            (true, false),
+        ),
+        (
+            "more denied: nothing passes",
+            many(Action::Deny),
+            (false, false),
+        ),
+    ] {
+        let mut c = Cluster::new(small(4));
+        c.complete();
+        c.pod("web", "one", "");
+        c.endpoint(5, "web");
+        c.policy("p", "web", vec![ingress(Action::Allow, Peers::Any, 80)]);
+        let report = c.step();
+        assert_eq!(report.waiting, [], "{name}");
+        c.policy("p", "web", entries);
+        let report = c.step();
+        let condition = &report.conditions[0];
+        assert_eq!(condition.kind, ConditionKind::PolicyOverflow, "{name}");
+        assert_eq!(condition.policies, [origin("p")], "{name}");
+        assert!(
+            condition.message.contains("the map holds 4"),
+            "{}",
+            condition.message
+        );
+        assert!(
+            matches!(report.waiting[..], [(5, WaitReason::Capacity(_))]),
+            "{name}"
+        );
+        assert_eq!(
+            (c.allowed(9, 5, 80), c.allowed(9, 5, 82)),
+            expected,
+            "{name}"
+        );
+
+        c.policy("p", "web", vec![ingress(Action::Allow, Peers::Any, 82)]);
+        let report = c.step();
+        assert_eq!(
+            (report.waiting, report.conditions),
+            (vec![], vec![]),
+            "{name}"
+        );
+        assert!(c.allowed(9, 5, 82) && !c.allowed(9, 5, 80), "{name}");
+    }
+}
