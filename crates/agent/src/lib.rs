@@ -12,9 +12,26 @@
 //! before; nothing that can be tested without a kernel is decided here.
 #![forbid(unsafe_code)]
 
+mod clock;
 pub mod config;
 pub mod dump;
+mod endpoints;
+mod engine;
+mod flows;
+mod health;
+mod http;
+mod metrics;
+mod names;
+mod node;
 pub mod options;
+mod problem;
+mod queue;
+mod run;
+mod setup;
+mod status;
+mod store;
+mod sweep;
+mod uplinks;
 
 use std::process::ExitCode;
 
@@ -27,8 +44,25 @@ pub use options::{AgentArgs, OptionError};
 /// # Errors
 /// It could not start, or a part of it broke beyond repair.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    tracing::info!(node = %config.node_name, "agent starts");
-    anyhow::bail!("the agent is not complete")
+    run::run(config).await
+}
+
+/// Tells systemd how the agent is doing, where it was started by it.
+fn notify_systemd(state: &str) {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Ok(path) = std::env::var("NOTIFY_SOCKET") else {
+        return;
+    };
+    let address = match path.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&path),
+    };
+    let told = address
+        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(error) = told {
+        tracing::warn!(%error, "systemd is not told");
+    }
 }
 
 /// The whole life of `axon agent`: options, logging, runtime, [`run`].

@@ -1,5 +1,6 @@
 //! Options of addresses, devices, policy and reports.
 
+use axon_control::labels::LabelFilter;
 use ipnet::IpNet;
 
 use super::read::Reader;
@@ -43,8 +44,8 @@ pub struct Network {
     pub masquerade_ipv6: bool,
     /// Who numbers identities.
     pub allocation: Allocation,
-    /// Labels that make an identity, as expressions.
-    pub labels: Vec<String>,
+    /// Labels that make an identity.
+    pub label_filter: LabelFilter,
     /// When policy is enforced.
     pub enforcement: Enforcement,
     /// Report what policy denies, and let it pass.
@@ -87,7 +88,7 @@ impl Network {
                 &[("local", Allocation::Local), ("crd", Allocation::Crd)],
                 Allocation::Local,
             ),
-            labels: reader.settings.list("labels"),
+            label_filter: labels(reader),
             enforcement: reader.word(
                 "enable-policy",
                 &[
@@ -130,6 +131,13 @@ impl Network {
             );
         }
     }
+}
+
+fn labels(reader: &mut Reader<'_>) -> LabelFilter {
+    LabelFilter::parse(reader.settings.text("labels")).unwrap_or_else(|error| {
+        reader.refuse("labels", format!("patterns separated by spaces ({error})"));
+        LabelFilter::default()
+    })
 }
 
 /// How much of an established flow is reported.

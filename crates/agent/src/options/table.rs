@@ -187,7 +187,7 @@ pub const OPTIONS: &[Spec] = &[
     ),
     option(
         "labels",
-        List,
+        Text,
         "",
         "Labels that make an identity: expressions over source:key, - before one excludes",
     ),

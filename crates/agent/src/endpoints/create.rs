@@ -1,0 +1,363 @@
+//! CNI ADD.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use axon_abi::Identity;
+use axon_api::agent::{EndpointCreate, EndpointCreated};
+use axon_linux::link::{self, GATEWAY_V4, GATEWAY_V6, Netns};
+use axon_model::{Endpoint, EndpointState, Mac};
+
+use super::{
+    Record, Stage, addresses, allocate, device_name, disk, link_of, owner, release, remove,
+};
+use crate::node::{Node, lock};
+use crate::problem::{Refusal, chain};
+
+/// Makes an endpoint, and answers when its policy is enforced. Again with the
+/// same attachment: the same answer.
+pub(crate) async fn create(
+    node: Arc<Node>,
+    request: EndpointCreate,
+) -> Result<EndpointCreated, Refusal> {
+    validate(&node, &request)?;
+    let _turn = node.endpoints.alone(&request.container_id).await;
+    let deadline = Instant::now() + node.config.ready_timeout;
+    if let Some(known) = again(&node, &request).await? {
+        wait_enforced(&node, &known, deadline).await?;
+        return Ok(answer(&known, &node));
+    }
+    wait_sources(&node, deadline).await?;
+    let record = blocking({
+        let node = Arc::clone(&node);
+        move || make(&node, &request)
+    })
+    .await?;
+    let id = record.endpoint.id;
+    let enforced = wait_enforced(&node, &record, deadline).await;
+    let made = match enforced {
+        Ok(()) => {
+            let node = Arc::clone(&node);
+            blocking(move || {
+                let made = node
+                    .endpoints
+                    .records
+                    .update(&node.store, id, |r| r.stage = Stage::Made);
+                made.map_err(|error| disk(&error))
+            })
+            .await
+        }
+        Err(refusal) => Err(refusal),
+    };
+    match made {
+        Ok(Some(record)) => {
+            tracing::info!(
+                endpoint = id,
+                identity = record.endpoint.identity.0,
+                pod = pod(&record.endpoint),
+                "endpoint is ready"
+            );
+            Ok(answer(&record, &node))
+        }
+        Ok(None) => Err(Refusal::conflict(
+            format!("endpoint {id} was removed while it was made"),
+            "ask again",
+        )),
+        Err(refusal) => {
+            tracing::warn!(endpoint = id, error = %refusal, "endpoint is not made; undoing it");
+            remove::remove(&node, &record).await?;
+            Err(refusal)
+        }
+    }
+}
+
+/// Runs what blocks (netlink, files) off the runtime's threads.
+pub(super) async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, Refusal> + Send + 'static,
+) -> Result<R, Refusal> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Refusal::node(error.to_string(), "see the agent's log")))
+}
+
+fn validate(node: &Node, request: &EndpointCreate) -> Result<(), Refusal> {
+    attachment("container-id", &request.container_id)?;
+    device("interface", &request.interface)?;
+    if !Path::new(&request.netns).is_absolute() {
+        return Err(Refusal::request(
+            format!("netns {:?} is no absolute path", request.netns),
+            "name the network namespace as /run/netns/NAME or /proc/PID/ns/net",
+        ));
+    }
+    if request.namespace.is_empty() != request.pod_name.is_empty() {
+        return Err(Refusal::request(
+            format!(
+                "namespace {:?} with pod-name {:?}",
+                request.namespace, request.pod_name
+            ),
+            "give both for a pod, neither for a plain process",
+        ));
+    }
+    if !request.pod_name.is_empty() && !request.labels.is_empty() {
+        return Err(Refusal::request(
+            format!(
+                "labels {} with pod-name {:?}",
+                request.labels, request.pod_name
+            ),
+            "give no labels: a pod's come from its manifest",
+        ));
+    }
+    for v6 in [false, true] {
+        let mut asked = request.ips.iter().filter(|addr| addr.is_ipv6() == v6);
+        let network = &node.config.network;
+        let enabled = if v6 { network.ipv6 } else { network.ipv4 };
+        if let Some(first) = asked.next()
+            && (!enabled || asked.next().is_some())
+        {
+            return Err(Refusal::request(
+                format!("ips: {first} is one too many"),
+                "ask for at most one address of each family that is enabled",
+            ));
+        }
+    }
+    let least = if node.config.network.ipv6 { 1280 } else { 576 };
+    if request.mtu != 0 && !(least..=65535).contains(&request.mtu) {
+        return Err(Refusal::request(
+            format!("mtu {} cannot be had", request.mtu),
+            format!("give 0 for the node's, or {least} to 65535"),
+        ));
+    }
+    Ok(())
+}
+
+/// What the CNI specification allows as a container id.
+pub(super) fn attachment(field: &str, id: &str) -> Result<(), Refusal> {
+    let first = id.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let rest = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if first && id.len() <= 253 && id.chars().all(rest) {
+        return Ok(());
+    }
+    Err(Refusal::request(
+        format!("{field} {id:?} is none"),
+        "give 1 to 253 of A-Z, a-z, 0-9, _, . and -, beginning with a letter or digit",
+    ))
+}
+
+/// What the kernel and the CNI specification allow as a device's name.
+pub(super) fn device(field: &str, name: &str) -> Result<(), Refusal> {
+    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    if (1..=15).contains(&name.len()) && name != "." && name != ".." && !name.contains(bad) {
+        return Ok(());
+    }
+    Err(Refusal::request(
+        format!("{field} {name:?} is no name of a device"),
+        "give 1 to 15 characters without slash, colon and white space",
+    ))
+}
+
+/// The endpoint that an earlier ADD of the same attachment has made. One whose
+/// devices are no longer what they were makes room for a new one.
+async fn again(node: &Arc<Node>, request: &EndpointCreate) -> Result<Option<Record>, Refusal> {
+    let records = &node.endpoints.records;
+    let Some(known) = records.attachment(&request.container_id, &request.interface) else {
+        return Ok(None);
+    };
+    let same = known.stage == Stage::Made
+        && known.endpoint.netns == request.netns
+        && known.endpoint.namespace == request.namespace
+        && known.endpoint.pod_name == request.pod_name;
+    if same {
+        let link = link_of(&known);
+        let netns = Netns::Path(PathBuf::from(&request.netns));
+        let intact = blocking(move || Ok(link::check(&netns, &link).is_ok_and(|d| d.is_empty())));
+        if intact.await? {
+            return Ok(Some(known));
+        }
+    }
+    remove::remove(node, &known).await?;
+    Ok(None)
+}
+
+/// Waits until the node and its pod CIDRs are known.
+async fn wait_sources(node: &Arc<Node>, deadline: Instant) -> Result<(), Refusal> {
+    let known = || {
+        let this = node.observed.nodes.get(&node.config.node_name);
+        this.is_some_and(|n| !n.pod_cidrs.is_empty())
+    };
+    let mut sources = node.sources.clone();
+    let wait = async { while !known() && sources.changed().await.is_ok() {} };
+    let _ = tokio::time::timeout_at(deadline.into(), wait).await;
+    // What is missing then, the allocation says.
+    Ok(())
+}
+
+/// Numbers, addresses, devices and stubs; then the row that the control loop
+/// goes by.
+fn make(node: &Node, request: &EndpointCreate) -> Result<Record, Refusal> {
+    let record = reserve(node, request)?;
+    let undo = |refusal: Refusal| {
+        remove::undo(node, &record);
+        refusal
+    };
+    let link = link_of(&record);
+    let netns = Netns::Path(PathBuf::from(&request.netns));
+    // Whoever had the address before left connections that are not this
+    // endpoint's.
+    lock(&node.sweeper)
+        .flush(&addresses(&record.endpoint))
+        .map_err(|error| undo(Refusal::node(chain(&error), "see axon status")))?;
+    let ifindex = link::create(&netns, &link).map_err(|error| {
+        undo(Refusal::node(
+            chain(&error),
+            "see that the network namespace exists and has no such device yet",
+        ))
+    })?;
+    lock(&node.datapath)
+        .attach_endpoint(ifindex)
+        .map_err(|error| undo(Refusal::node(chain(&error), "see axon bpf verify")))?;
+    let id = record.endpoint.id;
+    let record = node
+        .endpoints
+        .records
+        .update(&node.store, id, |record| record.endpoint.ifindex = ifindex)
+        .map_err(|error| undo(disk(&error)))?
+        .ok_or_else(|| Refusal::conflict(format!("endpoint {id} was removed"), "ask again"))?;
+    let row = record.endpoint.clone();
+    node.observed.endpoints.write(|txn| txn.insert(id, row));
+    Ok(record)
+}
+
+/// A number and addresses, on disk before anything else happens.
+fn reserve(node: &Node, request: &EndpointCreate) -> Result<Record, Refusal> {
+    let records = &node.endpoints.records;
+    let mut endpoint = Endpoint {
+        container_id: request.container_id.clone(),
+        container_interface: request.interface.clone(),
+        netns: request.netns.clone(),
+        namespace: request.namespace.clone(),
+        pod_name: request.pod_name.clone(),
+        pod_uid: request.pod_uid.clone(),
+        interface: device_name(records, &request.container_id, &request.interface),
+        mac: mac(request, "inside"),
+        node_mac: mac(request, "host"),
+        own_labels: request.labels.clone(),
+        identity: Identity::INIT,
+        state: EndpointState::WaitingForIdentity,
+        ..Endpoint::default()
+    };
+    for address in allocate(node, &owner(&endpoint), &request.ips)? {
+        match address {
+            IpAddr::V4(v4) => endpoint.ipv4 = Some(v4),
+            IpAddr::V6(v6) => endpoint.ipv6 = Some(v6),
+        }
+    }
+    let node_mtu = node.uplinks.borrow().mtu;
+    let mtu = if request.mtu == 0 {
+        node_mtu
+    } else {
+        request.mtu.min(node_mtu)
+    };
+    let record = Record {
+        endpoint,
+        mtu,
+        stage: Stage::Making,
+    };
+    let full = || Refusal::exhausted("every endpoint number is in use", "delete endpoints");
+    match records.add(&node.store, record.clone()) {
+        Ok(Some(record)) => Ok(record),
+        refused => {
+            let _ = release(node, &record.endpoint);
+            Err(refused.map_or_else(|error| disk(&error), |_| full()))
+        }
+    }
+}
+
+/// A MAC address of our own choosing (locally administered): always the same
+/// for an attachment.
+fn mac(request: &EndpointCreate, side: &str) -> Mac {
+    let mut hasher = DefaultHasher::new();
+    (
+        &request.container_id,
+        &request.interface,
+        &request.netns,
+        side,
+    )
+        .hash(&mut hasher);
+    let [a, b, c, d, e, f, ..] = hasher.finish().to_be_bytes();
+    Mac([(a & 0xfc) | 0x02, b, c, d, e, f])
+}
+
+/// Waits until the identity is known and the kernel has the rows.
+async fn wait_enforced(node: &Node, record: &Record, deadline: Instant) -> Result<(), Refusal> {
+    let id = record.endpoint.id;
+    let mut view = node.view.clone();
+    let ready = view.wait_for(|view| view.endpoints.get(&id).is_some_and(|e| e.is_ready()));
+    match tokio::time::timeout_at(deadline.into(), ready).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => Err(Refusal::not_yet("the agent is stopping", "ask again")),
+        Err(_) => Err(late(node, record)),
+    }
+}
+
+/// Why an endpoint is not ready in time.
+fn late(node: &Node, record: &Record) -> Refusal {
+    let view = node.view();
+    let who = match pod(&record.endpoint) {
+        pod if pod.is_empty() => format!("endpoint {}", record.endpoint.id),
+        pod => format!("endpoint {} of pod {pod}", record.endpoint.id),
+    };
+    let waiting = view
+        .endpoints
+        .get(&record.endpoint.id)
+        .map(|e| &e.status.waiting);
+    let failing = view.reconcile.tables.iter().find_map(|(table, report)| {
+        let (row, error) = report.failing.first()?;
+        Some(format!(
+            "the kernel does not take a row of {table} ({row}): {error}"
+        ))
+    });
+    let why = match (waiting, &view.persist_error, failing) {
+        (Some(Some(reason)), _, _) => reason.to_string(),
+        (_, Some(error), _) => format!("state cannot be written: {error}"),
+        (_, _, Some(failing)) => failing,
+        _ => "its rows are not in the kernel yet".to_owned(),
+    };
+    Refusal::not_yet(
+        format!("{who} is not ready: {why}"),
+        "ask again; axon status names parts that are not well, endpoint-ready-timeout how long an \
+         ADD waits",
+    )
+}
+
+/// `namespace/name`; empty for a plain process.
+pub(super) fn pod(endpoint: &Endpoint) -> String {
+    if endpoint.pod_name.is_empty() {
+        String::new()
+    } else {
+        format!("{}/{}", endpoint.namespace, endpoint.pod_name)
+    }
+}
+
+fn answer(record: &Record, node: &Node) -> EndpointCreated {
+    let endpoint = &record.endpoint;
+    let decided = node
+        .view()
+        .endpoints
+        .get(&endpoint.id)
+        .map(|e| e.status.identity);
+    EndpointCreated {
+        id: endpoint.id,
+        identity: decided.unwrap_or(endpoint.identity).0,
+        ipv4: endpoint.ipv4,
+        ipv6: endpoint.ipv6,
+        ipv4_gateway: endpoint.ipv4.map(|_| GATEWAY_V4),
+        ipv6_gateway: endpoint.ipv6.map(|_| GATEWAY_V6),
+        host_interface: endpoint.interface.clone(),
+        host_mac: endpoint.node_mac,
+        interface: endpoint.container_interface.clone(),
+        mac: endpoint.mac,
+        mtu: record.mtu,
+    }
+}

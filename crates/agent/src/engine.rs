@@ -1,0 +1,307 @@
+//! The control loop: observed tables in, kernel rows out.
+//!
+//! ```text
+//! wake ──> Controller::step ──> persist ──> names ──> KernelReconciler::sync ──> View
+//! ```
+//!
+//! One thread does all of it, woken by changes and by what is due: nothing is
+//! polled. Its calls block (files, the kernel), so it is no task of the runtime.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use axon_abi::{EndpointRow, PolicySetFlags};
+use axon_control::{Controller, EndpointStatus, StepReport};
+use axon_hubble::NameTable;
+use axon_linux::{KernelReconciler, ReconcileReport};
+use axon_model::{Desired, Observed};
+use tokio::sync::{oneshot, watch};
+
+use crate::clock::monotonic_ms;
+use crate::endpoints::Records;
+use crate::names;
+use crate::problem::chain;
+use crate::store::{CONTROL, Store};
+use crate::uplinks::Uplinks;
+
+/// Between two comparisons of every row with the kernel.
+const FULL_EVERY_MS: u64 = 5 * 60 * 1000;
+/// Until state that could not be written is tried again.
+const PERSIST_RETRY_MS: u64 = 1000;
+
+/// What the control loop has found last.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    pub(crate) report: StepReport,
+    pub(crate) reconcile: ReconcileReport,
+    pub(crate) endpoints: BTreeMap<u16, Enforced>,
+    /// The policies of each set.
+    pub(crate) policies: BTreeMap<u32, Vec<String>>,
+    /// Why numbers could not be written to disk; no row is written meanwhile.
+    pub(crate) persist_error: Option<String>,
+    /// The revision of the policies that every endpoint enforces.
+    pub(crate) enforced_revision: u64,
+    /// Passes so far.
+    pub(crate) passes: u64,
+}
+
+/// What has become of an endpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct Enforced {
+    pub(crate) status: EndpointStatus,
+    /// The kernel holds the row that is desired.
+    pub(crate) enforced: bool,
+    /// Ingress, then egress, that no rule allows is denied.
+    pub(crate) default_deny: [bool; 2],
+}
+
+impl Enforced {
+    /// The endpoint has its identity, and the kernel enforces its policy.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.enforced && self.status.waiting.is_none()
+    }
+}
+
+type Question = Box<dyn FnOnce(&mut Controller) + Send>;
+
+enum Message {
+    Wake,
+    Ask(Question),
+}
+
+/// Speaks to the control loop. Its queue is bounded by who speaks: one wake-up
+/// at a time, and one question for each request that the API admits.
+#[derive(Clone)]
+pub(crate) struct EngineHandle {
+    sender: Sender<Message>,
+    woken: Arc<AtomicBool>,
+}
+
+impl EngineHandle {
+    pub(crate) fn new() -> (Self, Inbox) {
+        let (sender, receiver) = channel();
+        let woken = Arc::new(AtomicBool::new(false));
+        let handle = Self {
+            sender,
+            woken: Arc::clone(&woken),
+        };
+        (handle, Inbox { receiver, woken })
+    }
+
+    /// Has the loop look at the tables again.
+    pub(crate) fn wake(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            let _ = self.sender.send(Message::Wake);
+        }
+    }
+
+    /// Asks the controller, between two passes; `None` if the loop has ended.
+    pub(crate) async fn ask<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Controller) -> R + Send + 'static,
+    ) -> Option<R> {
+        let (answer, answered) = oneshot::channel();
+        let question: Question = Box::new(move |controller| {
+            let _ = answer.send(question(controller));
+        });
+        self.sender.send(Message::Ask(question)).ok()?;
+        answered.await.ok()
+    }
+
+    /// Tells the controller something, and has it look at the tables again.
+    pub(crate) fn tell(&self, fact: impl FnOnce(&mut Controller) + Send + 'static) {
+        let _ = self.sender.send(Message::Ask(Box::new(fact)));
+        self.wake();
+    }
+}
+
+/// The loop's end of its queue.
+pub(crate) struct Inbox {
+    receiver: Receiver<Message>,
+    woken: Arc<AtomicBool>,
+}
+
+/// The control loop.
+pub(crate) struct Engine {
+    pub(crate) controller: Controller,
+    pub(crate) reconciler: KernelReconciler,
+    pub(crate) observed: Observed,
+    pub(crate) desired: Desired,
+    pub(crate) records: Records,
+    pub(crate) names: Arc<arc_swap::ArcSwap<NameTable>>,
+    /// What the names were made from: revisions of endpoints and policies.
+    pub(crate) named: Option<[u64; 2]>,
+    pub(crate) node_name: Arc<str>,
+    pub(crate) uplinks: watch::Receiver<Arc<Uplinks>>,
+    pub(crate) view: watch::Sender<Arc<View>>,
+    pub(crate) persist_due: bool,
+    pub(crate) full_due_ms: u64,
+}
+
+impl Engine {
+    /// Runs until every handle is gone or `stop` says so.
+    pub(crate) fn run(mut self, store: &Store, inbox: &Inbox, stop: &AtomicBool) {
+        while !stop.load(Ordering::Acquire) {
+            let due_ms = self.pass(store);
+            if !self.wait(inbox, due_ms) {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a wake-up and answers questions meanwhile; `false` if nobody
+    /// can wake the loop any more.
+    fn wait(&mut self, inbox: &Inbox, due_ms: u64) -> bool {
+        loop {
+            let wait = Duration::from_millis(due_ms.saturating_sub(monotonic_ms()));
+            match inbox.receiver.recv_timeout(wait) {
+                Ok(Message::Ask(question)) => question(&mut self.controller),
+                Ok(Message::Wake) => {
+                    // Before the pass reads the tables: a change that it does
+                    // not see wakes the loop again.
+                    inbox.woken.store(false, Ordering::Release);
+                    return true;
+                }
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+    }
+
+    /// One pass; says when the next is due at the latest.
+    fn pass(&mut self, store: &Store) -> u64 {
+        let now_ms = monotonic_ms();
+        let report = self.controller.step(now_ms, &self.observed, &self.desired);
+        self.persist_due |= report.persist;
+        let mut view = View {
+            passes: self.view.borrow().passes + 1,
+            enforced_revision: self.view.borrow().enforced_revision,
+            ..View::default()
+        };
+        if let Err(error) = self.persist(store) {
+            tracing::error!(error, "state cannot be written; kernel rows wait for it");
+            view.persist_error = Some(error);
+            view.reconcile = self.view.borrow().reconcile.clone();
+        } else {
+            // Before the rows: the first packet that they let through is named.
+            self.name(report.changed);
+            view.reconcile = self.reconcile(now_ms);
+        }
+        let mut due_ms = self.full_due_ms;
+        for due in [report.next_step_ms, view.reconcile.due_ms]
+            .into_iter()
+            .flatten()
+        {
+            due_ms = due_ms.min(due);
+        }
+        if view.persist_error.is_some() {
+            due_ms = now_ms + PERSIST_RETRY_MS;
+        }
+        view.report = report;
+        self.publish(view);
+        due_ms
+    }
+
+    /// Numbers go to the disk before rows that hold them go to the kernel.
+    fn persist(&mut self, store: &Store) -> Result<(), String> {
+        if self.persist_due {
+            store
+                .write(CONTROL, self.controller.persisted())
+                .map_err(|error| chain(&error))?;
+            self.persist_due = false;
+        }
+        for (id, status) in self.controller.endpoints() {
+            if !status.labels.is_empty() {
+                self.records
+                    .decided(store, &self.observed, *id, status)
+                    .map_err(|error| chain(&error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the names of events anew if they may have changed.
+    fn name(&mut self, changed: bool) {
+        let revisions = [
+            self.observed.endpoints.snapshot().revision(),
+            self.observed.policies.snapshot().revision(),
+        ];
+        let moved = self.uplinks.has_changed().unwrap_or(false);
+        if !changed && !moved && self.named == Some(revisions) {
+            return;
+        }
+        self.named = Some(revisions);
+        let uplinks = Arc::clone(&self.uplinks.borrow_and_update());
+        let sources = names::Sources {
+            node: &self.node_name,
+            controller: &self.controller,
+            observed: &self.observed,
+            desired: &self.desired,
+            uplinks: &uplinks,
+        };
+        let table = names::build(&self.names.load(), &sources);
+        self.names.store(Arc::new(table));
+    }
+
+    fn reconcile(&mut self, now_ms: u64) -> ReconcileReport {
+        let report = if now_ms >= self.full_due_ms {
+            self.full_due_ms = now_ms + FULL_EVERY_MS;
+            self.reconciler.full(now_ms, &self.desired)
+        } else {
+            self.reconciler.sync(now_ms, &self.desired)
+        };
+        for (table, rows) in &report.tables {
+            for (row, error) in &rows.failing {
+                tracing::warn!(table, row, error, "the kernel does not take a row");
+            }
+        }
+        report
+    }
+
+    fn publish(&self, mut view: View) {
+        view.policies = self
+            .controller
+            .policy_sets()
+            .into_iter()
+            .map(|set| {
+                (
+                    set.set,
+                    set.policies.iter().map(ToString::to_string).collect(),
+                )
+            })
+            .collect();
+        for (id, status) in self.controller.endpoints() {
+            let enforced = self.row_of(*id).is_some_and(|(ifindex, row)| {
+                row.policy_set == status.policy_set
+                    && self.reconciler.endpoint_enforced(ifindex, &row)
+            });
+            let rows = self.desired.policy_sets.get(&status.policy_set);
+            let flags = rows.map_or(0, |rows| rows.set.flags);
+            let endpoint = Enforced {
+                status: status.clone(),
+                enforced,
+                default_deny: [
+                    flags & PolicySetFlags::DEFAULT_DENY_INGRESS != 0,
+                    flags & PolicySetFlags::DEFAULT_DENY_EGRESS != 0,
+                ],
+            };
+            view.endpoints.insert(*id, endpoint);
+        }
+        let settled = view.persist_error.is_none()
+            && view.reconcile.tables.values().all(|t| t.failing.is_empty())
+            && view.endpoints.values().all(Enforced::is_ready);
+        if settled {
+            view.enforced_revision = view.report.policy_revision;
+        }
+        self.view.send_replace(Arc::new(view));
+    }
+
+    fn row_of(&self, id: u16) -> Option<(u32, EndpointRow)> {
+        let ifindex = self.observed.endpoints.get(&id)?.ifindex;
+        let row = self.desired.endpoints.get(&ifindex)?;
+        (row.id == id).then(|| (ifindex, *row))
+    }
+}

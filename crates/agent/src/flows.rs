@@ -1,0 +1,247 @@
+//! Events of the kernel as flows, for whoever reads them.
+//!
+//! ```text
+//! ring buffer ── EventReader ── decode with names ──> Flows (the last 4095) ──> readers
+//! ```
+//!
+//! A reader that is slower than the events learns exactly how many it missed;
+//! nobody waits for it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axon_hubble::{Filter, LostEvents, LostSource, Query, Response, Ring, Time, decode};
+use axon_linux::{EventReader, Lost};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use crate::clock::monotonic_zero_ns;
+use crate::node::{Node, lock};
+use crate::problem::chain;
+
+/// Flows that are remembered: as many as Hubble remembers.
+const HISTORY: usize = 4095;
+/// Events taken from the kernel at a time, before others get their turn.
+const BATCH: usize = 1024;
+/// The kernel announces events in bunches; the last of a bunch wait this long.
+const LINGER: Duration = Duration::from_millis(50);
+/// Flows that a reader gets at a time.
+const CHUNK: usize = 512;
+
+/// The last flows.
+pub(crate) struct Flows {
+    ring: Mutex<Ring<Arc<Response>>>,
+    /// How many there have ever been.
+    news: watch::Sender<u64>,
+}
+
+impl Flows {
+    pub(crate) fn new() -> Self {
+        Self {
+            ring: Mutex::new(Ring::new(HISTORY)),
+            news: watch::Sender::new(0),
+        }
+    }
+
+    fn push(&self, responses: impl IntoIterator<Item = Response>) {
+        let mut ring = lock(&self.ring);
+        for response in responses {
+            ring.push(Arc::new(response));
+        }
+        let next = ring.next();
+        drop(ring);
+        self.news.send_replace(next);
+    }
+
+    /// How many flows there have ever been, and how many are remembered.
+    pub(crate) fn seen(&self) -> (u64, usize) {
+        let ring = lock(&self.ring);
+        (ring.next(), ring.len())
+    }
+
+    /// Starts reading.
+    pub(crate) fn reader(&self, query: Query, node: Arc<str>) -> Reader {
+        let ring = lock(&self.ring);
+        let mut backlog: Vec<Arc<Response>> = ring
+            .newest_first()
+            .filter(|response| wanted(&query.filter, response))
+            .take(query.last)
+            .cloned()
+            .collect();
+        backlog.reverse();
+        Reader {
+            backlog,
+            cursor: ring.next(),
+            query,
+            node,
+            news: self.news.subscribe(),
+        }
+    }
+}
+
+fn wanted(filter: &Filter, response: &Response) -> bool {
+    response
+        .flow
+        .as_ref()
+        .is_none_or(|flow| filter.matches(flow))
+}
+
+/// Somebody who reads flows.
+pub(crate) struct Reader {
+    backlog: Vec<Arc<Response>>,
+    cursor: u64,
+    query: Query,
+    node: Arc<str>,
+    news: watch::Receiver<u64>,
+}
+
+impl Reader {
+    /// The next flows as JSON lines; `None` when there are no more to come.
+    pub(crate) async fn next(&mut self, flows: &Flows) -> Option<Vec<u8>> {
+        if !self.backlog.is_empty() {
+            return Some(lines(&std::mem::take(&mut self.backlog)));
+        }
+        while self.query.follow {
+            let read = lock(&flows.ring).read(self.cursor, CHUNK);
+            let moved = read.next != self.cursor;
+            self.cursor = read.next;
+            let mut found = Vec::new();
+            if !read.lost.is_empty() {
+                found.push(Arc::new(self.lost(read.lost.end - read.lost.start)));
+            }
+            found.extend(
+                read.items
+                    .into_iter()
+                    .filter(|r| wanted(&self.query.filter, r)),
+            );
+            if !found.is_empty() {
+                return Some(lines(&found));
+            }
+            if !moved {
+                self.news.changed().await.ok()?;
+            }
+        }
+        None
+    }
+
+    fn lost(&self, count: u64) -> Response {
+        let lost = LostEvents {
+            source: LostSource::HubbleRingBuffer,
+            num_events_lost: count,
+            ..LostEvents::default()
+        };
+        Response::lost(lost, Arc::clone(&self.node), now())
+    }
+}
+
+fn now() -> Time {
+    Time(monotonic_zero_ns().saturating_add(crate::clock::monotonic_ms() * 1_000_000))
+}
+
+fn lines(responses: &[Arc<Response>]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for response in responses {
+        // Nothing in a response can fail to be written as JSON.
+        if serde_json::to_writer(&mut text, response.as_ref()).is_ok() {
+            text.push(b'\n');
+        }
+    }
+    text
+}
+
+/// Reads events until the agent stops.
+pub(crate) async fn run(node: Arc<Node>, reader: EventReader) -> anyhow::Result<()> {
+    let mut reader = AsyncFd::with_interest(reader, Interest::READABLE)?;
+    let mut lost = Lost::default();
+    let mut linger = tokio::time::interval(LINGER);
+    linger.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            ready = reader.readable() => ready?.clear_ready(),
+            _ = linger.tick() => {}
+            () = node.stop.cancelled() => return Ok(()),
+        }
+        while drain(&node, reader.get_mut()) == BATCH {
+            tokio::task::yield_now().await;
+        }
+        match lost.delta(&node.maps) {
+            Ok(0) => {}
+            Ok(count) => tell_lost(&node, count),
+            Err(error) => tracing::warn!(error = chain(&error), "lost events cannot be counted"),
+        }
+    }
+}
+
+fn drain(node: &Node, reader: &mut EventReader) -> usize {
+    let names = node.names.load();
+    let mut responses = Vec::new();
+    let taken = reader.next_batch(BATCH, |record| {
+        responses.push(Response::flow(Arc::new(decode(record, names.as_ref()))));
+    });
+    if taken > 0 {
+        node.metrics.events_seen(taken as u64);
+        node.flows.push(responses);
+    }
+    taken
+}
+
+fn tell_lost(node: &Node, count: u64) {
+    node.metrics.events_lost(count);
+    let lost = LostEvents {
+        source: LostSource::PerfEventRingBuffer,
+        num_events_lost: count,
+        ..LostEvents::default()
+    };
+    let name = Arc::clone(&node.names.load().node);
+    node.flows.push([Response::lost(lost, name, now())]);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use axon_hubble::{Flow, Query, Response};
+
+    use super::{Flows, HISTORY};
+
+    fn flow(n: u64) -> Response {
+        Response::flow(Arc::new(Flow {
+            time: axon_hubble::Time(n),
+            ..Flow::default()
+        }))
+    }
+
+    fn read(text: &[u8]) -> Vec<Response> {
+        text.split(|b| *b == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_slice(line).expect("json"))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_learns_how_many_it_missed() {
+        let flows = Flows::new();
+        let query = Query::parse([]).expect("query");
+        let mut reader = flows.reader(query, "n1".into());
+        flows.push((0..HISTORY as u64 + 7).map(flow));
+        let first = read(&reader.next(&flows).await.expect("lines"));
+        let lost = first[0].lost_events.as_ref().expect("a loss first");
+        assert_eq!(lost.num_events_lost, 7);
+        assert_eq!(first[1].time, axon_hubble::Time(7));
+    }
+
+    #[tokio::test]
+    async fn the_past_is_read_oldest_first_and_ends() {
+        let flows = Flows::new();
+        flows.push((0..10).map(flow));
+        let query = Query::parse([("last", "3")]).expect("query");
+        let mut reader = flows.reader(query, "n1".into());
+        let times: Vec<u64> = read(&reader.next(&flows).await.expect("lines"))
+            .iter()
+            .map(|r| r.time.0)
+            .collect();
+        assert_eq!(times, [7, 8, 9]);
+        assert!(reader.next(&flows).await.is_none());
+    }
+}

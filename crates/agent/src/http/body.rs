@@ -1,0 +1,61 @@
+//! Bodies of requests.
+
+use axum::body::Bytes;
+use serde::de::DeserializeOwned;
+
+use crate::problem::Refusal;
+
+/// Reads a JSON body; a refusal names the field.
+pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let place = if path == "." {
+            "the body".to_owned()
+        } else {
+            format!("field {path}")
+        };
+        Refusal::request(
+            format!("{place}: {}", error.inner()),
+            "send a JSON body as the API's documentation has it",
+        )
+    })?;
+    deserializer.end().map_err(|error| {
+        Refusal::request(format!("after the body: {error}"), "send one JSON value")
+    })?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use axon_api::agent::EndpointCreate;
+    use axum::body::Bytes;
+
+    use super::read;
+
+    #[test]
+    fn a_refusal_names_the_field() {
+        for (body, named) in [
+            (r#"{"container-id": 1}"#, "container-id"),
+            (
+                r#"{"container-id":"a","interface":"e","netns":"/n","ips":["10.0.0.1","x"]}"#,
+                "ips[1]",
+            ),
+            (
+                r#"{"container-id":"a","interface":"e","netns":"/n","colour":1}"#,
+                "colour",
+            ),
+            (r#"{"container-id":"a"}"#, "interface"),
+            ("", "the body"),
+            (
+                r#"{"container-id":"a","interface":"e","netns":"/n"} x"#,
+                "after the body",
+            ),
+        ] {
+            let refusal =
+                read::<EndpointCreate>(&Bytes::from_static(body.as_bytes())).expect_err(body);
+            assert_eq!(refusal.status, 400, "{body}");
+            assert!(refusal.problem.error.contains(named), "{body}: {refusal}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Endpoints: ADD, DEL, CHECK, GC, and how they are.
+
+use std::sync::Arc;
+
+use axon_api::agent::{
+    EndpointAddressing, EndpointCheck, EndpointCreate, EndpointCreated, EndpointDelete, EndpointGc,
+    EndpointNetworking, EndpointPolicy, EndpointStatus, EndpointView, ExternalIdentifiers,
+    IdentityView,
+};
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+
+use super::{Api, body};
+use crate::endpoints::{self, Record};
+use crate::engine::View;
+use crate::node::Node;
+use crate::problem::Refusal;
+use crate::status::endpoint_state;
+
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// What changes endpoints goes on also when nobody waits for the answer any
+/// more: half an ADD is worse than one that nobody heard of.
+async fn unstoppable<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = tokio::spawn(work).await;
+    done.unwrap_or_else(|error| Err(Refusal::node(error.to_string(), "see the agent's log")))
+}
+
+pub(super) async fn create(
+    State(api): State<Arc<Api>>,
+    bytes: Bytes,
+) -> Result<(StatusCode, Json<EndpointCreated>), Refusal> {
+    let request: EndpointCreate = body::read(&bytes)?;
+    let made = unstoppable(endpoints::create(Arc::clone(&api.node), request)).await?;
+    Ok((StatusCode::CREATED, Json(made)))
+}
+
+pub(super) async fn delete(State(api): State<Arc<Api>>, bytes: Bytes) -> Result<(), Refusal> {
+    let request: EndpointDelete = body::read(&bytes)?;
+    unstoppable(endpoints::delete(Arc::clone(&api.node), request)).await?;
+    Ok(())
+}
+
+pub(super) async fn check(State(api): State<Arc<Api>>, bytes: Bytes) -> Result<(), Refusal> {
+    let request: EndpointCheck = body::read(&bytes)?;
+    endpoints::check(Arc::clone(&api.node), request).await
+}
+
+pub(super) async fn gc(State(api): State<Arc<Api>>, bytes: Bytes) -> Answer<Vec<EndpointDelete>> {
+    let request: EndpointGc = body::read(&bytes)?;
+    unstoppable(endpoints::gc(Arc::clone(&api.node), request))
+        .await
+        .map(Json)
+}
+
+pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<Vec<EndpointView>> {
+    let view = api.node.view();
+    let records = api.node.endpoints.records.all();
+    Json(records.iter().map(|r| show(&api.node, &view, r)).collect())
+}
+
+pub(super) async fn get(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+) -> Answer<EndpointView> {
+    let record = endpoints::find(&api.node.endpoints.records, &id)?;
+    Ok(Json(show(&api.node, &api.node.view(), &record)))
+}
+
+fn show(node: &Node, view: &View, record: &Record) -> EndpointView {
+    let endpoint = &record.endpoint;
+    let decided = view.endpoints.get(&endpoint.id);
+    let status = decided.map(|d| &d.status);
+    let addressing = EndpointAddressing {
+        ipv4: endpoint.ipv4.map(|a| a.to_string()).unwrap_or_default(),
+        ipv6: endpoint.ipv6.map(|a| a.to_string()).unwrap_or_default(),
+    };
+    let pod_name = match endpoint.pod_name.as_str() {
+        "" => String::new(),
+        name => format!("{}/{name}", endpoint.namespace),
+    };
+    EndpointView {
+        id: endpoint.id,
+        status: EndpointStatus {
+            state: endpoint_state(record, decided).to_owned(),
+            identity: IdentityView {
+                id: status.map_or(endpoint.identity, |s| s.identity).0,
+                labels: status.map_or(&endpoint.labels, |s| &s.labels).clone(),
+            },
+            networking: EndpointNetworking {
+                addressing: vec![addressing],
+                interface_name: endpoint.interface.clone(),
+                interface_index: endpoint.ifindex,
+                container_interface_name: endpoint.container_interface.clone(),
+                mac: endpoint.mac.to_string(),
+                host_mac: endpoint.node_mac.to_string(),
+            },
+            policy: policy(node, view, record),
+            external_identifiers: ExternalIdentifiers {
+                container_id: endpoint.container_id.clone(),
+                cni_attachment_id: format!(
+                    "{}:{}",
+                    endpoint.container_id, endpoint.container_interface
+                ),
+                k8s_namespace: endpoint.namespace.clone(),
+                k8s_pod_name: endpoint.pod_name.clone(),
+                pod_name,
+            },
+            message: status
+                .and_then(|s| s.waiting.as_ref())
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+        },
+    }
+}
+
+fn policy(node: &Node, view: &View, record: &Record) -> EndpointPolicy {
+    let decided = view.endpoints.get(&record.endpoint.id);
+    let set = decided.map_or(0, |d| d.status.policy_set);
+    let [ingress, egress] = decided.map_or([false; 2], |d| d.default_deny);
+    EndpointPolicy {
+        ingress_enforced: ingress,
+        egress_enforced: egress,
+        audit: record.endpoint.audit || node.config.network.audit,
+        policies: view.policies.get(&set).cloned().unwrap_or_default(),
+        set,
+        revision: match decided {
+            Some(endpoint) if endpoint.is_ready() => view.report.policy_revision,
+            _ => view.enforced_revision,
+        },
+    }
+}

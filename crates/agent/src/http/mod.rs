@@ -1,0 +1,119 @@
+//! The HTTP API on the Unix socket.
+
+mod body;
+mod endpoint;
+mod monitor;
+mod socket;
+mod views;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+
+use crate::node::Node;
+use crate::problem::Refusal;
+
+pub(crate) use socket::bind;
+
+/// Requests that are worked on at a time; the 100 pods of a busy minute fit.
+const REQUESTS_MAX: usize = 256;
+/// Monitors that are served at a time.
+const MONITORS_MAX: usize = 32;
+/// Bytes of a body. A GC names every attachment of a node.
+const BODY_MAX: usize = 4 * 1024 * 1024;
+
+/// What handlers go by.
+pub(crate) struct Api {
+    pub(crate) node: Arc<Node>,
+    requests: Semaphore,
+    monitors: Arc<Semaphore>,
+}
+
+/// Serves until the agent stops.
+pub(crate) async fn serve(node: Arc<Node>, listener: UnixListener) -> anyhow::Result<()> {
+    let stop = node.stop.clone();
+    let app = router(node);
+    axum::serve(listener, app)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await?;
+    Ok(())
+}
+
+fn router(node: Arc<Node>) -> Router {
+    let api = Arc::new(Api {
+        node,
+        requests: Semaphore::new(REQUESTS_MAX),
+        monitors: Arc::new(Semaphore::new(MONITORS_MAX)),
+    });
+    let endpoint = get(endpoint::list)
+        .put(endpoint::create)
+        .delete(endpoint::delete);
+    let limited = Router::new()
+        .route("/v1/healthz", get(views::healthz))
+        .route("/v1/config", get(views::config))
+        .route("/v1/endpoint", endpoint)
+        .route("/v1/endpoint/check", post(endpoint::check))
+        .route("/v1/endpoint/gc", post(endpoint::gc))
+        .route("/v1/endpoint/{id}", get(endpoint::get))
+        .route("/v1/identity", get(views::identities))
+        .route("/v1/identity/{id}", get(views::identity))
+        .route("/v1/ip", get(views::ips))
+        .route("/v1/policy", get(views::policy))
+        .route("/v1/policy/selectors", get(views::selectors))
+        .route("/v1/map/{name}", get(views::map))
+        .route("/v1/metrics", get(views::metrics))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), bounded));
+    // A monitor stays: it has its own bound.
+    Router::new()
+        .route("/v1/monitor", get(monitor::monitor))
+        .merge(limited)
+        .fallback(absent)
+        .method_not_allowed_fallback(other_method)
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(api)
+}
+
+/// Waits for a turn, and counts the time.
+async fn bounded(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let method = request.method().to_string();
+    let path = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("", MatchedPath::as_str)
+        .to_owned();
+    let started = Instant::now();
+    // Whoever waits costs a connection and nothing more.
+    let Ok(_turn) = api.requests.acquire().await else {
+        return Refusal::not_yet("the agent is stopping", "ask again").into_response();
+    };
+    let response = next.run(request).await;
+    let code = response.status().as_u16();
+    api.node
+        .metrics
+        .answered(&path, &method, code, started.elapsed());
+    if code >= 400 {
+        tracing::info!(method, path, code, "request refused");
+    }
+    response
+}
+
+async fn absent(request: Request) -> Refusal {
+    Refusal::absent(
+        format!("there is no {} {}", request.method(), request.uri().path()),
+        "the API is under /v1: healthz, config, endpoint, identity, ip, policy, map, metrics, \
+         monitor",
+    )
+}
+
+async fn other_method(request: Request) -> Refusal {
+    let mut refusal = absent(request).await;
+    refusal.status = axum::http::StatusCode::METHOD_NOT_ALLOWED;
+    refusal
+}

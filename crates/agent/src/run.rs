@@ -1,0 +1,273 @@
+//! The order in which an agent comes and goes.
+//!
+//! ```text
+//! lock ──> what is on disk ──> what is pinned ──> endpoints back ──> sources
+//!      ──> control loop ──> API ──> ready ──> … ──> SIGTERM: API, then loop; the kernel stays
+//! ```
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use axon_sources::{DirectorySource, SourceHandle};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::endpoints::{self, Endpoints};
+use crate::engine::{Engine, EngineHandle, Inbox, View};
+use crate::flows::Flows;
+use crate::metrics::Metrics;
+use crate::node::{Node, lock};
+use crate::store::{CONTROL, Store};
+use crate::sweep::SweepState;
+use crate::uplinks::Uplinks;
+use crate::{Config, flows, health, http, notify_systemd, queue, setup, sweep, uplinks};
+
+/// How long requests may still take when the agent is told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Everything that serves somebody outside.
+struct Listeners {
+    api: UnixListener,
+    health: Option<TcpListener>,
+    metrics: Option<TcpListener>,
+}
+
+/// Everything that a node's agent is made of, before it runs.
+struct Parts {
+    node: Arc<Node>,
+    engine: Engine,
+    inbox: Inbox,
+    events: axon_linux::EventReader,
+    uplinks: watch::Sender<Arc<Uplinks>>,
+    source: SourceHandle,
+}
+
+/// Runs the agent until it is told to stop.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    tracing::info!(
+        node = config.node_name,
+        cluster = config.cluster_name,
+        version = env!("CARGO_PKG_VERSION"),
+        "agent starts"
+    );
+    let store = Store::open(&config.paths.state)?;
+    let listeners = listen(&config).await?;
+    let runtime = tokio::runtime::Handle::current();
+    let parts = tokio::task::spawn_blocking(move || {
+        // Sources start their tasks in this runtime.
+        let _entered = runtime.enter();
+        assemble(config, store)
+    });
+    let parts = parts.await.context("starting broke")??;
+    serve(parts, listeners).await
+}
+
+async fn listen(config: &Config) -> anyhow::Result<Listeners> {
+    Ok(Listeners {
+        api: http::bind(&config.paths.socket, &config.paths.socket_group)?,
+        health: match config.health_port {
+            Some(port) => Some(health::listen_health(port).await?),
+            None => None,
+        },
+        metrics: match config.prometheus {
+            Some(address) => Some(health::listen_metrics(address).await?),
+            None => None,
+        },
+    })
+}
+
+/// Takes over what an earlier agent has left, and introduces the parts to each
+/// other. Nothing of what is in force changes here.
+fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
+    let queue = Store::shared(&queue::directory(&config.paths.socket))?;
+    let (records, ipam) = endpoints::load(&store)?;
+    let persisted = endpoints::readable(store.read(CONTROL))?.unwrap_or_default();
+    let (observed, desired) = (
+        axon_model::Observed::default(),
+        axon_model::Desired::default(),
+    );
+    let facts = Arc::new(uplinks::look(&config, &observed)?);
+    let datapath = setup::datapath(&config, &facts)?;
+    let maps = datapath.maps().clone();
+    let controller = setup::controller(&config, &facts, &maps, persisted);
+    let (handle, inbox) = EngineHandle::new();
+    setup::wake_on_changes(&observed, &handle);
+    let stop = CancellationToken::new();
+    let source = DirectorySource::spawn(
+        setup::source(&config, &store),
+        observed.clone(),
+        stop.clone(),
+    );
+    let (view, seen) = watch::channel(Arc::new(View::default()));
+    let (uplinks, known_uplinks) = watch::channel(facts);
+    let names = Arc::new(arc_swap::ArcSwap::default());
+    let events = datapath.events()?;
+    let engine = Engine {
+        controller,
+        reconciler: setup::reconciler(maps.clone()),
+        observed: observed.clone(),
+        desired: desired.clone(),
+        records: records.clone(),
+        names: Arc::clone(&names),
+        named: None,
+        node_name: config.node_name.as_str().into(),
+        uplinks: known_uplinks.clone(),
+        view,
+        persist_due: false,
+        full_due_ms: 0,
+    };
+    let node = Arc::new(Node {
+        endpoints: Endpoints::new(records, ipam),
+        sweeper: Mutex::new(axon_linux::Sweeper::new(maps.clone())),
+        sweeps: Mutex::new(SweepState::default()),
+        datapath: Mutex::new(datapath),
+        engine: handle,
+        view: seen,
+        sources: source.watch(),
+        uplinks: known_uplinks,
+        flows: Flows::new(),
+        metrics: Metrics::new(),
+        ready: AtomicBool::new(false),
+        config,
+        observed,
+        desired,
+        store,
+        queue,
+        maps,
+        names,
+        stop,
+    });
+    endpoints::restore(&node)?;
+    Ok(Parts {
+        node,
+        engine,
+        inbox,
+        events,
+        uplinks,
+        source,
+    })
+}
+
+/// Runs the parts until one of them breaks or somebody says stop.
+async fn serve(parts: Parts, listeners: Listeners) -> anyhow::Result<()> {
+    let Parts {
+        node,
+        engine,
+        inbox,
+        events,
+        uplinks,
+        source,
+    } = parts;
+    let engine_stop = Arc::new(AtomicBool::new(false));
+    let mut engine = tokio::task::spawn_blocking({
+        let (node, stop) = (Arc::clone(&node), Arc::clone(&engine_stop));
+        move || engine.run(&node.store, &inbox, &stop)
+    });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(http::serve(Arc::clone(&node), listeners.api));
+    if let Some(listener) = listeners.health {
+        tasks.spawn(health::serve_health(Arc::clone(&node), listener));
+    }
+    if let Some(listener) = listeners.metrics {
+        tasks.spawn(health::serve_metrics(Arc::clone(&node), listener));
+    }
+    tasks.spawn(flows::run(Arc::clone(&node), events));
+    tasks.spawn(uplinks::run(Arc::clone(&node), uplinks));
+    tasks.spawn(queue::run(Arc::clone(&node)));
+    tasks.spawn(sweep::run(Arc::clone(&node)));
+    tasks.spawn(announce(Arc::clone(&node)));
+    let result = tokio::select! {
+        () = told_to_stop() => Ok(()),
+        ended = &mut engine => Err(match ended {
+            Ok(()) => anyhow!("the control loop has ended"),
+            Err(error) => anyhow!("the control loop broke: {error}"),
+        }),
+        broken = first_broken(&mut tasks) => Err(broken),
+    };
+    tracing::info!("agent stops; what is in the kernel stays in force");
+    notify_systemd("STOPPING=1");
+    node.stop.cancel();
+    // Requests first: they need the control loop.
+    let drained = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} });
+    if drained.await.is_err() {
+        tracing::warn!("requests take too long; the next agent undoes what is half done");
+    }
+    engine_stop.store(true, Ordering::Release);
+    node.engine.wake();
+    if !engine.is_finished() {
+        let _ = engine.await;
+    }
+    source.join().await;
+    let _ = std::fs::remove_file(&node.config.paths.socket);
+    result
+}
+
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let signals = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    );
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        // Without handlers the signals end the process, which is as good.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("SIGINT"),
+    }
+}
+
+/// The first task that ends otherwise than well.
+async fn first_broken(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Error {
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(error) => return anyhow!("a part of the agent broke: {error}"),
+        }
+    }
+    std::future::pending().await
+}
+
+/// Says that the agent is ready: its sources have told everything, and the
+/// kernel has been brought up to date with it once.
+async fn announce(node: Arc<Node>) -> anyhow::Result<()> {
+    let mut sources = node.sources.clone();
+    let mut view = node.view.clone();
+    let ready = async {
+        sources.wait_for(|status| status.complete).await.ok()?;
+        // A question is answered between passes: the one after the next has
+        // seen everything.
+        let passes = view.borrow().passes;
+        node.engine.wake();
+        let seen = |v: &Arc<View>| v.passes > passes + 1 && v.persist_error.is_none();
+        loop {
+            node.engine.wake();
+            let wait = view.wait_for(seen);
+            if tokio::time::timeout(Duration::from_millis(20), wait)
+                .await
+                .is_ok()
+            {
+                return Some(());
+            }
+        }
+    };
+    tokio::select! {
+        Some(()) = ready => {}
+        () = node.stop.cancelled() => return Ok(()),
+    }
+    node.ready.store(true, Ordering::Release);
+    tracing::info!(
+        node = node.config.node_name,
+        endpoints = node.observed.endpoints.snapshot().len(),
+        generation = lock(&node.datapath).adoption().generation,
+        "agent is ready"
+    );
+    notify_systemd("READY=1");
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! Options into the parts' own configurations.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axon_abi::MAPS;
+use axon_control::{Adopted, Capacity, Controller, IdentityMode, Persisted};
+use axon_linux::{Datapath, DatapathConfig, KernelReconciler, Maps, ReconcilerConfig};
+use axon_model::Observed;
+
+use crate::Config;
+use crate::config::{Aggregation, Allocation, Enforcement};
+use crate::engine::EngineHandle;
+use crate::store::Store;
+use crate::uplinks::Uplinks;
+
+/// Ports of the node that masquerading uses: those that no service has.
+const NAT_PORTS: (u16, u16) = (32768, 65535);
+
+/// Adopts what is pinned and loads the programs.
+pub(crate) fn datapath(config: &Config, uplinks: &Uplinks) -> anyhow::Result<Datapath> {
+    let datapath = Datapath::open(&DatapathConfig {
+        bpf_root: config.paths.bpf.clone(),
+        node: config.node_name.clone(),
+        devices: uplinks.names(),
+        map_sizes: sizes(config),
+        ..DatapathConfig::default()
+    })?;
+    let adoption = datapath.adoption();
+    tracing::info!(
+        generation = adoption.generation,
+        adopted = adoption.adopted.len(),
+        created = adoption.created.len(),
+        links = adoption.links,
+        stale_links = adoption.stale_links,
+        "datapath is loaded"
+    );
+    for map in &adoption.recreated {
+        tracing::warn!(
+            map = map.map,
+            field = map.field,
+            found = map.found,
+            expected = map.expected,
+            carried = map.carried,
+            "a pinned map does not fit and is made anew"
+        );
+    }
+    Ok(datapath)
+}
+
+fn sizes(config: &Config) -> BTreeMap<String, u32> {
+    let sizes = &config.sizes.maps;
+    sizes
+        .iter()
+        .map(|(name, entries)| ((*name).to_owned(), *entries))
+        .collect()
+}
+
+/// A controller that knows what its predecessor has numbered.
+pub(crate) fn controller(
+    config: &Config,
+    uplinks: &Uplinks,
+    maps: &Maps,
+    persisted: Persisted,
+) -> Controller {
+    let mut controller = Controller::new(control_config(config, uplinks.mtu), persisted);
+    let sets = maps.policy_set.dump().unwrap_or_else(|error| {
+        tracing::warn!(%error, "pinned policy sets cannot be read");
+        Vec::new()
+    });
+    let pinned = maps.config.get(&0).unwrap_or_default();
+    controller.adopt(Adopted {
+        last_set: sets.iter().map(|(set, _)| *set).max().unwrap_or(0),
+        epoch: pinned.map_or(0, |config| config.epoch),
+    });
+    controller.set_local_addresses(uplinks.addresses.clone());
+    controller
+}
+
+fn control_config(config: &Config, mtu: u32) -> axon_control::Config {
+    let network = &config.network;
+    let monitor = &config.monitor;
+    axon_control::Config {
+        node_name: config.node_name.clone(),
+        cluster_name: config.cluster_name.clone(),
+        ipv4: network.ipv4,
+        ipv6: network.ipv6,
+        enforcement: match network.enforcement {
+            Enforcement::Default => axon_policy::Enforcement::Default,
+            Enforcement::Always => axon_policy::Enforcement::Always,
+            Enforcement::Never => axon_policy::Enforcement::Never,
+        },
+        audit: network.audit,
+        allow_localhost: network.allow_localhost,
+        masquerade_ipv4: network.masquerade_ipv4,
+        masquerade_ipv6: network.masquerade_ipv6,
+        native_routing_cidrs: network.native.clone(),
+        direct_node_routes: true,
+        identity_mode: match network.allocation {
+            Allocation::Local => IdentityMode::Local,
+            Allocation::Crd => IdentityMode::Crd,
+        },
+        label_filter: network.label_filter.clone(),
+        mtu,
+        // 0 s: every packet.
+        trace_interval_s: match monitor.aggregation {
+            Aggregation::None | Aggregation::Low => 0,
+            Aggregation::Medium | Aggregation::Maximum => monitor.interval_s,
+        },
+        trace_tcp_flags: match monitor.aggregation {
+            Aggregation::Maximum => 0,
+            Aggregation::None | Aggregation::Low | Aggregation::Medium => monitor.tcp_flags.into(),
+        },
+        ct_quota: config.sizes.ct_quota,
+        nat_port_min: NAT_PORTS.0,
+        nat_port_max: NAT_PORTS.1,
+        timeouts: config.sizes.timeouts,
+        capacity: capacity(config),
+        ..axon_control::Config::default()
+    }
+}
+
+fn capacity(config: &Config) -> Capacity {
+    let of = |name: &str| {
+        let configured = config.sizes.maps.iter().find(|(map, _)| *map == name);
+        let own = MAPS.iter().find(|map| map.name == name);
+        let entries = configured
+            .map(|(_, entries)| *entries)
+            .or(own.map(|map| map.max_entries));
+        entries.unwrap_or(0) as usize
+    };
+    Capacity {
+        policy_sets: of("axon_policy_set_v1"),
+        classes: of("axon_class_v1"),
+        entries: of("axon_policy_v1"),
+        identities: of("axon_identity_v1"),
+        ipcache: of("axon_ipcache_v1"),
+        ipcache_cidrs: of("axon_ipcache_cidr_v1"),
+    }
+}
+
+pub(crate) fn reconciler(maps: Maps) -> KernelReconciler {
+    KernelReconciler::new(maps, ReconcilerConfig::default())
+}
+
+/// What is followed, and where its last good content is kept.
+pub(crate) fn source(config: &Config, store: &Store) -> axon_sources::Config {
+    axon_sources::Config {
+        last_good: Some(store.path("sources")),
+        settle: Duration::from_millis(30),
+        ..axon_sources::Config::new(config.manifests.clone())
+    }
+}
+
+/// Every observed table wakes the control loop.
+pub(crate) fn wake_on_changes(observed: &Observed, engine: &EngineHandle) {
+    let wake = || {
+        let engine = engine.clone();
+        move || engine.wake()
+    };
+    observed.namespaces.on_change(wake());
+    observed.nodes.on_change(wake());
+    observed.pods.on_change(wake());
+    observed.policies.on_change(wake());
+    observed.cilium_endpoints.on_change(wake());
+    observed.identities.on_change(wake());
+    observed.endpoints.on_change(wake());
+}

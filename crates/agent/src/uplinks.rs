@@ -1,0 +1,168 @@
+//! The node's own devices: which carry its traffic, their MTU and addresses.
+//!
+//! Watched, as they change without asking; endpoints whose device has gone are
+//! noticed here too.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axon_linux::device::{self, Device, Watch};
+use axon_linux::link::LinkError;
+use axon_model::Observed;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use crate::Config;
+use crate::endpoints;
+use crate::node::{Node, lock};
+use crate::problem::chain;
+
+const MTU_WITHOUT_DEVICES: u32 = 1500;
+/// Devices change in bursts.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// The node's devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Uplinks {
+    pub(crate) devices: Vec<Device>,
+    /// Named by the `devices` option, and not there.
+    pub(crate) missing: Vec<String>,
+    /// MTU of the pods.
+    pub(crate) mtu: u32,
+    /// Every address of the node.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+impl Uplinks {
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.devices.iter().map(|d| d.name.clone()).collect()
+    }
+}
+
+/// Looks at the devices as they are now.
+pub(crate) fn look(config: &Config, observed: &Observed) -> Result<Uplinks, LinkError> {
+    let all = device::list()?;
+    let wanted = if config.network.devices.is_empty() {
+        let node = observed.nodes.get(&config.node_name);
+        let own: Vec<IpAddr> = node
+            .map(|n| n.addresses.iter().map(|a| a.addr).collect())
+            .unwrap_or_default();
+        device::detect_uplinks(&own)?
+    } else {
+        config.network.devices.clone()
+    };
+    let devices: Vec<Device> = all
+        .iter()
+        .filter(|d| wanted.contains(&d.name))
+        .cloned()
+        .collect();
+    let missing = wanted
+        .into_iter()
+        .filter(|name| devices.iter().all(|d| d.name != *name))
+        .collect();
+    let least = devices
+        .iter()
+        .map(|d| d.mtu)
+        .min()
+        .unwrap_or(MTU_WITHOUT_DEVICES);
+    Ok(Uplinks {
+        mtu: if config.network.mtu == 0 {
+            least
+        } else {
+            config.network.mtu
+        },
+        addresses: node_addresses(&all),
+        devices,
+        missing,
+    })
+}
+
+/// Addresses of the node itself: of every device but the loopback and those of
+/// endpoints, without link-local ones, which are not unique.
+fn node_addresses(all: &[Device]) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = all
+        .iter()
+        .filter(|d| !d.loopback && !d.name.starts_with("lxc"))
+        .flat_map(|d| d.addresses.iter().map(|(addr, _)| *addr))
+        .filter(|addr| match addr {
+            IpAddr::V4(v4) => !v4.is_link_local(),
+            IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+        })
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
+/// Follows the devices until the agent stops.
+pub(crate) async fn run(
+    node: Arc<Node>,
+    publish: watch::Sender<Arc<Uplinks>>,
+) -> anyhow::Result<()> {
+    let mut changes = AsyncFd::with_interest(Watch::new()?, Interest::READABLE)?;
+    let mut sources = node.sources.clone();
+    loop {
+        refresh(&node, &publish).await;
+        tokio::select! {
+            ready = changes.readable_mut() => {
+                let mut ready = ready?;
+                ready.clear_ready();
+                tokio::time::sleep(SETTLE).await;
+                // What has come meanwhile is seen by the look that follows.
+                while ready.get_inner_mut().wait(Duration::ZERO)? {}
+            }
+            // The Node object tells addresses by which devices are found.
+            changed = sources.changed() => changed?,
+            () = node.stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+async fn refresh(node: &Arc<Node>, publish: &watch::Sender<Arc<Uplinks>>) {
+    // Before the devices: an endpoint that is made meanwhile is not looked at.
+    let records = node.endpoints.records.all();
+    let looking = Arc::clone(node);
+    let looked = tokio::task::spawn_blocking(move || {
+        let devices = device::list()?;
+        Ok::<_, LinkError>((devices, look(&looking.config, &looking.observed)?))
+    });
+    let (devices, uplinks) = match looked.await {
+        Ok(Ok(facts)) => facts,
+        Ok(Err(error)) => {
+            tracing::warn!(error = chain(&error), "the node's devices cannot be listed");
+            return;
+        }
+        Err(error) => {
+            tracing::error!(%error, "looking at the devices broke");
+            return;
+        }
+    };
+    if **publish.borrow() != uplinks {
+        apply(node, &uplinks);
+        publish.send_replace(Arc::new(uplinks));
+    }
+    endpoints::remove_vanished(node, records, &devices).await;
+}
+
+/// Has the datapath and the controller go by new facts.
+fn apply(node: &Node, uplinks: &Uplinks) {
+    tracing::info!(
+        devices = uplinks.names().join(","),
+        mtu = uplinks.mtu,
+        missing = uplinks.missing.join(","),
+        "the node's devices"
+    );
+    if let Err(error) = lock(&node.datapath).set_uplinks(&uplinks.names()) {
+        tracing::error!(
+            error = chain(&error),
+            "the node's devices are not attached to"
+        );
+    }
+    let (addresses, mtu) = (uplinks.addresses.clone(), uplinks.mtu);
+    node.engine.tell(move |controller| {
+        controller.set_local_addresses(addresses);
+        controller.set_mtu(mtu);
+    });
+}

@@ -1,0 +1,389 @@
+//! A node for a test: its namespaces, its directories, its agent.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use axon_agent::{AgentArgs, Config};
+use axon_linux::netns;
+use clap::{Args, FromArgMatches};
+use serde_json::{Value, json};
+
+const FLAGS: &str = "AXON_TEST_AGENT_FLAGS";
+/// Machines under load are slow; a test that waits this long has failed.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
+}
+
+/// In a process that a [`Bench`] has started: an agent, until it is stopped.
+pub(crate) fn agent_process() {
+    let Ok(flags) = std::env::var(FLAGS) else {
+        return;
+    };
+    let matches = AgentArgs::augment_args(clap::Command::new("agent").no_binary_name(true))
+        .try_get_matches_from(flags.split('\n'))
+        .expect("flags");
+    let args = AgentArgs::from_arg_matches(&matches).expect("args");
+    Config::load(&args).expect("config");
+    let code = axon_agent::main(&args);
+    assert_eq!(
+        format!("{code:?}"),
+        format!("{:?}", std::process::ExitCode::SUCCESS)
+    );
+}
+
+pub(crate) struct Bench {
+    name: String,
+    dir: tempfile::TempDir,
+    node: PathBuf,
+    pods: Vec<String>,
+    agent: Option<Child>,
+}
+
+fn run(program: &[&str]) -> std::process::Output {
+    let output = Command::new(program[0]).args(&program[1..]).output();
+    output.unwrap_or_else(|error| panic!("{program:?}: {error}"))
+}
+
+fn must(program: &[&str]) {
+    let output = run(program);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program:?}: {error}");
+}
+
+impl Bench {
+    pub(crate) fn new(name: &str) -> Self {
+        let name = format!("axt-{name}-{}", std::process::id());
+        let dir = tempfile::tempdir().expect("tempdir");
+        let node = netns::create(&name).expect("netns");
+        // An uplink, whose other end nobody listens at.
+        must(&[
+            "ip", "-n", &name, "link", "add", "up0", "type", "veth", "peer", "name", "up1",
+        ]);
+        must(&[
+            "ip",
+            "-n",
+            &name,
+            "addr",
+            "add",
+            "192.0.2.1/24",
+            "dev",
+            "up0",
+        ]);
+        for device in ["up0", "up1"] {
+            must(&["ip", "-n", &name, "link", "set", device, "up"]);
+        }
+        for sub in ["manifests", "state", "bpf"] {
+            fs::create_dir(dir.path().join(sub)).expect("directory");
+        }
+        Self {
+            name,
+            dir,
+            node,
+            pods: Vec::new(),
+            agent: None,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A node, a namespace and pods with the label `app`.
+    pub(crate) fn base(&self, pods: &[&str]) -> String {
+        let mut text = "
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+spec: {podCIDR: 10.77.0.0/24, podCIDRs: [10.77.0.0/24, 'fd77::/64']}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: default}
+"
+        .to_owned();
+        for pod in pods {
+            text.push_str(&format!(
+                "---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {pod}, namespace: default, labels: {{app: {pod}}}}}
+spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
+"
+            ));
+        }
+        text
+    }
+
+    pub(crate) fn manifest(&self, name: &str, text: &str) {
+        let aside = self.path("manifests").join(format!(".{name}"));
+        fs::write(&aside, text).expect("write");
+        fs::rename(&aside, self.path("manifests").join(name)).expect("rename");
+    }
+
+    pub(crate) fn remove_manifest(&self, name: &str) {
+        fs::remove_file(self.path("manifests").join(name)).expect("remove");
+    }
+
+    fn flags(&self) -> String {
+        let path = |name: &str| self.path(name).display().to_string();
+        [
+            "--node-name=n1".to_owned(),
+            format!("--manifests-dir={}", path("manifests")),
+            format!("--state-dir={}", path("state")),
+            format!("--lib-dir={}", path("state/lib")),
+            format!("--socket-path={}", path("axon.sock")),
+            format!("--bpf-root={}", path("bpf")),
+            "--devices=up0".to_owned(),
+            "--endpoint-ready-timeout=2s".to_owned(),
+            "--bpf-ct-global-tcp-max=4096".to_owned(),
+            "--bpf-nat-global-max=4096".to_owned(),
+            "--log-level=debug".to_owned(),
+        ]
+        .join("\n")
+    }
+
+    /// Starts the agent and waits until it is ready.
+    pub(crate) fn start(&mut self) {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("agent.log"))
+            .expect("log");
+        let myself = std::env::current_exe().expect("path of this test");
+        let child = Command::new("nsenter")
+            .arg(format!("--net={}", self.node.display()))
+            .arg(myself)
+            .args(["--exact", "agent", "--nocapture"])
+            .env(FLAGS, self.flags())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("log"))
+            .stderr(log)
+            .spawn()
+            .expect("agent");
+        self.agent = Some(child);
+        self.until("the agent is ready", |bench| {
+            let (status, body) = bench.request("GET", "/v1/healthz", None);
+            status == 200 && !body.contains("starting")
+        });
+    }
+
+    /// Ends the agent as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.agent.take().expect("an agent");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+
+    /// Asks the agent to go.
+    pub(crate) fn stop(&mut self) {
+        let mut child = self.agent.take().expect("an agent");
+        must(&["kill", "-TERM", &child.id().to_string()]);
+        let status = child.wait().expect("wait");
+        assert!(status.success(), "{status}: {}", self.log());
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.path("agent.log")).unwrap_or_default();
+        let from = log.len().saturating_sub(6000);
+        log.get(from..).unwrap_or(&log).to_owned()
+    }
+
+    /// Waits until something holds.
+    pub(crate) fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        while !holds(self) {
+            if let Some(status) = self
+                .agent
+                .as_mut()
+                .and_then(|a| a.try_wait().ok().flatten())
+            {
+                panic!("{what}: the agent has ended ({status}): {}", self.log());
+            }
+            if start.elapsed() > DEADLINE {
+                let (_, status) = self.request("GET", "/v1/healthz", None);
+                panic!("{what}: waited for {DEADLINE:?}: {status}\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// One request; status 0 if nobody answers.
+    pub(crate) fn request(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let ask = || -> std::io::Result<String> {
+            let mut stream = UnixStream::connect(self.path("axon.sock"))?;
+            stream.set_read_timeout(Some(DEADLINE))?;
+            write!(
+                stream,
+                "{method} {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\
+                 content-length: {}\r\n\r\n{body}",
+                body.len()
+            )?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        let Ok(answer) = ask() else {
+            return (0, String::new());
+        };
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+        let body = if head.contains("transfer-encoding: chunked") {
+            unchunk(body)
+        } else {
+            body.to_owned()
+        };
+        (status.unwrap_or(0), body)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> String {
+        let (status, body) = self.request("GET", path, None);
+        assert_eq!(status, 200, "GET {path}: {body}\n{}", self.log());
+        body
+    }
+
+    fn netns_name(&self, pod: &str) -> String {
+        format!("{}-{pod}", self.name)
+    }
+
+    /// The pod's namespace, made if need be.
+    pub(crate) fn pod_netns(&mut self, pod: &str) -> PathBuf {
+        let name = self.netns_name(pod);
+        if !self.pods.contains(&name) {
+            netns::create(&name).expect("netns");
+            self.pods.push(name.clone());
+        }
+        netns::path(&name)
+    }
+
+    fn container(&self, pod: &str) -> String {
+        format!("container-{pod}")
+    }
+
+    /// CNI ADD.
+    pub(crate) fn add(&mut self, pod: &str) -> Value {
+        let body = json!({
+            "container-id": self.container(pod),
+            "interface": "eth0",
+            "netns": self.pod_netns(pod),
+            "namespace": "default",
+            "pod-name": pod,
+        });
+        let (status, answer) = self.request("PUT", "/v1/endpoint", Some(&body));
+        assert_eq!(status, 201, "{answer}\n{}", self.log());
+        serde_json::from_str(&answer).expect("json")
+    }
+
+    /// CNI DEL.
+    pub(crate) fn delete(&self, pod: &str) -> u16 {
+        let body = json!({"container-id": self.container(pod)});
+        self.request("DELETE", "/v1/endpoint", Some(&body)).0
+    }
+
+    /// CNI DEL while no agent is there.
+    pub(crate) fn queue_delete(&self, pod: &str) {
+        let container = self.container(pod);
+        let dir = self.path("deleteQueue");
+        fs::create_dir_all(&dir).expect("directory");
+        let order = json!({"container-id": container, "interface": "eth0"});
+        fs::write(
+            dir.join(format!("{container}-eth0.json")),
+            order.to_string(),
+        )
+        .expect("write");
+    }
+
+    fn record_of(&self, pod: &str) -> Option<(PathBuf, Value)> {
+        let files = fs::read_dir(self.path("state/endpoints")).ok()?;
+        files.filter_map(Result::ok).find_map(|file| {
+            let text = fs::read(file.path()).ok()?;
+            let record: Value = serde_json::from_slice(&text).ok()?;
+            (record["endpoint"]["pod_name"] == pod).then(|| (file.path(), record))
+        })
+    }
+
+    /// Has an endpoint look as if its agent had died before it answered.
+    pub(crate) fn unfinish(&self, pod: &str) {
+        let (path, mut record) = self.record_of(pod).expect("record");
+        assert_eq!(record["stage"], "made");
+        record["stage"] = json!("making");
+        fs::write(path, record.to_string()).expect("write");
+    }
+
+    /// Name of the host-side device of a pod's endpoint, if it is there.
+    pub(crate) fn device_of(&self, pod: &str) -> Option<String> {
+        let name = axon_linux::link::host_name(&self.container(pod), "eth0");
+        let shown = run(&["ip", "-n", &self.name, "link", "show", &name]);
+        shown.status.success().then_some(name)
+    }
+
+    /// Whether one of a pod's pings is answered.
+    pub(crate) fn ping(&self, pod: &str, address: &str) -> bool {
+        let netns = format!("--net={}", netns::path(&self.netns_name(pod)).display());
+        run(&["nsenter", &netns, "ping", "-c", "1", "-W", "1", address])
+            .status
+            .success()
+    }
+
+    /// Pings on and on.
+    pub(crate) fn pings(&self, pod: &str, address: &str, count: u32, every: Duration) -> Pings {
+        let netns = netns::path(&self.netns_name(pod));
+        let child = Command::new("nsenter")
+            .arg(format!("--net={}", netns.display()))
+            .args(["ping", "-W", "1", "-c", &count.to_string()])
+            .args(["-i", &every.as_secs_f64().to_string(), address])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("ping");
+        Pings(child)
+    }
+}
+
+pub(crate) struct Pings(Child);
+
+impl Pings {
+    /// What ping says at its end.
+    pub(crate) fn finish(self) -> String {
+        let output = self.0.wait_with_output().expect("ping");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+fn unchunk(mut text: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = text.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap_or(0);
+        if size == 0 {
+            break;
+        }
+        whole.push_str(&rest[..size]);
+        text = rest[size..].trim_start_matches("\r\n");
+    }
+    whole
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.agent.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let root = self.path("bpf");
+        let clean = || axon_linux::cleanup(Path::new(&root), true);
+        if let Err(error) = netns::within_path(&self.node, clean) {
+            eprintln!("{}: {error}", self.name);
+        }
+        let _ = axon_linux::mount::unmount_tree(&root);
+        for pod in &self.pods {
+            let _ = netns::delete(pod);
+        }
+        let _ = netns::delete(&self.name);
+    }
+}

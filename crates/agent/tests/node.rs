@@ -1,0 +1,182 @@
+//! An agent on a node of its own: a network namespace, a bpffs, a directory of
+//! manifests, and pods that really ping each other.
+//!
+//! Needs root. The agent is this very test binary, started again, so that it
+//! can be killed.
+
+mod bench;
+
+use std::time::Duration;
+
+use bench::{Bench, agent_process, is_root};
+use serde_json::json;
+
+/// Not a test of its own: the agent of the others, if they say so.
+#[test]
+fn agent() {
+    agent_process();
+}
+
+const DENY: &str = "
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: lonely, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: b}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {app: nobody}}]
+";
+
+#[test]
+fn endpoints_live_from_add_to_del_and_over_restarts() {
+    if !is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let mut bench = Bench::new("life");
+    bench.manifest("base.yaml", &bench.base(&["a", "b"]));
+    bench.start();
+    let a = bench.add("a");
+    let b = bench.add("b");
+    assert_ne!(a["ipv4"], b["ipv4"]);
+    let again = bench.add("a");
+    assert_eq!(a, again, "the same attachment is the same endpoint");
+    for family in ["ipv4", "ipv6"] {
+        let address = b[family].as_str().expect("address").to_owned();
+        bench.until(&format!("a reaches b by {family}"), |bench| {
+            bench.ping("a", &address)
+        });
+    }
+    policy_cuts(&mut bench, &b);
+    kill_loses_nothing(&mut bench, &b);
+    queued_and_half_made(&mut bench);
+}
+
+/// A policy file appears, and traffic stops; it goes, and traffic flows.
+fn policy_cuts(bench: &mut Bench, b: &serde_json::Value) {
+    let address = b["ipv4"].as_str().expect("address").to_owned();
+    bench.manifest("deny.yaml", DENY);
+    bench.until("policy cuts a from b", |bench| !bench.ping("a", &address));
+    let drops = bench.get("/v1/monitor?last=10&verdict=DROPPED&to-pod=default/b");
+    let first = drops.lines().next().expect("a drop is told");
+    let flow: serde_json::Value = serde_json::from_str(first).expect("json");
+    assert_eq!(flow["flow"]["drop_reason_desc"], "POLICY_DENIED", "{flow}");
+    assert_eq!(flow["flow"]["source"]["pod_name"], "a", "{flow}");
+    let metrics = bench.get("/v1/metrics");
+    assert!(
+        metrics.contains(r#"cilium_drop_count_total{reason="Policy denied",direction="INGRESS"}"#),
+        "{metrics}"
+    );
+    bench.remove_manifest("deny.yaml");
+    bench.until("a reaches b again", |bench| bench.ping("a", &address));
+}
+
+/// While the agent dies and comes back, no packet is lost, and it knows its
+/// endpoints.
+fn kill_loses_nothing(bench: &mut Bench, b: &serde_json::Value) {
+    let address = b["ipv4"].as_str().expect("address").to_owned();
+    let before = bench.get("/v1/endpoint");
+    let pings = bench.pings("a", &address, 60, Duration::from_millis(50));
+    bench.kill();
+    bench.start();
+    let report = pings.finish();
+    assert!(report.contains("60 received"), "{report}");
+    let ids = |text: &str| -> Vec<(u64, u64)> {
+        let list: serde_json::Value = serde_json::from_str(text).expect("json");
+        let of = |e: &serde_json::Value| {
+            let identity = e["status"]["identity"]["id"].as_u64();
+            (e["id"].as_u64().expect("id"), identity.expect("identity"))
+        };
+        list.as_array().expect("list").iter().map(of).collect()
+    };
+    assert_eq!(ids(&before), ids(&bench.get("/v1/endpoint")));
+    bench.until("restored endpoints are ready", |bench| {
+        bench
+            .get("/v1/endpoint")
+            .matches(r#""state":"ready""#)
+            .count()
+            == 2
+    });
+}
+
+/// What happens while no agent is there is carried out by the next; what an
+/// agent has half made is undone.
+fn queued_and_half_made(bench: &mut Bench) {
+    bench.stop();
+    bench.queue_delete("a");
+    bench.unfinish("b");
+    assert!(bench.device_of("a").is_some() && bench.device_of("b").is_some());
+    bench.start();
+    bench.until("both endpoints are gone", |bench| {
+        bench.get("/v1/endpoint") == "[]"
+            && bench.device_of("a").is_none()
+            && bench.device_of("b").is_none()
+    });
+    assert_eq!(
+        bench.get("/v1/map/endpoint"),
+        "[]",
+        "no row is left in the kernel"
+    );
+    assert_eq!(bench.delete("a"), 200, "again is no error");
+    let b = bench.add("b");
+    assert_eq!(b["interface"], "eth0");
+    assert_eq!(bench.delete("b"), 200);
+    assert_eq!(bench.get("/v1/endpoint"), "[]");
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused_with_reason_and_remedy() {
+    if !is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let mut bench = Bench::new("bad");
+    bench.manifest("base.yaml", &bench.base(&["a"]));
+    bench.start();
+    let netns = bench.pod_netns("a");
+    let good = json!({
+        "container-id": "c", "interface": "eth0", "netns": netns,
+        "namespace": "default", "pod-name": "a",
+    });
+    for (field, value, status, named) in [
+        ("container-id", json!(""), 400, "container-id"),
+        ("container-id", json!("a/b"), 400, "container-id"),
+        ("interface", json!("much-too-long-name"), 400, "interface"),
+        ("netns", json!("relative"), 400, "netns"),
+        ("netns", json!("/run/netns/axt-none"), 500, "axt-none"),
+        ("pod-name", json!(""), 400, "pod-name"),
+        ("pod-name", json!("unknown"), 503, "default/unknown"),
+        ("ips", json!(["192.0.2.9"]), 400, "192.0.2.9"),
+        ("ips", json!(["10.77.0.8", "10.77.0.9"]), 400, "10.77.0.8"),
+        ("mtu", json!(100), 400, "mtu"),
+        ("labels", json!(["app=x"]), 400, "labels"),
+        ("colour", json!("red"), 400, "colour"),
+    ] {
+        let mut body = good.clone();
+        body[field] = value;
+        let (got, problem) = bench.request("PUT", "/v1/endpoint", Some(&body));
+        assert_eq!(got, status, "{body}: {problem}");
+        let problem: serde_json::Value = serde_json::from_str(&problem).expect("problem");
+        let error = problem["error"].as_str().expect("error");
+        assert!(error.contains(named), "{body}: {error}");
+        assert_ne!(problem["remedy"], "", "{body}");
+    }
+    assert_eq!(
+        bench.get("/v1/endpoint"),
+        "[]",
+        "nothing is left of what was refused"
+    );
+    for (method, path, status) in [
+        ("GET", "/v1/endpoint/9", 404),
+        ("GET", "/v1/endpoint/x", 400),
+        ("GET", "/v1/identity/77777", 404),
+        ("GET", "/v1/map/x", 404),
+        ("GET", "/v2", 404),
+        ("POST", "/v1/config", 405),
+        ("GET", "/v1/monitor?colour=red", 400),
+    ] {
+        let (got, problem) = bench.request(method, path, None);
+        assert_eq!(got, status, "{method} {path}: {problem}");
+        assert!(problem.contains("\"error\""), "{method} {path}: {problem}");
+    }
+}
