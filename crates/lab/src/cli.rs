@@ -144,7 +144,8 @@ pub fn run(args: LabArgs) -> Result<ExitCode> {
         Verb::Status { output } => status::run(&lab()?, output)?,
         Verb::Exec(inside) => {
             let place = pod_place(&lab()?, &inside.target)?;
-            enter::become_command(&place, &inside.command)?;
+            let env = [("PATH", enter::search_path()?)];
+            enter::become_command(&place, &inside.command, &env)?;
         }
         Verb::Node(inside) => on_node(&lab()?, &inside)?,
         Verb::Apply(manifests) => {
@@ -156,7 +157,15 @@ pub fn run(args: LabArgs) -> Result<ExitCode> {
             change(&lab()?, &manifests, &Request::Delete { ids })?;
         }
         Verb::Logs { of } => logs(&lab()?, of.as_deref())?,
-        Verb::Demo { dir, keep } => return demo::run(&lab()?, &dir, keep),
+        Verb::Demo { dir, keep } => {
+            // Not in the way of a lab that somebody works in.
+            let name = if args.name == "default" {
+                "star-wars"
+            } else {
+                &args.name
+            };
+            return demo::run(&Lab::named(name)?, &dir, keep);
+        }
         Verb::Serve { services } => serve::run(&services)?,
         Verb::Connect(args) => return connect::run(&args),
         Verb::Dns { names } => dns::run(&names)?,
@@ -266,16 +275,13 @@ fn on_node(lab: &Lab, inside: &Inside) -> Result<()> {
             known.join(", ")
         );
     }
-    let mut command: Vec<OsString> = vec!["env".into()];
-    for (name, value) in [
-        ("AXON_SOCKET_PATH", paths.socket()),
-        ("AXON_BPF_ROOT", paths.bpf()),
-        ("AXON_STATE_DIR", paths.state()),
-    ] {
-        command.push(format!("{name}={}", value.display()).into());
-    }
-    command.extend(inside.command.iter().cloned());
-    enter::become_command(&place, &command)?;
+    let env = [
+        ("PATH", enter::search_path()?),
+        ("AXON_SOCKET", paths.socket().into()),
+        ("AXON_BPF_ROOT", paths.bpf().into()),
+        ("AXON_STATE_DIR", paths.state().into()),
+    ];
+    enter::become_command(&place, &inside.command, &env)?;
     Ok(())
 }
 

@@ -123,17 +123,20 @@ pub(crate) fn run(args: &EnterArgs) -> Result<std::convert::Infallible> {
     if args.session {
         nix::unistd::setsid().context("setsid")?;
     }
-    become_command(&args.place, &args.command)
+    become_command(&args.place, &args.command, &[])
 }
 
-/// Steps inside and becomes the command; returns only if that fails.
+/// Steps inside and becomes the command, with these variables added to the
+/// environment; returns only if that fails.
 pub(crate) fn become_command(
     place: &Place,
     command: &[OsString],
+    env: &[(&str, OsString)],
 ) -> Result<std::convert::Infallible> {
     place.enter()?;
     let (program, args) = command.split_first().context("no command")?;
-    let error = Command::new(program).args(args).exec();
+    let env = env.iter().map(|(name, value)| (name, value));
+    let error = Command::new(program).args(args).envs(env).exec();
     Err(error).with_context(|| format!("cannot run {}", program.to_string_lossy()))
 }
 
@@ -167,6 +170,19 @@ pub(crate) fn in_netns<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + 
 pub(crate) fn mount_flags(target: &str, flags: MsFlags) -> Result<()> {
     mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
         .with_context(|| format!("changing mount {target}"))
+}
+
+/// The search path of commands inside: `axon` itself is always at hand.
+pub(crate) fn search_path() -> Result<OsString> {
+    let axon = axon()?;
+    let mut path = axon
+        .parent()
+        .unwrap_or(Path::new("/"))
+        .as_os_str()
+        .to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into()));
+    Ok(path)
 }
 
 /// Our own executable: the lab starts itself in many parts.

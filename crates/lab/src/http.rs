@@ -69,6 +69,21 @@ pub(crate) fn request<S: Read + Write>(
 /// # Errors
 /// It is not there, or answers with a problem.
 pub(crate) fn get_json<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T> {
+    let answer = get(socket, path)?;
+    serde_json::from_slice(&answer).with_context(|| format!("GET {path}"))
+}
+
+/// Asks an agent for lines (`/v1/monitor`).
+///
+/// # Errors
+/// It is not there, or does not answer with 200.
+pub(crate) fn get_lines(socket: &Path, path: &str) -> Result<Vec<String>> {
+    let answer = get(socket, path)?;
+    let text = String::from_utf8_lossy(&answer);
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+fn get(socket: &Path, path: &str) -> Result<Vec<u8>> {
     let stream = UnixStream::connect(socket)
         .with_context(|| format!("connecting to {}", socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -77,55 +92,7 @@ pub(crate) fn get_json<T: DeserializeOwned>(socket: &Path, path: &str) -> Result
         let said = String::from_utf8_lossy(&answer.body);
         bail!("GET {path}: status {}: {said}", answer.status);
     }
-    serde_json::from_slice(&answer.body).with_context(|| format!("GET {path}"))
-}
-
-/// Opens a stream of JSON lines (`/v1/monitor`).
-///
-/// # Errors
-/// The agent is not there, or does not answer with 200.
-pub(crate) fn stream_lines(socket: &Path, path: &str) -> Result<Lines> {
-    let mut stream = UnixStream::connect(socket)
-        .with_context(|| format!("connecting to {}", socket.display()))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
-    let mut reader = BufReader::new(stream);
-    let head = Head::read(&mut reader)?;
-    if head.status != 200 {
-        bail!("GET {path}: status {}", head.status);
-    }
-    Ok(Lines {
-        reader,
-        chunked: head.chunked,
-        pending: Vec::new(),
-    })
-}
-
-/// Lines of an endless answer.
-pub(crate) struct Lines {
-    reader: BufReader<UnixStream>,
-    chunked: bool,
-    pending: Vec<u8>,
-}
-
-impl Iterator for Lines {
-    type Item = String;
-
-    /// The next line; none when the agent has gone.
-    fn next(&mut self) -> Option<String> {
-        loop {
-            if let Some(at) = self.pending.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = self.pending.drain(..=at).collect();
-                return Some(String::from_utf8_lossy(&line).trim_end().to_owned());
-            }
-            if self.chunked {
-                if !read_chunk(&mut self.reader, &mut self.pending).ok()? {
-                    return None;
-                }
-            } else if self.reader.read_until(b'\n', &mut self.pending).ok()? == 0 {
-                return None;
-            }
-        }
-    }
+    Ok(answer.body)
 }
 
 struct Head {

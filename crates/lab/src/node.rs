@@ -43,12 +43,7 @@ pub(crate) fn live(shared: &Shared, plan: &NodePlan, number: usize, stop: &Stop)
 fn make(shared: &Shared, plan: &NodePlan, number: usize) -> Result<()> {
     let lab = &shared.lab;
     let paths = lab.node(&plan.name);
-    for dir in [
-        &paths.root,
-        &paths.state(),
-        &paths.config(),
-        &paths.cni_state(),
-    ] {
+    for dir in [&paths.root, &paths.state(), &paths.config()] {
         std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     }
     axon_linux::cgroup::create(&paths.host_cgroup())?;

@@ -136,11 +136,6 @@ impl NodePaths {
         self.root.join("10-axon.conflist")
     }
 
-    /// Where its CNI plugin keeps deletions that the agent has not heard of.
-    pub(crate) fn cni_state(&self) -> PathBuf {
-        self.root.join("cni")
-    }
-
     /// The cgroup of the node's own processes.
     pub(crate) fn host_cgroup(&self) -> PathBuf {
         self.cgroup.join("host")

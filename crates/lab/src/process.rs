@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::container::{Container, EnvValue, Probe, ProbeAction, RestartPolicy, expand};
-use crate::enter::{Place, axon, in_netns};
+use crate::enter::{Place, in_netns, search_path};
 use crate::http;
 use crate::node::append;
 use crate::pod::Life;
@@ -172,12 +172,9 @@ fn start(life: &Life<'_>, place: &Place, container: &Container) -> Result<Child>
         .map(|word| expand(word, &env).into())
         .collect();
     let out = append(&life.paths.log(&container.name))?;
-    let axon = axon()?;
-    let bin = axon.parent().unwrap_or(Path::new("/"));
-    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".into());
     place
         .command(&command)?
-        .env("PATH", format!("{}:{path}", bin.display()))
+        .env("PATH", search_path()?)
         .env("HOSTNAME", &life.key.name)
         .envs(&env)
         .current_dir(container.dir.as_deref().unwrap_or("/"))

@@ -1,0 +1,219 @@
+//! `axon lab demo`: the Star Wars demo of Cilium's users.
+//!
+//! Every verdict it prints was observed from real packets, at both ends: what
+//! the ship got, what the death star saw, what the agent's events say. The exit
+//! status is 0 only if all of them were as expected.
+
+mod ship;
+mod show;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use self::ship::{Landing, Target, sightings};
+use self::show::Show;
+use crate::control::{self, Request};
+use crate::http;
+use crate::manifest::Object;
+use crate::paths::Lab;
+use crate::{up, wait};
+
+/// How long anything may take before the demo gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Ships, and whether the policy lets them land.
+const SHIPS: [(&str, bool); 2] = [("tiefighter", true), ("xwing", false)];
+/// Requests made while the agent is killed, over each family.
+const REQUESTS: u64 = 150;
+
+/// Runs the demo.
+pub(crate) fn run(lab: &Lab, dir: &Path, keep: bool) -> Result<ExitCode> {
+    let policy = up::read(&[dir.join("policy.yaml")])?;
+    let world = up::read(&[dir.join("pods.yaml"), dir.join("service.yaml")])?;
+    if control::report(lab).is_ok() {
+        bail!(
+            "lab {0} is up already; take it away with `axon lab down -L {0}`",
+            lab.name
+        );
+    }
+    let mut show = Show::new();
+    let outcome = play(lab, world, policy, dir, &mut show);
+    let good = outcome.is_ok() && show.all_good();
+    if keep {
+        show.hints(lab);
+    } else {
+        up::down(lab)?;
+    }
+    outcome?;
+    show.end(good);
+    Ok(ExitCode::from(u8::from(!good)))
+}
+
+fn play(
+    lab: &Lab,
+    world: Vec<Object>,
+    policy: Vec<Object>,
+    dir: &Path,
+    show: &mut Show,
+) -> Result<()> {
+    show.act("A node, a death star, a ship of the empire, a ship of the alliance");
+    let began = Instant::now();
+    up::up(lab, world)?;
+    let report = wait::settled(lab, PATIENCE, false)?;
+    show.note(&format!(
+        "a node with its own kernel datapath and agent, {} pods, ready after {:.1} s",
+        report.pods.len(),
+        began.elapsed().as_secs_f64()
+    ));
+    for pod in report.pods.iter().filter(|pod| pod.namespace == "default") {
+        show.pod(pod);
+    }
+    let node = report.nodes.first().context("the lab has no node")?;
+    let socket = lab.node(&node.name).socket();
+
+    show.act("No policy yet: everybody may land");
+    for landing in everybody(lab)? {
+        show.landing(&landing, true);
+    }
+
+    show.act("The empire's policy: only ships with org=empire may reach port 80");
+    show.file(&dir.join("policy.yaml"))?;
+    let began = Instant::now();
+    control::ask(lab, &Request::Apply { objects: policy })?;
+    wait::settled(lab, PATIENCE, false)?;
+    show.note(&format!(
+        "enforced {} ms after it was given",
+        began.elapsed().as_millis()
+    ));
+
+    show.act("The empire still may, the alliance is dropped");
+    let before = sightings(lab, &report, "xwing")?;
+    for landing in everybody(lab)? {
+        let (_, allowed) = SHIPS
+            .iter()
+            .find(|(ship, _)| *ship == landing.ship)
+            .context("an unknown ship")?;
+        show.landing(&landing, *allowed);
+    }
+    let after = sightings(lab, &report, "xwing")?;
+    show.check(
+        "the death star has seen nothing of the xwing since",
+        after == before,
+    );
+    verdicts(&socket, show)?;
+
+    show.act("kill -9 of the agent, while ships land");
+    survive(lab, show)
+}
+
+/// Every ship tries to land, over both families, all at once.
+fn everybody(lab: &Lab) -> Result<Vec<Landing>> {
+    let tries: Vec<(&str, bool)> = SHIPS
+        .iter()
+        .flat_map(|(ship, _)| [(*ship, false), (*ship, true)])
+        .collect();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = tries
+            .iter()
+            .map(|(ship, v6)| scope.spawn(|| ship::land(lab, ship, *v6, Target::Once)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a ship's thread panicked"))?
+            })
+            .collect()
+    })
+}
+
+/// Shows what the agent says of the dropped packets, of each family.
+fn verdicts(socket: &Path, show: &mut Show) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(5);
+    for (family, v6) in [("IPv4", false), ("IPv6", true)] {
+        let flow = loop {
+            let flows = http::get_lines(socket, "/v1/monitor?last=500&follow=false")?;
+            let found = flows.iter().rev().find_map(|line| ship::dropped(line, v6));
+            if found.is_some() || Instant::now() > end {
+                break found;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        if let Some(flow) = &flow {
+            show.flow(flow);
+        }
+        let what = format!("an event names pods, port 80, policy and reason over {family}");
+        show.check(&what, flow.is_some());
+    }
+    Ok(())
+}
+
+/// Kills the agent twice while the empire lands, and sees that nobody notices.
+fn survive(lab: &Lab, show: &mut Show) -> Result<()> {
+    let done = AtomicBool::new(false);
+    let (landings, kills) = std::thread::scope(|scope| -> Result<_> {
+        let threads: Vec<_> = [false, true]
+            .into_iter()
+            .map(|v6| {
+                scope.spawn(move || ship::land(lab, "tiefighter", v6, Target::Many(REQUESTS)))
+            })
+            .collect();
+        let killer = scope.spawn(|| kill_again_and_again(lab, &done));
+        let landings: Result<Vec<Landing>> = threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a ship's thread panicked"))?
+            })
+            .collect();
+        done.store(true, Ordering::SeqCst);
+        let kills = killer
+            .join()
+            .map_err(|_| anyhow::anyhow!("a thread panicked"))?;
+        Ok((landings?, kills?))
+    })?;
+    for kill in &kills {
+        show.note(kill);
+    }
+    show.check("the agent was killed while requests ran", !kills.is_empty());
+    for landing in &landings {
+        show.landing(landing, true);
+    }
+    wait::settled(lab, PATIENCE, false)?;
+    let alliance = ship::land(lab, "xwing", false, Target::Once)?;
+    show.landing(&alliance, false);
+    Ok(())
+}
+
+/// Kills the agent, waits for the next one, kills that one too.
+fn kill_again_and_again(lab: &Lab, done: &AtomicBool) -> Result<Vec<String>> {
+    let mut kills = Vec::new();
+    for pause in [200, 400] {
+        std::thread::sleep(Duration::from_millis(pause));
+        let Some(old) = ship::agent(lab)? else {
+            continue;
+        };
+        if done.load(Ordering::SeqCst) {
+            break;
+        }
+        axon_linux::process::signal(old, axon_linux::process::Signal::Kill)?;
+        let began = Instant::now();
+        let new = loop {
+            match ship::agent(lab)? {
+                Some(new) if new != old => break new,
+                _ if began.elapsed() > PATIENCE => bail!("no agent after {PATIENCE:?}"),
+                _ => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        kills.push(format!(
+            "kill -9 {old}: the next agent is {new}, {} ms later",
+            began.elapsed().as_millis()
+        ));
+    }
+    Ok(kills)
+}
