@@ -246,7 +246,7 @@ impl Side {
         match name {
             "endpoint" => {
                 self.endpoints
-                    .push(number(key, value, "the number of an endpoint, 1 to 65535")?)
+                    .push(number(key, value, "the number of an endpoint, 1 to 65535")?);
             }
             "identity" => self.identities.push(identity(key, value)?),
             "pod" => self.pods.push(PodMatch::parse(key, value)?),

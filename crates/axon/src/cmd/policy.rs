@@ -1,0 +1,256 @@
+//! `axon policy`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use axon_api::agent::{PolicyView, SelectorView};
+use axon_api::manifest;
+use serde::Serialize;
+
+use crate::client::Common;
+use crate::failure::{ABSENT, FAILED, Failure};
+use crate::output::{Format, or_dash, print, table};
+
+/// Arguments of `axon policy`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// The policies in force, and the endpoints that each one selects.
+    ///
+    /// With `-o json`: the rules as the agent understands them.
+    Get {
+        /// Only this policy: `namespace/name`, or the name of a clusterwide one.
+        policy: Option<String>,
+    },
+    /// The selectors that policies use, and the identities that each selects.
+    Selectors,
+    /// Would these files be accepted? No agent is needed.
+    ///
+    /// Exit status 1 if anything in them would not be.
+    Validate {
+        /// YAML or JSON files with any number of objects.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let client = args.common.client();
+    let format = args.common.output;
+    match &args.verb {
+        Verb::Get { policy } => {
+            let mut view: PolicyView = client.get("/v1/policy")?;
+            if let Some(name) = policy {
+                only(&mut view, name)?;
+            }
+            print(format, &view, policies)?;
+        }
+        Verb::Selectors => {
+            let view: Vec<SelectorView> = client.get("/v1/policy/selectors")?;
+            print(format, &view, |view| selectors(view))?;
+        }
+        Verb::Validate { files } => return validate(files, format),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Keeps one policy and the sets that it is in.
+fn only(view: &mut PolicyView, name: &str) -> Result<(), Failure> {
+    view.policies
+        .retain(|policy| policy.origin.to_string() == name);
+    view.sets
+        .retain(|set| set.policies.iter().any(|p| p == name));
+    if view.policies.is_empty() {
+        return Err(Failure::new(format!("no policy {name:?} is in force"))
+            .remedy("`axon policy get` lists those that are; `axon status` tells what was refused")
+            .code(ABSENT));
+    }
+    Ok(())
+}
+
+fn policies(view: &PolicyView) -> String {
+    let rows = view.policies.iter().map(|policy| {
+        let name = policy.origin.to_string();
+        let sets = view.sets.iter().filter(|set| set.policies.contains(&name));
+        let mut endpoints: Vec<u16> = sets.flat_map(|set| set.endpoints.clone()).collect();
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        [
+            name,
+            policy.origin.kind.to_string(),
+            policy.rules.len().to_string(),
+            or_dash(&numbers(&endpoints)),
+        ]
+    });
+    let policies = table(["POLICY", "KIND", "RULES", "ENDPOINTS"], rows);
+    let rows = view.sets.iter().map(|set| {
+        [
+            set.set.to_string(),
+            or_dash(&numbers(&set.endpoints)),
+            set.classes.to_string(),
+            set.entries.to_string(),
+            or_dash(&set.policies.join(", ")),
+        ]
+    });
+    let sets = table(["SET", "ENDPOINTS", "CLASSES", "ENTRIES", "POLICIES"], rows);
+    format!("Revision: {}\n\n{policies}\n{sets}", view.revision)
+}
+
+fn selectors(view: &[SelectorView]) -> String {
+    let rows = view.iter().map(|selector| {
+        [
+            selector.selector.clone(),
+            selector.users.to_string(),
+            or_dash(&numbers(&selector.identities)),
+        ]
+    });
+    table(["SELECTOR", "RULES", "IDENTITIES"], rows)
+}
+
+fn numbers<T: ToString>(numbers: &[T]) -> String {
+    let texts: Vec<String> = numbers.iter().map(T::to_string).collect();
+    texts.join(", ")
+}
+
+/// What became of one object, or of a file that cannot be read.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    file: String,
+    line: usize,
+    /// Kind and name; empty if it is about the file.
+    object: String,
+    /// Empty if it would be accepted.
+    error: String,
+}
+
+fn validate(files: &[PathBuf], format: Format) -> Result<ExitCode, Failure> {
+    let mut findings = Vec::new();
+    for file in files {
+        let text = fs::read(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
+        findings.extend(findings_of(file, &text));
+    }
+    print(format, &findings, |findings| validated(findings))?;
+    let refused = findings.iter().any(|f| !f.error.is_empty());
+    Ok(ExitCode::from(if refused { FAILED } else { 0 }))
+}
+
+fn findings_of(file: &Path, text: &[u8]) -> Vec<Finding> {
+    let file = file.display().to_string();
+    let manifest = match manifest::parse(text) {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            return vec![Finding {
+                file,
+                line: error.line,
+                object: String::new(),
+                error: error.to_string(),
+            }];
+        }
+    };
+    let refused = manifest.refused.iter().map(|refusal| Finding {
+        file: file.clone(),
+        line: refusal.error.line,
+        object: format!("{} {}", refusal.kind, refusal.key),
+        error: refusal.error.to_string(),
+    });
+    let accepted = manifest.documents.iter().map(|document| Finding {
+        file: file.clone(),
+        line: document.line,
+        object: format!("{} {}", document.kind, document.key),
+        error: String::new(),
+    });
+    let mut findings: Vec<Finding> = refused.chain(accepted).collect();
+    findings.sort_by_key(|finding| finding.line);
+    findings
+}
+
+fn validated(findings: &[Finding]) -> String {
+    let rows = findings.iter().map(|finding| {
+        [
+            format!("{}:{}", finding.file, finding.line),
+            or_dash(&finding.object),
+            match finding.error.as_str() {
+                "" => "accepted".to_owned(),
+                error => format!("refused: {error}"),
+            },
+        ]
+    });
+    table(["PLACE", "OBJECT", "RESULT"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use axon_api::agent::{PolicySetView, PolicyView};
+    use axon_model::{Origin, PolicyKind, PolicyObject};
+
+    fn view() -> PolicyView {
+        PolicyView {
+            revision: 4,
+            policies: vec![PolicyObject {
+                origin: Origin {
+                    kind: PolicyKind::NetworkPolicy,
+                    namespace: "default".to_owned(),
+                    name: "rule1".to_owned(),
+                },
+                uid: String::new(),
+                rules: Vec::new(),
+            }],
+            sets: vec![
+                PolicySetView {
+                    set: 2,
+                    policies: vec!["default/rule1".to_owned()],
+                    endpoints: vec![12, 13],
+                    classes: 1,
+                    entries: 3,
+                },
+                PolicySetView {
+                    set: 1,
+                    endpoints: vec![11],
+                    ..PolicySetView::default()
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn policies_name_those_they_select() {
+        assert_eq!(
+            super::policies(&view()),
+            "\
+Revision: 4
+
+POLICY         KIND           RULES  ENDPOINTS
+default/rule1  NetworkPolicy  0      12, 13
+
+SET  ENDPOINTS  CLASSES  ENTRIES  POLICIES
+2    12, 13     1        3        default/rule1
+1    11         0        0        -
+"
+        );
+        let mut one = view();
+        super::only(&mut one, "default/rule1").expect("there");
+        assert_eq!(one.sets.len(), 1);
+        assert!(super::only(&mut view(), "rule1").is_err());
+    }
+
+    #[test]
+    fn files_are_judged_object_by_object() {
+        let good = b"apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n";
+        let findings = super::findings_of(Path::new("f.yaml"), good);
+        assert_eq!(findings.len(), 1);
+        assert_eq!((findings[0].line, findings[0].error.as_str()), (1, ""));
+        let findings = super::findings_of(Path::new("f.yaml"), b"a: [1\n");
+        assert_eq!(findings.len(), 1);
+        assert!(!findings[0].error.is_empty());
+    }
+}

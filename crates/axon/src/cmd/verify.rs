@@ -1,0 +1,99 @@
+//! `axon bpf verify`, and what the kernel offers.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use axon_linux::verify::{Budget, ProgramBudget, check, verify};
+
+use crate::failure::{FAILED, Failure};
+use crate::output::{Format, print, table};
+
+/// Arguments of `axon bpf verify`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// JSON file with the most that each program may cost.
+    #[arg(long, value_name = "FILE")]
+    budget: Option<PathBuf>,
+    /// Write what was found into the budget file.
+    #[arg(long, requires = "budget")]
+    update_budget: bool,
+}
+
+pub(crate) fn run(args: &Args, format: Format) -> Result<ExitCode, Failure> {
+    let found = verify().map_err(|error| {
+        Failure::new(format!("{:#}", anyhow::Error::new(error)))
+            .remedy("run as root; `axon status --features` tells what this kernel offers")
+    })?;
+    print(format, &found, |found| {
+        let rows = found.iter().map(|(name, program)| {
+            [
+                name.clone(),
+                program.instructions.to_string(),
+                program.stack.to_string(),
+                program.translated_bytes.to_string(),
+                program.jited_bytes.to_string(),
+            ]
+        });
+        table(
+            ["PROGRAM", "INSTRUCTIONS", "STACK", "TRANSLATED", "JITED"],
+            rows,
+        )
+    })?;
+    let mut problems: Vec<String> = found
+        .iter()
+        .filter(|(_, program)| !program.error.is_empty())
+        .map(|(name, program)| format!("{name}: {}", program.error))
+        .collect();
+    if let Some(file) = &args.budget {
+        let failed =
+            |what: &dyn std::fmt::Display| Failure::new(format!("{}: {what}", file.display()));
+        if args.update_budget && problems.is_empty() {
+            let budget: Budget = found
+                .iter()
+                .map(|(name, program)| {
+                    let budget = ProgramBudget {
+                        instructions: program.instructions,
+                        stack: program.stack,
+                    };
+                    (name.clone(), budget)
+                })
+                .collect();
+            let text = serde_json::to_string_pretty(&budget)? + "\n";
+            fs::write(file, text).map_err(|e| failed(&e))?;
+        } else {
+            let text = fs::read(file).map_err(|e| failed(&e))?;
+            let budget: Budget = serde_json::from_slice(&text).map_err(|e| failed(&e))?;
+            problems = check(&found, &budget);
+        }
+    }
+    for problem in &problems {
+        eprintln!("error: {problem}");
+    }
+    if problems.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.budget.is_some() {
+        eprintln!(
+            "help: if the growth is meant, run again with --update-budget and commit the file"
+        );
+    }
+    Ok(ExitCode::from(FAILED))
+}
+
+/// `axon status --features`.
+pub(crate) fn features(format: Format) -> Result<(), Failure> {
+    let features = axon_linux::Features::probe();
+    print(format, &features, |features| {
+        let rows = features.list.iter().map(|feature| {
+            [
+                feature.name.to_string(),
+                if feature.available { "yes" } else { "no" }.to_owned(),
+                feature.since.to_string(),
+                if feature.required { "yes" } else { "no" }.to_owned(),
+            ]
+        });
+        let header = ["FEATURE", "AVAILABLE", "SINCE KERNEL", "REQUIRED"];
+        format!("Kernel: {}\n\n{}", features.kernel, table(header, rows))
+    })
+}

@@ -1,0 +1,194 @@
+//! The built program as a person meets it, without an agent.
+
+use std::process::{Command, Output};
+
+/// Runs `axon` with a socket where nobody listens.
+fn axon(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_axon"))
+        .args(arguments)
+        .env("AXON_SOCKET", "/nonexistent/axon.sock")
+        .env("NO_COLOR", "1")
+        .output()
+        .expect("the built program")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn every_verb_has_help() {
+    let help = stdout(&axon(&["--help"]));
+    let verbs: Vec<&str> = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Commands:"))
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|verb| *verb != "help")
+        .collect();
+    assert!(verbs.len() >= 18, "{verbs:?}");
+    for verb in verbs {
+        let output = axon(&[verb, "--help"]);
+        assert_eq!(output.status.code(), Some(0), "{verb}");
+        let text = stdout(&output);
+        assert!(text.contains("Usage: axon"), "{verb}: {text}");
+        assert!(
+            text.lines().next().is_some_and(|l| l.len() > 20),
+            "{verb}: {text}"
+        );
+    }
+    assert!(help.contains("Exit status:"), "{help}");
+}
+
+#[test]
+fn verbs_of_the_agent_say_that_it_is_away() {
+    for verb in [
+        &["status"][..],
+        &["status", "--brief", "-o", "json"],
+        &["endpoint", "list"],
+        &["endpoint", "get", "default/xwing"],
+        &["identity", "list"],
+        &["policy", "get"],
+        &["policy", "selectors"],
+        &["ip", "list"],
+        &["config"],
+        &["metrics", "list"],
+        &["monitor"],
+        &["observe", "--last", "3"],
+    ] {
+        let output = axon(verb);
+        assert_eq!(
+            output.status.code(),
+            Some(3),
+            "{verb:?}: {}",
+            stderr(&output)
+        );
+        assert_eq!(stdout(&output), "", "{verb:?}");
+        let text = stderr(&output);
+        assert!(
+            text.contains("error: no agent answers at /nonexistent/axon.sock"),
+            "{text}"
+        );
+        assert!(text.contains("help: start one"), "{text}");
+    }
+}
+
+#[test]
+fn wrong_arguments_are_refused_by_name() {
+    for (arguments, words) in [
+        (&["frobnicate"][..], "frobnicate"),
+        (&["endpoint"], "Usage"),
+        (&["identity", "get", "x"], "x"),
+        (&["monitor", "--type", "l7"], "trace:POINT"),
+        (&["monitor", "--port", "http"], "http"),
+        (&["metrics", "list", "-p", "("], "("),
+        (&["run", "--label", "=v", "--", "true"], "source:key=value"),
+        (&["run"], "COMMAND"),
+        (&["status", "-o", "xml"], "xml"),
+        (&["completion", "tcsh"], "tcsh"),
+        (&["policy", "validate"], "FILES"),
+    ] {
+        let output = axon(arguments);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        assert!(text.contains(words), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn policies_are_validated_without_an_agent() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("file");
+        path.to_string_lossy().into_owned()
+    };
+    let good = file(
+        "good.yaml",
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: rule1}\n\
+         spec:\n  endpointSelector: {matchLabels: {org: empire}}\n  ingress:\n  - fromEndpoints:\n\
+         \x20   - matchLabels: {org: empire}\n    toPorts:\n    - ports: [{port: '80', protocol: TCP}]\n",
+    );
+    let bad = file(
+        "bad.yaml",
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: rule2}\n\
+         spec:\n  endpointSelector: {}\n  ingress:\n  - fromCIDR: [10.0.0.0/33]\n",
+    );
+    let output = axon(&["policy", "validate", &good]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).contains("rule1"), "{}", stdout(&output));
+    let output = axon(&["policy", "validate", &good, &bad, "-o", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(findings[0]["error"], "");
+    let error = findings[1]["error"].as_str().expect("error");
+    assert!(
+        error.contains("10.0.0.0/33") && error.contains("fromCIDR"),
+        "{error}"
+    );
+    let output = axon(&["policy", "validate", "/nonexistent.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("/nonexistent.yaml"));
+}
+
+#[test]
+fn versions_and_completions_need_no_agent() {
+    let output = axon(&["version", "-o", "json"]);
+    assert_eq!(output.status.code(), Some(0));
+    let versions: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(versions["client"], env!("CARGO_PKG_VERSION"));
+    assert!(versions["agent"].is_null());
+    for shell in ["bash", "zsh", "fish"] {
+        let output = axon(&["completion", shell]);
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        assert!(stdout(&output).contains("endpoint"), "{shell}");
+    }
+}
+
+#[test]
+fn a_sysdump_notes_what_is_missing() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("dump.tar.gz");
+    let output = axon(&[
+        "sysdump",
+        "--bpf-root",
+        "/nonexistent",
+        "--output-file",
+        &file.to_string_lossy(),
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let archive = std::fs::File::open(&file).expect("archive");
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(archive));
+    let mut names = Vec::new();
+    let mut errors = String::new();
+    for entry in archive.entries().expect("entries") {
+        let mut entry = entry.expect("entry");
+        let name = entry.path().expect("path").to_string_lossy().into_owned();
+        if name.ends_with("/errors.txt") {
+            std::io::Read::read_to_string(&mut entry, &mut errors).expect("text");
+        }
+        names.push(name);
+    }
+    for part in [
+        "version.txt",
+        "node/mounts.txt",
+        "node/uname.txt",
+        "errors.txt",
+    ] {
+        assert!(
+            names.iter().any(|n| n.ends_with(part)),
+            "{part} in {names:?}"
+        );
+    }
+    assert!(
+        errors.contains("api/status.json: no agent answers"),
+        "{errors}"
+    );
+    assert!(errors.contains("bpf/ct.json: "), "{errors}");
+}
