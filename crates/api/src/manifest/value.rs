@@ -84,19 +84,19 @@ pub(super) fn read(
     match seed.deserialize(serde_norway::Deserializer::from_str(chunk)) {
         Ok(Value::Null) => Ok(None),
         Ok(value) => Ok(Some(value)),
-        Err(error) => Err(explain(error, chunk, first_line, bounds)),
+        Err(error) => Err(explain(&error, chunk, first_line, bounds)),
     }
 }
 
 /// The error as the whole text's: the parser speaks of lines of the chunk.
 fn explain(
-    error: serde_norway::Error,
+    error: &serde_norway::Error,
     chunk: &str,
     first_line: usize,
     bounds: &Bounds,
 ) -> ManifestError {
     if let Some((path, message)) = bounds.error.take() {
-        return located(&error, first_line, path, message);
+        return located(error, first_line, path, message);
     }
     // Errors of syntax name further lines in their text: let the parser count
     // from the first line of the whole text.
@@ -104,7 +104,7 @@ fn explain(
     let again = IgnoredAny::deserialize(serde_norway::Deserializer::from_str(&padded));
     match again {
         Err(error) => located(&error, 1, String::new(), String::new()),
-        Ok(_) => located(&error, first_line, String::new(), String::new()),
+        Ok(_) => located(error, first_line, String::new(), String::new()),
     }
 }
 

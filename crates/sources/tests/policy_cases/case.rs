@@ -1,0 +1,188 @@
+//! A case, and its check.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::world::{End, Setting, World};
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) title: String,
+    #[serde(default)]
+    pub(crate) unsure: bool,
+    #[serde(default)]
+    config: Setting,
+    #[serde(flatten)]
+    state: State,
+    steps: Option<Vec<State>>,
+    expect_reject: Option<Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct State {
+    #[serde(default)]
+    cluster: Value,
+    #[serde(default)]
+    policies: Vec<Value>,
+    #[serde(default)]
+    probes: Vec<Probe>,
+    expect: Option<Matrices>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Probe {
+    from: End,
+    to: End,
+    protocol: String,
+    #[serde(alias = "icmp_type", default)]
+    port: u16,
+    expect: String,
+    egress: Option<String>,
+    ingress: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Matrices {
+    grid: Grid,
+    #[serde(default)]
+    external: Vec<Line>,
+    #[serde(default)]
+    nodes: Vec<Line>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Grid {
+    order: Vec<String>,
+    probes: Vec<GridProbe>,
+}
+
+#[derive(Debug, Deserialize)]
+struct GridProbe {
+    port: u16,
+    protocol: String,
+    both: String,
+    ingress: String,
+    egress: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Line {
+    ip: Option<String>,
+    node: Option<String>,
+    port: u16,
+    protocol: String,
+    #[serde(alias = "from_ip_to_pods", alias = "from_node_to_pods")]
+    to_pods: String,
+    from_pods_to_ip: Option<String>,
+}
+
+pub(crate) enum Outcome {
+    Held(usize),
+    Skipped(String),
+    Failed(Vec<String>),
+}
+
+impl Case {
+    pub(crate) fn check(&self) -> Outcome {
+        if self.config.cidr_match_mode.is_empty() {
+            self.check_states()
+        } else {
+            Outcome::Skipped("policyCIDRMatchMode".to_owned())
+        }
+    }
+
+    fn check_states(&self) -> Outcome {
+        let one = std::slice::from_ref(&self.state);
+        let mut checked = 0;
+        for state in self.steps.as_deref().unwrap_or(one) {
+            let world = World::new(&state.cluster, &self.config, &state.policies);
+            let world = match (world, &self.expect_reject) {
+                (Err(_), Some(_)) => return Outcome::Held(1),
+                (Ok(_), Some(reason)) => {
+                    return Outcome::Failed(vec![format!("accepted; expected refusal: {reason}")]);
+                }
+                (Err(error), None) if error.message.contains("not supported yet") => {
+                    return Outcome::Skipped(error.path);
+                }
+                (Err(error), None) => return Outcome::Failed(vec![error.to_string()]),
+                (Ok(world), None) => world,
+            };
+            let probes = state.probes();
+            checked += probes.len();
+            let failed: Vec<String> = probes.iter().filter_map(|p| p.check(&world)).collect();
+            if !failed.is_empty() {
+                return Outcome::Failed(failed);
+            }
+        }
+        Outcome::Held(checked)
+    }
+}
+
+impl Probe {
+    fn check(&self, world: &World) -> Option<String> {
+        let protocol = self.protocol.parse().expect("protocol");
+        let (egress, ingress) = world.verdicts(&self.from, &self.to, protocol, self.port);
+        let word = |allowed: bool| if allowed { "allow" } else { "deny" };
+        let is = |expected: &Option<String>, allowed| {
+            expected
+                .as_deref()
+                .is_none_or(|expected| expected == word(allowed))
+        };
+        let both = word(egress && ingress) == self.expect;
+        let good = both && is(&self.egress, egress) && is(&self.ingress, ingress);
+        (!good).then(|| format!("{self:?}: got egress {egress}, ingress {ingress}"))
+    }
+}
+
+impl State {
+    /// The probes, and those that the matrices stand for.
+    fn probes(&self) -> Vec<Probe> {
+        let mut probes = self.probes.clone();
+        let Some(matrices) = &self.expect else {
+            return probes;
+        };
+        let pods = &matrices.grid.order;
+        for grid in &matrices.grid.probes {
+            let letters = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+            let cell = |text: &str, s: usize, d: usize| word(letters(text)[s].as_bytes()[d]);
+            for (s, from) in pods.iter().enumerate() {
+                for (d, to) in pods.iter().enumerate().filter(|(d, _)| *d != s) {
+                    probes.push(Probe {
+                        from: End::pod(from),
+                        to: End::pod(to),
+                        protocol: grid.protocol.clone(),
+                        port: grid.port,
+                        expect: cell(&grid.both, s, d),
+                        egress: Some(cell(&grid.egress, s, d)),
+                        ingress: Some(cell(&grid.ingress, s, d)),
+                    });
+                }
+            }
+        }
+        for line in matrices.external.iter().chain(&matrices.nodes) {
+            let far = End::far(line.ip.as_deref(), line.node.as_deref());
+            let probe = |from: &End, to: &End, letter: u8| Probe {
+                from: from.clone(),
+                to: to.clone(),
+                protocol: line.protocol.clone(),
+                port: line.port,
+                expect: word(letter),
+                egress: None,
+                ingress: None,
+            };
+            for (pod, letter) in pods.iter().zip(line.to_pods.bytes()) {
+                probes.push(probe(&far, &End::pod(pod), letter));
+            }
+            let back = line.from_pods_to_ip.iter().flat_map(|text| text.bytes());
+            for (pod, letter) in pods.iter().zip(back) {
+                probes.push(probe(&End::pod(pod), &far, letter));
+            }
+        }
+        probes
+    }
+}
+
+fn word(letter: u8) -> String {
+    if letter == b'A' { "allow" } else { "deny" }.to_owned()
+}
