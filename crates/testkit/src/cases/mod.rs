@@ -1,0 +1,24 @@
+//! The case tables: a world, packets, what becomes of them. Each is made for
+//! IPv4 and for IPv6.
+
+mod netdev;
+mod parsing;
+mod policy;
+mod scene;
+mod traffic;
+
+pub use scene::{Net, POD_A, POD_B, POD_HERMIT, UPLINK, V4, V6};
+
+use crate::run::Case;
+
+/// Every case.
+#[must_use]
+pub fn all() -> Vec<Case> {
+    [V4, V6]
+        .iter()
+        .flat_map(|net| {
+            [traffic::cases(net), parsing::cases(net), policy::cases(net), netdev::cases(net)]
+        })
+        .flatten()
+        .collect()
+}
