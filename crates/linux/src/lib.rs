@@ -46,5 +46,7 @@ pub use datapath::{
 pub use events::{EventReader, Lost, MetricsCounter, read_metrics};
 pub use maps::{Map, MapError, MapUse, Maps, PerCpuArray};
 pub use probe::{Feature, Features, monotonic_s};
-pub use reconcile::{KernelReconciler, ReconcileReport, ReconcilerConfig, TableReport};
+pub use reconcile::{
+    FAILING_SHOWN, KernelReconciler, ReconcileReport, ReconcilerConfig, TableReport,
+};
 pub use sweep::{MapSweep, SweepReport, Sweeper};

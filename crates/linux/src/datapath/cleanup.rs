@@ -81,10 +81,11 @@ fn remove_maps(root: &Path, report: &mut CleanupReport) -> Result<(), DatapathEr
 
 /// Removes the root if nothing of others is in it.
 fn remove_root(root: &Path, report: &mut CleanupReport) -> Result<(), DatapathError> {
-    let empty = fs::read_dir(root)
+    let mut others = fs::read_dir(root)
         .map_err(path_error("reading", root))?
-        .next()
-        .is_none();
+        .flatten();
+    // Names with dots are the kernel's own files, in every bpffs.
+    let empty = !others.any(|entry| !entry.file_name().as_encoded_bytes().contains(&b'.'));
     if !empty || root == Path::new("/sys/fs/bpf") {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    LinkInfo, LinkMessage,
 };
 use nix::libc;
 
@@ -109,12 +109,10 @@ fn existing(netlink: &mut Netlink, name: &str) -> Result<u32, LinkError> {
 fn pair(link: &EndpointLink, netns: BorrowedFd<'_>) -> RouteNetlinkMessage {
     let device = |name: &str, mac: axon_model::Mac| {
         let mut message = LinkMessage::default();
-        let no_link_local = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
         message.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::Address(mac.0.to_vec()),
             LinkAttribute::Mtu(link.mtu),
-            LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![no_link_local])]),
         ];
         message
     };
@@ -127,6 +125,19 @@ fn pair(link: &EndpointLink, netns: BorrowedFd<'_>) -> RouteNetlinkMessage {
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
     ]));
     RouteNetlinkMessage::NewLink(host)
+}
+
+/// Asks a device that is down not to make itself a link-local address. A
+/// kernel without IPv6 makes none anyway.
+fn no_link_local(name: &str, ifindex: u32) -> Request {
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    let attribute = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
+    Request::new(
+        format!("keeping {name} without a link-local address"),
+        netlink::set_link(ifindex, vec![attribute]),
+        0,
+    )
+    .tolerate(libc::EAFNOSUPPORT)
 }
 
 /// Not every kernel has every one of them: each is asked for by itself, and a
@@ -166,6 +177,7 @@ fn set_up_inside(link: &EndpointLink) -> Result<(), LinkError> {
             netlink::set_up(netlink::LOOPBACK_IFINDEX),
             0,
         ),
+        no_link_local(name, ifindex),
         Request::new(format!("setting {name} up"), netlink::set_up(ifindex), 0),
     ];
     for addr in link.addresses() {
@@ -220,11 +232,10 @@ fn set_up_host_side(netlink: &mut Netlink, link: &EndpointLink) -> Result<u32, L
     if link.big_tcp {
         raise_aggregates(netlink, ifindex);
     }
-    let mut requests = vec![Request::new(
-        format!("setting {name} up"),
-        netlink::set_up(ifindex),
-        0,
-    )];
+    let mut requests = vec![
+        no_link_local(name, ifindex),
+        Request::new(format!("setting {name} up"), netlink::set_up(ifindex), 0),
+    ];
     for addr in link.addresses() {
         let flags = NLM_F_CREATE | NLM_F_REPLACE;
         requests.push(Request::new(

@@ -12,8 +12,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-    RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -157,14 +156,6 @@ impl RouteSpec {
 
     pub(crate) fn add(&self) -> RouteNetlinkMessage {
         RouteNetlinkMessage::NewRoute(self.message())
-    }
-
-    /// As [`RouteSpec::add`], believing that the gateway is on the device's
-    /// link.
-    pub(crate) fn add_on_link(&self) -> RouteNetlinkMessage {
-        let mut message = self.message();
-        message.header.flags = RouteFlags::Onlink;
-        RouteNetlinkMessage::NewRoute(message)
     }
 
     /// Deletes the route of ours with this destination, whatever its gateway.

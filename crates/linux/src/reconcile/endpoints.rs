@@ -1,6 +1,6 @@
 //! Endpoints: a row by device, and the same row by each address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{EndpointRow, IpKey, PolicySetRow};
 use axon_statedb::Target;
@@ -14,6 +14,8 @@ pub(super) struct EndpointTarget {
     endpoints: Map<u32, EndpointRow>,
     addresses: Map<IpKey, EndpointRow>,
     sets: Map<u32, PolicySetRow>,
+    /// Devices whose rows by address were found not to agree.
+    doubtful: BTreeSet<u32>,
 }
 
 /// The addresses of a row.
@@ -43,6 +45,7 @@ impl EndpointTarget {
             endpoints: maps.endpoint.clone(),
             addresses: maps.address.clone(),
             sets: maps.policy_set.clone(),
+            doubtful: BTreeSet::new(),
         }
     }
 
@@ -88,10 +91,11 @@ impl Target for EndpointTarget {
             self.addresses.insert(&addr, row)?;
         }
         let same = before.is_some_and(|old| addresses(&old).eq(addresses(row)));
-        if !same {
+        if !same || self.doubtful.contains(ifindex) {
             for addr in self.surplus(*ifindex, Some(row))? {
                 self.remove_address(&addr, *ifindex)?;
             }
+            self.doubtful.remove(ifindex);
         }
         Ok(())
     }
@@ -120,17 +124,19 @@ impl Target for EndpointTarget {
         };
         let mut rows: BTreeMap<u32, EndpointRow> = self.endpoints.dump()?.into_iter().collect();
         let by_address: BTreeMap<IpKey, EndpointRow> = self.addresses.dump()?.into_iter().collect();
-        for row in rows.values_mut() {
+        self.doubtful.clear();
+        for (ifindex, row) in &rows {
             if addresses(row).any(|addr| by_address.get(&addr) != Some(row)) {
-                *row = DIFFERENT;
+                self.doubtful.insert(*ifindex);
             }
         }
         for (addr, row) in by_address {
             let known = rows.get(&row.ifindex);
             if !known.is_some_and(|known| addresses(known).any(|known| known == addr)) {
-                rows.insert(row.ifindex, DIFFERENT);
+                self.doubtful.insert(row.ifindex);
             }
         }
+        rows.extend(self.doubtful.iter().map(|ifindex| (*ifindex, DIFFERENT)));
         Ok(rows)
     }
 }

@@ -1,0 +1,420 @@
+//! Desired rows in the kernel's maps, and what becomes of expired flows.
+
+mod common;
+
+use axon_abi::{
+    ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, CtState, Identity, IdentityRow, IpKey, IpcacheRow,
+    LpmKey, NatEntry, NatKey, PolicyEntry, PolicyKey,
+};
+use axon_linux::{MapError, Sweeper};
+use axon_model::{PolicyRows, Route};
+use common::{Node, Pod, complete, desired, open, reconciler, root};
+
+fn set(number: u32, class: u32) -> PolicyRows {
+    let class_key = ClassKey {
+        set: number,
+        identity: Identity(1000),
+    };
+    let key = PolicyKey {
+        set: number,
+        class,
+        ..PolicyKey::default()
+    };
+    PolicyRows {
+        classes: vec![(class_key, ClassRow { class })],
+        entries: vec![(
+            key,
+            PolicyEntry {
+                precedence: 1,
+                ..PolicyEntry::default()
+            },
+        )],
+        ..PolicyRows::default()
+    }
+}
+
+#[test]
+fn a_policy_set_is_whole_before_and_stays_while_endpoints_use_it() {
+    let Some(()) = root() else { return };
+    let node = Node::new("sets");
+    let pod = Pod::create(&node, 1);
+    let datapath = open(&node, &node.config());
+    let maps = datapath.maps();
+    let desired = desired(&[&pod]);
+    let mut reconciler = reconciler(&node, maps);
+
+    desired.endpoints.replace([(pod.ifindex, pod.row(1000, 7))]);
+    let report = reconciler.sync(0, &desired);
+    assert_eq!(report.tables["endpoints"].failing_rows, 1, "{report:?}");
+    assert!(
+        maps.endpoint
+            .get(&pod.ifindex)
+            .expect("a look-up")
+            .is_none(),
+        "set 7 is not there"
+    );
+
+    desired.policy_sets.replace([(7, set(7, 16))]);
+    let report = reconciler.sync(report.due_ms.expect("a retry"), &desired);
+    assert_eq!(report.failing_rows(), 0, "{report:?}");
+    assert!(reconciler.endpoint_enforced(pod.ifindex, &pod.row(1000, 7)));
+    assert!(!reconciler.endpoint_enforced(pod.ifindex, &pod.row(1000, 1)));
+    assert_eq!(maps.address.count().expect("a count"), 2);
+
+    desired.policy_sets.replace([(8, set(8, 17))]);
+    desired.endpoints.replace([(pod.ifindex, pod.row(1000, 8))]);
+    reconciler.sync(1000, &desired);
+    assert!(
+        maps.policy_set.get(&7).expect("a look-up").is_some(),
+        "within its grace"
+    );
+    let report = reconciler.sync(4000, &desired);
+    assert_eq!(
+        report.tables["policy-sets"].deleted, 2,
+        "sets 1 and 7: {report:?}"
+    );
+    assert_eq!(maps.policy_set.dump().expect("a dump").len(), 1);
+    assert_eq!(
+        (
+            maps.class.count().expect("a count"),
+            maps.policy.count().expect("a count")
+        ),
+        (1, 1)
+    );
+
+    desired.policy_sets.replace([]);
+    reconciler.sync(5000, &desired);
+    let report = reconciler.sync(9000, &desired);
+    assert_eq!(
+        report.tables["policy-sets"].failing_rows, 1,
+        "the endpoint still names it: {report:?}"
+    );
+    assert!(maps.policy_set.get(&8).expect("a look-up").is_some());
+}
+
+#[test]
+fn a_full_pass_repairs_what_somebody_else_changed() {
+    let Some(()) = root() else { return };
+    let node = Node::new("repair");
+    let pod = Pod::create(&node, 1);
+    let datapath = open(&node, &node.config());
+    let maps = datapath.maps();
+    let desired = desired(&[&pod]);
+    desired.policy_sets.replace([(1, set(1, 16))]);
+    let mut reconciler = reconciler(&node, maps);
+    reconciler.sync(0, &desired);
+
+    let (v4, v6) = (
+        IpKey::from_v4([10, 7, 0, 1]),
+        IpKey::from_v4([10, 7, 0, 99]),
+    );
+    maps.address.remove(&v4).expect("removed");
+    maps.address.insert(&v6, &pod.row(5, 5)).expect("inserted");
+    maps.policy
+        .insert(
+            &PolicyKey {
+                set: 1,
+                class: 99,
+                ..PolicyKey::default()
+            },
+            &PolicyEntry::default(),
+        )
+        .expect("inserted");
+    maps.class
+        .insert(
+            &ClassKey {
+                set: 66,
+                identity: Identity(5),
+            },
+            &ClassRow { class: 20 },
+        )
+        .expect("inserted");
+    maps.ipcache
+        .insert(&v6, &IpcacheRow::default())
+        .expect("inserted");
+    maps.policy_set.remove(&1).expect("removed");
+    let report = reconciler.full(10_000, &desired);
+    assert_eq!(report.failing_rows(), 0, "{report:?}");
+    reconciler.sync(20_000, &desired);
+    assert!(reconciler.endpoint_enforced(pod.ifindex, &pod.row(1000, 1)));
+    assert!(maps.address.get(&v6).expect("a look-up").is_none());
+    assert_eq!(maps.policy.count().expect("a count"), 1);
+    assert_eq!(maps.class.count().expect("a count"), 1);
+    assert_eq!(maps.ipcache.count().expect("a count"), 2);
+    let report = reconciler.full(30_000, &desired);
+    let changed: usize = report
+        .tables
+        .values()
+        .map(|table| table.updated + table.deleted)
+        .sum();
+    assert_eq!(changed, 0, "nothing is left to repair: {report:?}");
+}
+
+#[test]
+fn a_full_map_names_itself_and_recovers() {
+    let Some(()) = root() else { return };
+    let node = Node::new("full");
+    let mut config = node.config();
+    for map in ["axon_identity_v1", "axon_ipcache_cidr_v1", "axon_policy_v1"] {
+        config.map_sizes.insert(map.to_owned(), 4);
+    }
+    let datapath = open(&node, &config);
+    let maps = datapath.maps();
+    let mut reconciler = reconciler(&node, maps);
+    let desired = axon_model::Desired::default();
+    desired
+        .identities
+        .replace((1000..1005).map(|n| (Identity(n), IdentityRow::default())));
+    desired.ipcache_cidrs.replace((0..5).map(|n| {
+        let addr = IpKey::from_v4([10, n, 0, 0]);
+        (
+            LpmKey {
+                prefix_bits: 112,
+                addr,
+            },
+            IpcacheRow::default(),
+        )
+    }));
+    let mut large = set(3, 16);
+    large.entries = (16..21)
+        .map(|class| {
+            (
+                PolicyKey {
+                    set: 3,
+                    class,
+                    ..PolicyKey::default()
+                },
+                PolicyEntry::default(),
+            )
+        })
+        .collect();
+    desired.policy_sets.replace([(3, large)]);
+    complete(&desired);
+    let report = reconciler.sync(0, &desired);
+    for (table, text) in [
+        ("identities", "axon_identity_v1 is full at 4 of 4 entries"),
+        (
+            "ipcache-cidrs",
+            "axon_ipcache_cidr_v1 is full at 4 of 4 entries",
+        ),
+        ("policy-sets", "axon_policy_v1 is full at 4 of 4 entries"),
+    ] {
+        assert_eq!(report.tables[table].failing[0].1, text, "{report:?}");
+    }
+    assert_eq!(
+        maps.policy.count().expect("a count"),
+        0,
+        "half a set takes no room"
+    );
+    assert!(matches!(
+        maps.identity.insert(&Identity(7), &IdentityRow::default()),
+        Err(MapError::Full {
+            map: "axon_identity_v1",
+            entries_max: 4,
+            ..
+        })
+    ));
+    desired.identities.write(|txn| txn.remove(&Identity(1000)));
+    reconciler.sync(100, &desired);
+    let report = reconciler.sync(60_000, &desired);
+    assert_eq!(report.tables["identities"].failing_rows, 0, "{report:?}");
+}
+
+#[test]
+fn routes_of_ours_follow_the_table_and_others_stay() {
+    let Some(()) = root() else { return };
+    let node = Node::new("routes");
+    for args in [
+        &["link", "add", "up0", "type", "veth", "peer", "name", "up1"][..],
+        &["link", "set", "up0", "up"],
+        &["link", "set", "up1", "up"],
+        &["addr", "add", "192.0.2.1/24", "dev", "up0"],
+        &["-6", "addr", "add", "2001:db8::1/64", "dev", "up0", "nodad"],
+        &["route", "add", "198.51.100.0/24", "via", "192.0.2.77"],
+    ] {
+        assert!(node.exec("ip", args).status.success(), "{args:?}");
+    }
+    let datapath = open(&node, &node.config());
+    let mut reconciler = reconciler(&node, datapath.maps());
+    let desired = axon_model::Desired::default();
+    let (v4, v6) = (
+        "10.8.0.0/24".parse().expect("a prefix"),
+        "fd08::/64".parse().expect("a prefix"),
+    );
+    let via = |text: &str| Route {
+        via: text.parse().expect("an address"),
+    };
+    desired
+        .routes
+        .replace([(v4, via("192.0.2.2")), (v6, via("2001:db8::2"))]);
+    complete(&desired);
+    let report = reconciler.sync(0, &desired);
+    assert_eq!(report.failing_rows(), 0, "{report:?}");
+    let routes = |family: &str| {
+        let output = node.exec("ip", &[family, "route", "show", "proto", "0x61"]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(
+        routes("-4").contains("10.8.0.0/24 via 192.0.2.2 dev up0"),
+        "{}",
+        routes("-4")
+    );
+    assert!(
+        routes("-6").contains("fd08::/64 via 2001:db8::2 dev up0"),
+        "{}",
+        routes("-6")
+    );
+
+    desired
+        .routes
+        .replace([(v4, via("192.0.2.3")), (v6, via("2001:db8::3"))]);
+    reconciler.sync(1, &desired);
+    assert!(routes("-4").contains("via 192.0.2.3") && !routes("-4").contains("192.0.2.2"));
+    assert!(routes("-6").contains("via 2001:db8::3") && !routes("-6").contains("2001:db8::2"));
+    node.exec("ip", &["route", "del", "10.8.0.0/24"]);
+    reconciler.full(2, &desired);
+    assert!(
+        routes("-4").contains("10.8.0.0/24 via 192.0.2.3"),
+        "{}",
+        routes("-4")
+    );
+    let report = reconciler.full(3, &desired);
+    assert_eq!(report.tables["routes"].updated, 0, "{report:?}");
+    desired.routes.replace([]);
+    reconciler.sync(4, &desired);
+    assert_eq!((routes("-4"), routes("-6")), (String::new(), String::new()));
+    let others = node.exec("ip", &["route"]);
+    assert!(String::from_utf8_lossy(&others.stdout).contains("198.51.100.0/24"));
+}
+
+fn flow(n: u32) -> CtKey4 {
+    CtKey4 {
+        low: n.to_be_bytes(),
+        protocol: 6,
+        ..CtKey4::default()
+    }
+}
+
+#[test]
+fn the_sweep_removes_what_has_expired_and_counts_anew() {
+    let Some(()) = root() else { return };
+    let node = Node::new("sweep");
+    let datapath = open(&node, &node.config());
+    let maps = datapath.maps();
+    let entry = |expires_s, owner, state: CtState| CtEntry {
+        expires_s,
+        owner,
+        state: state as u8,
+        ..CtEntry::default()
+    };
+    for n in 0..10 {
+        maps.ct4
+            .insert(&flow(n), &entry(100 + n, 5, CtState::Established))
+            .expect("a flow");
+    }
+    maps.ct6
+        .insert(&CtKey6::default(), &entry(1000, 6, CtState::TwoWay))
+        .expect("a flow");
+    maps.ct_count.insert(&5, &77).expect("a count");
+    maps.ct_count.insert(&9, &3).expect("a count");
+    let mut sweeper = Sweeper::new(maps.clone());
+    let report = sweeper.pass(104).expect("a pass");
+    assert_eq!(
+        (report.maps[0].removed, report.maps[0].entries),
+        (5, 5),
+        "{report:?}"
+    );
+    let count = |owner| {
+        maps.ct_count
+            .get(&owner)
+            .expect("a count")
+            .expect("a count")
+    };
+    assert_eq!((count(5), count(6), count(9)), (5, 1, 0));
+    assert!(maps.ct4.get(&flow(4)).expect("a look-up").is_none());
+    assert!(maps.ct4.get(&flow(5)).expect("a look-up").is_some());
+}
+
+#[test]
+fn the_sweep_makes_room_at_the_cost_of_half_open_flows() {
+    let Some(()) = root() else { return };
+    let node = Node::new("room");
+    let datapath = open(&node, &node.config());
+    let maps = datapath.maps();
+    let capacity = maps.ct4.capacity();
+    for n in 0..capacity * 9 / 10 {
+        let state = if n < 100 {
+            CtState::Established
+        } else {
+            CtState::Opening
+        };
+        let entry = CtEntry {
+            expires_s: 1000 + n,
+            state: state as u8,
+            ..CtEntry::default()
+        };
+        maps.ct4.insert(&flow(n), &entry).expect("a flow");
+    }
+    let before = maps.ct4.count().expect("a count");
+    assert!(before * 100 > capacity * 80, "{before} of {capacity}");
+    let report = Sweeper::new(maps.clone()).pass(10).expect("a pass");
+    let row = report.maps[0];
+    assert_eq!(
+        (row.removed, row.evicted_early),
+        (0, before - capacity * 75 / 100),
+        "{row:?}"
+    );
+    assert!((0..100).all(|n| maps.ct4.get(&flow(n)).expect("a look-up").is_some()));
+    assert!(
+        maps.ct4.get(&flow(100)).expect("a look-up").is_none(),
+        "the soonest to expire"
+    );
+}
+
+#[test]
+fn an_address_given_anew_starts_without_flows() {
+    let Some(()) = root() else { return };
+    let node = Node::new("flush");
+    let datapath = open(&node, &node.config());
+    let maps = datapath.maps();
+    let (old, other) = ([10, 7, 0, 1], [10, 7, 0, 2]);
+    let peer = [192, 0, 2, 1];
+    for (low, high) in [(old, peer), (old, other), (other, peer)] {
+        maps.ct4
+            .insert(
+                &CtKey4 {
+                    low,
+                    high,
+                    ..CtKey4::default()
+                },
+                &CtEntry::default(),
+            )
+            .expect("a flow");
+    }
+    let outbound = NatKey {
+        source: IpKey::from_v4(old),
+        ..NatKey::default()
+    };
+    let inbound = NatKey {
+        inbound: 1,
+        source: IpKey::from_v4(peer),
+        ..NatKey::default()
+    };
+    maps.nat
+        .insert(&outbound, &NatEntry::default())
+        .expect("a translation");
+    let entry = NatEntry {
+        addr: IpKey::from_v4(old),
+        ..NatEntry::default()
+    };
+    maps.nat.insert(&inbound, &entry).expect("a translation");
+    let removed = Sweeper::new(maps.clone()).flush(&["10.7.0.1".parse().expect("an address")]);
+    assert_eq!(removed.expect("flushed"), 4);
+    assert_eq!(
+        (
+            maps.ct4.count().expect("a count"),
+            maps.nat.count().expect("a count")
+        ),
+        (1, 0)
+    );
+}
