@@ -12,13 +12,12 @@ use std::time::Duration;
 
 use axon_hubble::{Filter, LostEvents, LostSource, Query, Response, Ring, Time, decode};
 use axon_linux::{EventReader, Lost};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use crate::clock::monotonic_zero_ns;
 use crate::node::{Node, lock};
 use crate::problem::chain;
+use crate::readiness::readable;
 
 /// Flows that are remembered: as many as Hubble remembers.
 const HISTORY: usize = 4095;
@@ -152,7 +151,7 @@ fn lines(responses: &[Arc<Response>]) -> Vec<u8> {
 
 /// Reads events until the agent stops.
 pub(crate) async fn run(node: Arc<Node>, reader: EventReader) -> anyhow::Result<()> {
-    let mut reader = AsyncFd::with_interest(reader, Interest::READABLE)?;
+    let mut reader = readable(reader)?;
     let mut lost = Lost::default();
     let mut linger = tokio::time::interval(LINGER);
     linger.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

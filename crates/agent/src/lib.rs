@@ -26,6 +26,7 @@ mod node;
 pub mod options;
 mod problem;
 mod queue;
+mod readiness;
 mod run;
 mod setup;
 mod status;

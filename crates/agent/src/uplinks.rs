@@ -10,14 +10,13 @@ use std::time::Duration;
 use axon_linux::device::{self, Device, Watch};
 use axon_linux::link::LinkError;
 use axon_model::Observed;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use crate::Config;
 use crate::endpoints;
 use crate::node::{Node, lock};
 use crate::problem::chain;
+use crate::readiness::readable;
 
 const MTU_WITHOUT_DEVICES: u32 = 1500;
 /// Devices change in bursts.
@@ -101,7 +100,7 @@ pub(crate) async fn run(
     node: Arc<Node>,
     publish: watch::Sender<Arc<Uplinks>>,
 ) -> anyhow::Result<()> {
-    let mut changes = AsyncFd::with_interest(Watch::new()?, Interest::READABLE)?;
+    let mut changes = readable(Watch::new()?)?;
     let mut sources = node.sources.clone();
     loop {
         refresh(&node, &publish).await;

@@ -6,7 +6,7 @@ use std::fmt::Error;
 use axon_abi::{Direction, DropReason};
 use axon_linux::read_metrics;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
@@ -238,22 +238,33 @@ impl Collector for Gathered {
             match values {
                 Values::Counter(counts) => {
                     let kind = ConstCounter::new(0_u64).metric_type();
-                    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-                    for (labels, value) in counts {
-                        ConstCounter::new(*value).encode(metric.encode_family(&Set(labels))?)?;
-                    }
+                    let metric = encoder.encode_descriptor(name, help, None, kind)?;
+                    encode(metric, counts, |value| ConstCounter::new(*value))?;
                 }
                 Values::Gauge(gauges) => {
                     let kind = ConstGauge::new(0.0_f64).metric_type();
-                    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-                    for (labels, value) in gauges {
-                        ConstGauge::new(*value).encode(metric.encode_family(&Set(labels))?)?;
-                    }
+                    let metric = encoder.encode_descriptor(name, help, None, kind)?;
+                    encode(metric, gauges, |value| ConstGauge::new(*value))?;
                 }
             }
         }
         Ok(())
     }
+}
+
+fn encode<V, M: EncodeMetric>(
+    mut metric: MetricEncoder<'_>,
+    values: &BTreeMap<Labels, V>,
+    of: impl Fn(&V) -> M,
+) -> Result<(), Error> {
+    // Without labels there is one value, and no braces.
+    if let Some(value) = values.get(&Labels::new()) {
+        return of(value).encode(metric);
+    }
+    for (labels, value) in values {
+        of(value).encode(metric.encode_family(&Set(labels))?)?;
+    }
+    Ok(())
 }
 
 /// Labels as the encoder wants them.
