@@ -18,3 +18,4 @@ pub mod manifest;
 pub mod maps;
 
 mod select;
+mod tree;

@@ -170,6 +170,13 @@ fn errors_name_line_field_and_value() {
             &["`80`", "string"],
         ),
         (
+            "a list for a selector",
+            policy("  endpointSelector: []\n  ingress: []\n"),
+            7,
+            "spec.endpointSelector",
+            &["list", "a map"],
+        ),
+        (
             "an unknown operator",
             policy("  endpointSelector:\n    matchExpressions:\n    - {key: a, operator: Matches}\n  ingress: []\n"),
             9,

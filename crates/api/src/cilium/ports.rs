@@ -104,10 +104,7 @@ fn port_rules(port: &PortProtocol, path: &str) -> Result<Vec<PortRule>, FieldErr
             ));
         }
         "VRRP" | "IGMP" | "GRE" | "IPIP" | "IPV6" | "ESP" | "AH" => {
-            return Err(not_supported(&format!(
-                "{path}.protocol {:?}",
-                port.protocol
-            )));
+            return Err(not_supported(&format!("{path}.protocol")));
         }
         _ => {
             return Err(FieldError::new(

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Error, ErrorCode, SpecVersion, Success};
+use crate::tree::from_tree;
 
 /// The smallest MTU that IPv4 allows on a link, and the greatest there is.
 const MTU_MIN: u32 = 68;
@@ -73,17 +74,18 @@ impl NetConf {
     /// Reads it.
     ///
     /// # Errors
-    /// Code 1 (version), 6 (no such JSON), 7 (wrong values).
+    /// Code 1 (version), 2 (`ipam`), 6 (no such JSON), 7 (wrong values).
     pub fn parse(stdin: &[u8]) -> Result<Self, Error> {
-        let reader = &mut serde_json::Deserializer::from_slice(stdin);
-        let wire: Wire = serde_path_to_error::deserialize(reader).map_err(|error| {
-            let path = error.path().to_string();
+        let unread = |path: &str, details: String| {
+            let place = if path.is_empty() { "" } else { " at " };
             Error::new(
                 ErrorCode::DecodingFailure,
-                format!("the network configuration cannot be read at {path}"),
+                format!("the network configuration cannot be read{place}{path}"),
             )
-            .with_details(error.inner().to_string())
-        })?;
+            .with_details(details)
+        };
+        let tree = serde_json::from_slice(stdin).map_err(|error| unread("", error.to_string()))?;
+        let wire: Wire = from_tree(tree).map_err(|error| unread(&error.path, error.message))?;
         if wire.cni_version.is_empty() {
             return Err(Error::new(
                 ErrorCode::IncompatibleVersion,

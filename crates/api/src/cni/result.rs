@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Error, ErrorCode, SpecVersion};
+use crate::tree::from_tree;
 
 /// What ADD answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,12 +126,12 @@ impl Success {
     /// # Errors
     /// Code 6, naming the field.
     pub fn from_json(value: &Value) -> Result<Self, Error> {
-        let wire: Wire = serde_path_to_error::deserialize(value).map_err(|error| {
+        let wire: Wire = from_tree(value.clone()).map_err(|error| {
             Error::new(
                 ErrorCode::DecodingFailure,
-                format!("prevResult cannot be read at {}", error.path()),
+                format!("prevResult cannot be read at {}", error.path),
             )
-            .with_details(error.inner().to_string())
+            .with_details(error.message)
         })?;
         Ok(Self {
             interfaces: wire.interfaces.unwrap_or_default(),

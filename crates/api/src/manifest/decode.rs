@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::locate::locate;
 use super::{Document, FieldError, Manifest, ManifestError, Object, Refusal};
-use crate::{cilium, k8s};
+use crate::{cilium, k8s, tree};
 
 /// Why an object was not taken.
 enum Problem {
@@ -276,13 +276,7 @@ fn policy(
 }
 
 fn from_tree<T: DeserializeOwned>(tree: Value) -> Result<T, FieldError> {
-    serde_path_to_error::deserialize(tree).map_err(|error| {
-        let path = match error.path().to_string() {
-            path if path == "." => String::new(),
-            path => path,
-        };
-        FieldError::new(path, suggest(&error.into_inner().to_string()))
-    })
+    tree::from_tree(tree).map_err(|error| FieldError::new(error.path, suggest(&error.message)))
 }
 
 fn below(prefix: &str, error: FieldError) -> FieldError {
