@@ -40,6 +40,8 @@ pub(crate) enum Verb {
     /// Stopping the agent takes nothing out of force; `axon cleanup` does.
     Agent(Box<axon_agent::AgentArgs>),
     /// How the node is doing, and what to do where it is not well.
+    ///
+    /// The exit status is 1 if a part does not work, and 3 if no agent answers.
     Status(cmd::status::Args),
     /// The workloads of this node.
     #[command(visible_alias = "ep")]
@@ -48,11 +50,20 @@ pub(crate) enum Verb {
     Identity(cmd::identity::Args),
     /// Policies in force, and whether files would be accepted.
     Policy(cmd::policy::Args),
-    /// Who an address is.
+    /// Who an address is: identity, pod, node, and where that is known from.
     Ip(cmd::ip::Args),
     /// What stands in the kernel: maps and programs.
+    ///
+    /// Maps are listed through the agent, with names. If none answers they are
+    /// read from the kernel itself, which takes root and knows no names.
     Bpf(cmd::bpf::Args),
     /// Follow what packets do, as they do it.
+    ///
+    /// A line for each event: policy verdicts on new flows, drops with their
+    /// reason and policy, and traces of what is forwarded (of an established flow
+    /// one per interval and whenever new TCP flags are seen). Events that were
+    /// lost are counted in the stream. With `-o json`, a JSON object a line, with
+    /// Hubble's fields.
     Monitor(cmd::monitor::MonitorArgs),
     /// The last flows of this node, and on with --follow.
     Observe(cmd::monitor::ObserveArgs),
@@ -61,14 +72,32 @@ pub(crate) enum Verb {
     /// The agent's metrics.
     Metrics(cmd::metrics::Args),
     /// Put the state, maps and logs of this node into one archive.
+    ///
+    /// What cannot be had (an agent that is away, a tool that is not installed) is
+    /// noted in `errors.txt` of the archive; the rest is there. Maps of an agent
+    /// that is away are read from the kernel.
     Sysdump(cmd::sysdump::Args),
     /// Versions of this program and of the agent.
     Version(cmd::version::Args),
     /// Take everything of ours out of the kernel.
+    ///
+    /// Stopping the agent leaves everything in force: pods go on talking under
+    /// their policy. This takes it away: programs, maps, devices of endpoints,
+    /// routes and the agent's state. It refuses while an agent lives, and while
+    /// endpoints do unless --force is given: they lose their network.
     Cleanup(cmd::cleanup::Args),
     /// Put the CNI plugin in its place, or take it away.
     Cni(cmd::cni::Args),
     /// Run a command as a workload: own namespace, address, identity, policy.
+    ///
+    /// The command gets a network namespace of its own with an address of this
+    /// node, an identity made from its labels, and the policy that selects them:
+    /// what a pod has. All of it goes when the command ends, which SIGTERM and
+    /// SIGHUP to this program make it do. The exit status is the command's: 128
+    /// and the signal's number if a signal ended it, 126 or 127 if it cannot be
+    /// started.
+    ///
+    /// Example: axon run --label app=client -- curl http://10.0.0.7/
     Run(cmd::run::Args),
     /// A cluster of real nodes on this machine.
     Lab(axon_lab::cli::LabArgs),

@@ -10,7 +10,7 @@ use crate::output::Format;
 
 /// Flags of every verb that asks the agent.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Common {
+pub(crate) struct Connection {
     /// The agent's Unix socket.
     #[arg(
         long,
@@ -20,22 +20,37 @@ pub(crate) struct Common {
         default_value = DEFAULT_SOCKET
     )]
     pub(crate) socket: PathBuf,
-    /// How the answer is written.
+    /// Seconds to wait for an answer.
+    #[arg(long, global = true, default_value_t = 30, value_name = "SECONDS")]
+    pub(crate) timeout: u32,
+}
+
+/// Flags of every verb that prints what the agent answers.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Common {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// How the answer is written: table or json.
     #[arg(
         short,
         long,
         global = true,
         value_enum,
         default_value_t,
+        hide_possible_values = true,
         value_name = "FORMAT"
     )]
     pub(crate) output: Format,
-    /// Seconds to wait for an answer.
-    #[arg(long, global = true, default_value_t = 30, value_name = "SECONDS")]
-    pub(crate) timeout: u32,
 }
 
 impl Common {
+    /// A client of the agent.
+    pub(crate) fn client(&self) -> Client {
+        self.connection.client()
+    }
+}
+
+impl Connection {
     /// A client of the agent.
     pub(crate) fn client(&self) -> Client {
         Client::new(

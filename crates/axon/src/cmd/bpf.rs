@@ -17,9 +17,6 @@ use crate::failure::Failure;
 use crate::output::print;
 
 /// Arguments of `axon bpf`.
-///
-/// Maps are listed through the agent, with names. If none answers they are
-/// read from the kernel itself, which takes root and knows no names.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -12,11 +12,6 @@ use crate::failure::Failure;
 use crate::output::{print, table};
 
 /// Arguments of `axon cleanup`.
-///
-/// Stopping the agent leaves everything in force: pods go on talking under
-/// their policy. This takes it away: programs, maps, devices of endpoints,
-/// routes and the agent's state. It refuses while an agent lives, and while
-/// endpoints do unless --force is given: they lose their network.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -81,7 +76,7 @@ fn refuse_under_an_agent(common: &Common) -> Result<(), Failure> {
         Err(failure) if failure.is_unreachable() => Ok(()),
         Ok(_) | Err(_) => Err(Failure::new(format!(
             "an agent lives at {}",
-            common.socket.display()
+            common.connection.socket.display()
         ))
         .remedy("stop it first (`systemctl stop axon`)")),
     }

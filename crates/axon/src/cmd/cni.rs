@@ -37,13 +37,14 @@ pub(crate) struct Args {
         default_value = "/opt/cni/bin"
     )]
     bin_dir: PathBuf,
-    /// How the answer is written.
+    /// How the answer is written: table or json.
     #[arg(
         short,
         long,
         global = true,
         value_enum,
         default_value_t,
+        hide_possible_values = true,
         value_name = "FORMAT"
     )]
     output: Format,

@@ -150,8 +150,14 @@ impl Selection {
 /// How lines look.
 #[derive(Clone, Debug, clap::Args)]
 struct Look {
-    /// When colours are used.
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    /// When colours are used: auto, always or never.
+    #[arg(
+        hide_possible_values = true,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN"
+    )]
     color: Color,
     /// Addresses instead of names of pods.
     #[arg(long)]
@@ -162,12 +168,6 @@ struct Look {
 }
 
 /// Arguments of `axon monitor`.
-///
-/// A line for each event: policy verdicts on new flows, drops with their
-/// reason and policy, and traces of what is forwarded (of an established flow
-/// one per interval and whenever new TCP flags are seen). Events that were
-/// lost are counted in the stream. With `-o json`, a JSON object a line, with
-/// Hubble's fields.
 #[derive(Debug, clap::Args)]
 pub(crate) struct MonitorArgs {
     #[command(flatten)]

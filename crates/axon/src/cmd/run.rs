@@ -12,7 +12,7 @@ use axon_linux::process::{self, Place, Signal};
 use axon_model::Label;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::client::Common;
+use crate::client::Connection;
 use crate::failure::Failure;
 
 /// The device inside, as pods have it.
@@ -23,19 +23,10 @@ const NOT_STARTED: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
 /// Arguments of `axon run`.
-///
-/// The command gets a network namespace of its own with an address of this
-/// node, an identity made from its labels, and the policy that selects them:
-/// what a pod has. All of it goes when the command ends, which SIGTERM and
-/// SIGHUP to this program make it do. The exit status is the command's: 128
-/// and the signal's number if a signal ended it, 126 or 127 if it cannot be
-/// started.
-///
-/// Example: axon run --label app=client -- curl http://10.0.0.7/
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    common: Common,
+    connection: Connection,
     /// A label, [source:]key=value; may be given several times.
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     labels: Vec<Label>,
@@ -54,7 +45,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let client = args.common.client();
+    let client = args.connection.client();
     let namespace = axon_linux::netns::create_anonymous().map_err(|error| {
         Failure::new(format!("network namespace: {error}")).remedy("run as root")
     })?;

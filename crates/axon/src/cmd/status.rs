@@ -10,8 +10,6 @@ use crate::failure::{FAILED, Failure};
 use crate::output::{or_dash, print, table};
 
 /// Arguments of `axon status`.
-///
-/// The exit status is 1 if a part does not work, and 3 if no agent answers.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -75,10 +75,6 @@ const FILES: [(&str, &str); 5] = [
 ];
 
 /// Arguments of `axon sysdump`.
-///
-/// What cannot be had (an agent that is away, a tool that is not installed) is
-/// noted in `errors.txt` of the archive; the rest is there. Maps of an agent
-/// that is away are read from the kernel.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

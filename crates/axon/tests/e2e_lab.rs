@@ -1,0 +1,179 @@
+//! The lab itself: bad input, an agent that is away, and what is left behind.
+
+mod e2e_support;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use e2e_support::{How, Lab, eventually, lab, text};
+use serde_json::Value;
+
+const CLUSTER: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: server, labels: {app: server}}
+spec: {containers: [{name: c, command: [axon, lab, serve, 'tcp:80'], readinessProbe: {tcpSocket: {port: 80}}}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, labels: {app: client}}
+spec: {containers: [{name: c, command: [sleep, infinity]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: spare, labels: {app: spare}}
+spec: {containers: [{name: c, command: [sleep, infinity]}]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: closed}
+spec: {endpointSelector: {matchLabels: {app: server}}, ingress: [{fromEndpoints: [{matchLabels: {app: nobody}}]}]}
+";
+
+#[test]
+fn a_lab_from_up_to_down() {
+    let host = host_devices();
+    let Some(lab) = lab("lab", CLUSTER) else { return };
+    let other = e2e_support::lab("other", "{kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, command: [sleep, infinity]}]}}")
+        .expect("root has been checked");
+    bad_manifests_change_nothing(&lab);
+    a_pod_goes_while_the_agent_is_away(&lab);
+    what_ends_is_started_again(&lab);
+    nothing_is_left(&lab, &host);
+    assert_eq!(other.pod("p")["ready"], true, "another lab is not touched");
+}
+
+fn reaches(lab: &Lab) -> bool {
+    let ip = lab.pod_ip("server", false);
+    let output = lab.client("client", How::Tcp(80), &ip).wait_with_output();
+    output.expect("it ends").status.success()
+}
+
+fn sources(lab: &Lab) -> String {
+    let status: Value = serde_json::from_str(&lab.ask("node-1", "/v1/healthz")).expect("JSON");
+    status["parts"]["sources"]["msg"].as_str().expect("a text").to_owned()
+}
+
+fn bad_manifests_change_nothing(lab: &Lab) {
+    assert!(!reaches(lab), "the policy is in force");
+    let bad = "
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: closed}
+spec: {endpointSelector: {}, ingress: [{toPorts: [{ports: [{port: 'http!', protocol: TCP}]}]}]}
+";
+    let said = lab.apply_refused(bad);
+    assert!(said.contains("port") && said.contains("http!"), "field and value: {said}");
+    assert!(!reaches(lab), "a refused policy changes nothing");
+    let said = lab.apply_refused("{kind: Pod, metadata: {name: x}, spec: {containers: [{name: c}]}}");
+    assert!(said.contains("no command"), "{said}");
+
+    let file = lab.manifests().join("ciliumnetworkpolicy_default_closed.yaml");
+    let good = std::fs::read_to_string(&file).expect("the manifest");
+    std::fs::write(&file, "kind: CiliumNetworkPolicy\nspec: [").expect("it is spoilt in place");
+    eventually("the agent names the file", || sources(lab).contains("closed.yaml"));
+    assert!(!reaches(lab), "the last good content stays in force");
+    std::fs::write(&file, good).expect("it is corrected");
+    eventually("the agent is content", || !sources(lab).contains("closed.yaml"));
+}
+
+fn a_pod_goes_while_the_agent_is_away(lab: &Lab) {
+    let agent = lab.node("node-1")["agentPid"].as_u64().expect("an agent").to_string();
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &agent]).status().expect("kill runs");
+        assert!(sent.success());
+    };
+    let known = |lab: &Lab| lab.ask("node-1", "/v1/endpoint").contains("default/spare");
+    assert!(known(lab), "the agent knows the pod");
+    signal("-STOP");
+    let gone = "{kind: Pod, metadata: {name: spare}}";
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), gone).expect("writes");
+    let path = file.path().to_str().expect("UTF-8");
+    let done = lab.axon(&["delete", "--no-wait", path]);
+    assert!(done.status.success(), "{}", text(&done));
+    eventually("the pod is gone although the agent is away", || {
+        !lab.status()["pods"].to_string().contains("\"spare\"")
+    });
+    signal("-CONT");
+    eventually("the agent carries the deletion out later", || !known(lab));
+}
+
+fn what_ends_is_started_again(lab: &Lab) {
+    let pid = |lab: &Lab| lab.pod("server")["pids"][0].as_u64();
+    let old = pid(lab).expect("a process");
+    let killed = Command::new("kill").args(["-9", &old.to_string()]).status();
+    assert!(killed.expect("kill runs").success());
+    eventually("a new process serves", || {
+        pid(lab).is_some_and(|new| new != old) && lab.pod("server")["ready"] == true
+    });
+}
+
+/// `axon lab down` after everything was killed, and once more.
+fn nothing_is_left(lab: &Lab, host: &BTreeSet<String>) {
+    let run = Path::new("/run/axon-lab").join(&lab.name);
+    let namespaces = namespaces_of(lab);
+    assert!(namespaces.len() >= 5, "nodes, pods, underlay, outside: {namespaces:?}");
+    let cgroup = lab.node("node-1")["cgroup"].as_str().expect("a path").to_owned();
+    let cgroup = Path::new(&cgroup).parent().expect("the lab's").to_owned();
+    for dir in ["supervisor", "node-1/host"] {
+        let pids = std::fs::read_to_string(cgroup.join(dir).join("cgroup.procs"));
+        for pid in pids.expect("a cgroup").lines() {
+            let _ = Command::new("kill").args(["-9", pid]).status();
+        }
+    }
+    for again in ["a crash", "nothing"] {
+        let down = lab.axon(&["down"]);
+        assert!(down.status.success(), "down after {again}: {}", text(&down));
+    }
+    assert!(!run.exists(), "files are left in {}", run.display());
+    assert!(!cgroup.exists(), "a cgroup is left: {}", cgroup.display());
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+    assert!(!mounts.contains(run.to_str().expect("UTF-8")), "mounts are left:\n{mounts}");
+    eventually("no process and no namespace is left", || {
+        let alive = processes();
+        let of_the_lab = |p: &&(String, Option<u64>)| {
+            p.0.contains(run.to_str().expect("UTF-8"))
+                || p.1.is_some_and(|ns| namespaces.contains(&ns))
+        };
+        let left: Vec<_> = alive.iter().filter(of_the_lab).collect();
+        left.is_empty()
+    });
+    assert_eq!(&host_devices(), host, "devices of the host");
+}
+
+/// Inodes of the lab's network namespaces.
+fn namespaces_of(lab: &Lab) -> BTreeSet<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let status = lab.status();
+    let lists = [&status["nodes"], &status["pods"]];
+    let all = lists.into_iter().filter_map(Value::as_array).flatten();
+    let paths = all.filter_map(|item| item["netns"].as_str().map(str::to_owned));
+    let run = format!("/run/axon-lab/{}/netns", lab.name);
+    let own = ["underlay", "outside"].map(|name| format!("{run}/{name}"));
+    paths
+        .chain(own)
+        .map(|path| std::fs::metadata(&path).unwrap_or_else(|e| panic!("{path}: {e}")).ino())
+        .collect()
+}
+
+/// Command line and network namespace of every process.
+fn processes() -> Vec<(String, Option<u64>)> {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let dirs = entries.filter(|e| e.file_name().to_string_lossy().parse::<u32>().is_ok());
+    dirs.map(|dir| {
+        let command = std::fs::read(dir.path().join("cmdline")).unwrap_or_default();
+        let netns = std::fs::metadata(dir.path().join("ns/net")).ok().map(|m| m.ino());
+        (String::from_utf8_lossy(&command).into_owned(), netns)
+    })
+    .collect()
+}
+
+/// The host's own network devices.
+fn host_devices() -> BTreeSet<String> {
+    let text = std::fs::read_to_string("/proc/net/dev").expect("/proc/net/dev");
+    let names = text.lines().skip(2).filter_map(|line| line.split_once(':'));
+    names.map(|(name, _)| name.trim().to_owned()).collect()
+}
