@@ -36,6 +36,11 @@ pub trait Backend {
     /// Starts over with the rows of a world.
     fn set_world(&mut self, world: &World);
 
+    /// Whether it can make such a packet.
+    fn can_run(&self, packet: &MemPacket) -> bool {
+        !packet.bytes.is_empty()
+    }
+
     /// Lets time pass, if it can; else the case ends here.
     fn wait_s(&mut self, seconds: u64) -> bool;
 
@@ -82,6 +87,9 @@ pub fn run_case(backend: &mut impl Backend, case: &Case) -> Result<(), String> {
     for step in &case.steps {
         if step.after_s != 0 && !backend.wait_s(step.after_s) {
             return Ok(());
+        }
+        if !backend.can_run(&step.packet) {
+            continue;
         }
         let outcome = backend.run(step.hook, &step.packet);
         compare(step, &outcome).map_err(|wrong| {
