@@ -18,7 +18,7 @@ use crate::routes::Overlap;
 use crate::runtime::Epoch;
 use crate::seen::{Cursors, View};
 use crate::sets::Sets;
-use crate::views::{Condition, EndpointStatus, IpSource, StepReport};
+use crate::views::{Condition, ConditionKind, EndpointStatus, IpSource, StepReport};
 
 /// What must survive a restart. Written to disk before the rows of the step
 /// that changed it go to the kernel.
@@ -165,7 +165,11 @@ impl Controller {
         let became_complete = complete && self.incomplete.as_ref() != Some(&incomplete);
         self.incomplete = Some(incomplete);
         let before = (self.persisted.stamp(), revisions(desired));
-        let news = std::mem::take(&mut self.local_addresses_changed) || view.is_changed();
+        let mut news = std::mem::take(&mut self.local_addresses_changed) || view.is_changed();
+        // Where sets have gone, what did not fit may fit now.
+        let room = self.sets.remove_due(now_ms);
+        let overflow = |c: &Condition| c.kind == ConditionKind::PolicyOverflow;
+        news |= room && self.conditions.iter().any(overflow);
         if news || became_complete {
             self.follow(&view, desired, complete);
         }
@@ -220,7 +224,8 @@ impl Controller {
             .values()
             .map(|status| status.policy_set)
             .collect();
-        self.sets.retire(&used, now_ms, self.config.retire_after_ms);
+        self.sets
+            .retire(&used, now_ms + self.config.retire_after_ms);
         self.remove_stale(desired, complete);
         if self.epoch.take(now_ms) {
             self.persisted.epoch = self.persisted.epoch.wrapping_add(1);

@@ -88,17 +88,23 @@ impl Sets {
         }
     }
 
-    /// Lets sets that no endpoint has any more go after a while.
-    pub(crate) fn retire(&mut self, used: &BTreeSet<u32>, now_ms: u64, after_ms: u64) {
+    /// Lets sets go whose time has come; says whether any went.
+    pub(crate) fn remove_due(&mut self, now_ms: u64) -> bool {
+        let before = self.live.len();
+        let due = |live: &Live| live.retire_at_ms.is_some_and(|at| at <= now_ms);
+        self.live.retain(|_, live| !due(live));
+        self.live.len() < before
+    }
+
+    /// Has sets that no endpoint has any more wait to go.
+    pub(crate) fn retire(&mut self, used: &BTreeSet<u32>, go_at_ms: u64) {
         for (number, live) in &mut self.live {
             if used.contains(number) {
                 live.retire_at_ms = None;
             } else {
-                live.retire_at_ms.get_or_insert(now_ms + after_ms);
+                live.retire_at_ms.get_or_insert(go_at_ms);
             }
         }
-        let due = |live: &Live| live.retire_at_ms.is_some_and(|at| at <= now_ms);
-        self.live.retain(|_, live| !due(live));
     }
 
     /// When the next one goes.

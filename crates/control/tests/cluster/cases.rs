@@ -1,11 +1,9 @@
 //! What the desired tables say of a small cluster, and how it gets there.
 
-mod cluster;
-
+use crate::world::{Cluster, cidr, config, crd, ingress, ip, origin, pods};
 use axon_abi::{ConfigFlags, Identity, IpcacheFlags};
 use axon_control::{Adopted, Capacity, ConditionKind, Config, RuleView, WaitReason};
 use axon_model::{Action, EndpointState, Labels, Peers};
-use cluster::{Cluster, cidr, config, crd, ingress, ip, origin, pods};
 
 #[test]
 fn nothing_is_decided_before_everything_is_known() {
@@ -457,4 +455,93 @@ fn what_does_not_fit_is_told_and_never_more_open() {
         );
         assert!(c.allowed(9, 5, 82) && !c.allowed(9, 5, 80), "{name}");
     }
+}
+
+#[test]
+fn room_is_made_by_what_is_no_longer_in_force() {
+    let allow = |ports: &[u16]| -> Vec<_> {
+        ports
+            .iter()
+            .map(|port| ingress(Action::Allow, Peers::Any, *port))
+            .collect()
+    };
+    let deny = |ports: &[u16]| -> Vec<_> {
+        ports
+            .iter()
+            .map(|port| ingress(Action::Deny, Peers::Any, *port))
+            .collect()
+    };
+    for (name, entries, first, second, third) in [
+        (
+            "a set that waits to go",
+            5,
+            allow(&[80, 81]),
+            allow(&[82, 83]),
+            allow(&[84, 85]),
+        ),
+        (
+            "a set that was locked down",
+            4,
+            allow(&[80, 81, 82]),
+            deny(&[80, 81]),
+            deny(&[80, 81]),
+        ),
+    ] {
+        let mut c = Cluster::new(Config {
+            capacity: Capacity {
+                entries,
+                ..Capacity::default()
+            },
+            ..config()
+        });
+        c.complete();
+        c.pod("web", "one", "");
+        c.endpoint(5, "web");
+        c.policy("p", "web", first);
+        assert_eq!(c.step().conditions, [], "{name}");
+        c.policy("p", "web", second.clone());
+        let report = c.step();
+        if second == third {
+            assert_eq!(
+                report.conditions[0].kind,
+                ConditionKind::PolicyOverflow,
+                "{name}"
+            );
+            c.now_ms = report.next_step_ms.expect("a set goes");
+            while let Some(due) = c.step().next_step_ms.filter(|due| *due <= c.now_ms + 5_000) {
+                c.now_ms = due;
+            }
+        }
+        c.policy("p", "web", third);
+        let report = c.step();
+        assert_eq!(
+            (report.conditions, report.waiting),
+            (vec![], vec![]),
+            "{name}"
+        );
+        let set = c.row(5).expect("a row").policy_set;
+        let rows = c.desired.policy_sets.get(&set).expect("rows");
+        assert_eq!(rows.entries.len(), 2, "{name}");
+    }
+}
+
+#[test]
+fn a_prefix_is_the_worlds_when_no_pods_are_in_it() {
+    let mut c = Cluster::ready();
+    c.policy(
+        "p",
+        "web",
+        vec![ingress(Action::Allow, cidr("10.0.2.0/28"), 80)],
+    );
+    c.step();
+    assert_eq!(c.prefixes().get("10.0.2.0/28"), None);
+    let two = "two".to_owned();
+    let mut node = (*c.observed.nodes.get(&two).expect("node")).clone();
+    node.pod_cidrs.clear();
+    c.observed.nodes.write(|txn| txn.insert(two, node));
+    c.step();
+    assert_eq!(
+        c.prefixes().get("10.0.2.0/28"),
+        Some(&(Identity::LOCAL_MIN.0 + 1))
+    );
 }

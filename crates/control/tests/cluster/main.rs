@@ -1,0 +1,5 @@
+//! The controller over a small cluster.
+
+mod cases;
+mod histories;
+mod world;
