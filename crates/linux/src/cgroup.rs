@@ -79,10 +79,11 @@ pub fn kill(dir: &Path, timeout: Duration) -> io::Result<()> {
     loop {
         // The kernel's own switch (since 5.14) misses nobody who forks meanwhile.
         let switched = fs::write(dir.join("cgroup.kill"), "1").is_ok();
-        let pids = processes(dir)?;
-        if pids.is_empty() {
+        // Not by the list of processes: the dying are no longer in it, but still hold the group.
+        if !populated(dir)? {
             return Ok(());
         }
+        let pids = processes(dir)?;
         if !switched {
             for pid in &pids {
                 process::signal(*pid, Signal::Kill)?;
@@ -96,6 +97,12 @@ pub fn kill(dir: &Path, timeout: Duration) -> io::Result<()> {
         }
         thread::sleep(POLL);
     }
+}
+
+/// Whether a process lives, or has not quite died, in a group or below it.
+fn populated(dir: &Path) -> io::Result<bool> {
+    let events = absent_is_default(fs::read_to_string(dir.join("cgroup.events")))?;
+    Ok(events.lines().any(|line| line == "populated 1"))
 }
 
 /// Removes a group and the groups below it; absent is no error.
