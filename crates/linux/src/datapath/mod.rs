@@ -26,6 +26,7 @@ pub use cleanup::{CleanupReport, cleanup};
 pub use owner::Owner;
 use pins::Pins;
 use programs::Programs;
+pub(crate) use programs::stub_name;
 pub use stubs::AttachMode;
 use stubs::{ENDPOINT_HOOKS, Stubs, UPLINK_HOOKS};
 

@@ -412,3 +412,37 @@ pub(crate) fn has_tcx() -> bool {
     };
     bpf(PROG_QUERY, &attr).is_ok()
 }
+
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct LoadAttr {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+}
+
+/// Loads a tc program for the verifier's statistics, which go to `log`.
+pub(crate) fn load_classifier(
+    instructions: &[u8],
+    license: &std::ffi::CStr,
+    log: &mut [u8],
+) -> io::Result<OwnedFd> {
+    const PROG_LOAD: libc::c_long = 5;
+    const SCHED_CLS: u32 = 3;
+    const STATISTICS: u32 = 4;
+    const INSTRUCTION_LEN: usize = 8;
+    let attr = LoadAttr {
+        kind: SCHED_CLS,
+        count: u32::try_from(instructions.len() / INSTRUCTION_LEN).unwrap_or(u32::MAX),
+        instructions: address(instructions),
+        license: license.as_ptr() as u64,
+        log_level: STATISTICS,
+        log_size: u32::try_from(log.len()).unwrap_or(u32::MAX),
+        log: address_mut(log),
+    };
+    bpf(PROG_LOAD, &attr).map(own)
+}
