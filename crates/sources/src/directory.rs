@@ -1,5 +1,6 @@
 //! A source that watches directories of manifests.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -68,6 +69,7 @@ impl DirectorySource {
                 files: Files::new(Keep::new(config.last_good.clone())),
                 status: SourceStatus::default(),
                 watcher: Watcher::new(),
+                first: None,
                 config,
                 observed,
             };
@@ -104,6 +106,8 @@ struct Scanner {
     files: Files,
     status: SourceStatus,
     watcher: Watcher,
+    /// Files of the first whole walk that are still to be read.
+    first: Option<BTreeSet<PathBuf>>,
 }
 
 impl Scanner {
@@ -160,7 +164,7 @@ impl Scanner {
         let mut pass = self.files.follow(&walk, is_unsettled);
         pass.changed |= self.status.directories != walk.unreadable;
         self.status.directories = walk.unreadable;
-        let first = !self.status.complete && !pass.postponed && self.status.directories.is_empty();
+        let first = !self.status.complete && self.has_read_first(&pass.postponed);
         if pass.changed || first {
             self.publish();
         }
@@ -169,7 +173,18 @@ impl Scanner {
             mark_complete(&self.observed);
             self.files.tidy();
         }
-        pass.postponed
+        !pass.postponed.is_empty()
+    }
+
+    /// Whether every file of the first whole walk has been read. What comes
+    /// while they are read does not delay that.
+    fn has_read_first(&mut self, postponed: &BTreeSet<PathBuf>) -> bool {
+        if !self.status.directories.is_empty() {
+            return false;
+        }
+        let first = self.first.get_or_insert_with(|| postponed.clone());
+        first.retain(|path| postponed.contains(path));
+        first.is_empty()
     }
 
     /// Makes tables and status of what is in force.

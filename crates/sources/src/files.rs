@@ -1,6 +1,6 @@
 //! Files and what of them is in force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::Read;
@@ -58,12 +58,12 @@ pub(crate) struct Files {
 }
 
 /// What a pass over the files has found.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Pass {
     /// Something that is in force, or is told of, has changed.
     pub(crate) changed: bool,
-    /// Files are being written: look again soon.
-    pub(crate) postponed: bool,
+    /// Files that are being written: look again soon.
+    pub(crate) postponed: BTreeSet<PathBuf>,
 }
 
 impl Files {
@@ -116,7 +116,7 @@ impl Files {
                 continue;
             }
             if is_unsettled(path, stamp) {
-                pass.postponed = true;
+                pass.postponed.insert(path.to_owned());
                 continue;
             }
             pass.changed |= self.read(path, *stamp);

@@ -5,6 +5,7 @@
 
 mod endpoint;
 mod icmp;
+mod peers;
 mod policy;
 mod ports;
 mod rule;

@@ -2,17 +2,17 @@
 
 use axon_abi::Direction;
 use axon_model::{
-    Action, Operator, Peer, Peers, Ports, Requirement, Rule, RuleEntry, Selector, Subject, source,
+    Action, Operator, Peers, Ports, Requirement, Rule, RuleEntry, Selector, Subject, source,
 };
 
+use super::peers::{PeerLists, Scope, cidr, cidr_rule, endpoints, entity, key};
 use super::policy::{
-    Authentication, CidrRule, CiliumNetworkPolicy, EgressRule, IcmpRule, IngressRule, PolicyRule,
-    ToPorts,
+    Authentication, CiliumNetworkPolicy, EgressRule, IcmpRule, IngressRule, PolicyRule, ToPorts,
 };
 use super::ports::ports;
-use crate::k8s::{LabelSelector, is_label_key};
+use crate::k8s::LabelSelector;
 use crate::manifest::FieldError;
-use crate::select::{NAMESPACE, NAMESPACE_LABELS, prefix, prefix_or_address, requirements};
+use crate::select::{NAMESPACE, requirements};
 
 /// Printable letters of what is logged with a verdict.
 const LOG_CHARS_MAX: usize = 32;
@@ -149,27 +149,6 @@ fn check_log(rule: &PolicyRule, path: &str) -> Result<(), FieldError> {
     ))
 }
 
-/// Where a rule's selectors look.
-#[derive(Clone, Copy)]
-struct Scope<'a> {
-    /// The policy's namespace; empty for a clusterwide one.
-    namespace: &'a str,
-    /// Whether the rule is about endpoints whose labels are not known yet:
-    /// those have no namespace either.
-    init: bool,
-}
-
-/// Source and key of a selector's key: `source:key`, or a key of any source.
-fn key(text: &str) -> Result<(String, String), String> {
-    let (source, key) = text.split_once(':').unwrap_or((source::ANY, text));
-    if source.is_empty() || !is_label_key(key) {
-        return Err(format!(
-            "{text:?} is no label key; expected key or source:key as k8s:app"
-        ));
-    }
-    Ok((source.to_owned(), key.to_owned()))
-}
-
 fn is_about_init(selector: &LabelSelector) -> bool {
     let expressions = selector.match_expressions.iter().map(|e| &e.key);
     let mut keys = selector.match_labels.keys().chain(expressions);
@@ -189,91 +168,6 @@ fn subject(selector: &LabelSelector, path: &str, namespace: &str) -> Result<Subj
         list.push(Requirement::equals(source::K8S, NAMESPACE, namespace));
     }
     Ok(Subject::Endpoints(Selector::new(list)))
-}
-
-/// Peers by labels. Who names no namespace means the policy's own, or in a
-/// clusterwide policy whatever has one.
-fn endpoints(selector: &LabelSelector, path: &str, scope: Scope<'_>) -> Result<Peer, FieldError> {
-    let mut list = requirements(selector, path, key)?;
-    let named = |key: &dyn Fn(&str) -> bool| {
-        list.iter()
-            .any(|r| (r.source == source::K8S || r.source == source::ANY) && key(&r.key))
-    };
-    let reserved = list.iter().any(|r| r.source == source::RESERVED);
-    let namespace = named(&|key| key == NAMESPACE);
-    let namespace_label = named(&|key| key.starts_with(NAMESPACE_LABELS));
-    if !reserved && !namespace {
-        if scope.namespace.is_empty() {
-            if !scope.init {
-                list.push(Requirement::exists(source::K8S, NAMESPACE));
-            }
-        } else if !namespace_label {
-            list.push(Requirement::equals(source::K8S, NAMESPACE, scope.namespace));
-        }
-    }
-    Ok(Peer::Endpoints(Selector::new(list)))
-}
-
-/// The peers of one item: what is known of each list that is there.
-#[derive(Default)]
-struct PeerLists {
-    peers: Vec<Peer>,
-    /// The lists that name somebody.
-    named: Vec<&'static str>,
-    /// Whether a list is there at all, and whether one is there but empty.
-    present: bool,
-    empty: bool,
-}
-
-impl PeerLists {
-    fn add<T>(
-        &mut self,
-        field: &'static str,
-        list: Option<&Vec<T>>,
-        path: &str,
-        convert: impl Fn(&T, &str) -> Result<Peer, FieldError>,
-    ) -> Result<(), FieldError> {
-        let Some(list) = list else {
-            return Ok(());
-        };
-        self.present = true;
-        if list.is_empty() {
-            self.empty = true;
-            return Ok(());
-        }
-        self.named.push(field);
-        for (n, item) in list.iter().enumerate() {
-            self.peers
-                .push(convert(item, &format!("{path}.{field}[{n}]"))?);
-        }
-        Ok(())
-    }
-
-    /// A list of what is not enforced.
-    fn add_unsupported<T>(
-        &mut self,
-        field: &'static str,
-        list: Option<&Vec<T>>,
-        path: &str,
-    ) -> Result<(), FieldError> {
-        self.add(field, list, path, |_, _| {
-            Err(not_supported(&format!("{path}.{field}")))
-        })
-    }
-
-    fn finish(self, path: &str) -> Result<Option<Peers>, FieldError> {
-        if let [first, second, ..] = self.named.as_slice() {
-            return Err(FieldError::new(
-                format!("{path}.{second}"),
-                format!("stands beside {first}; expected one kind of peers in a rule"),
-            ));
-        }
-        Ok(match (self.present, self.empty) {
-            (false, _) => None,
-            (true, true) => Some(Peers::List(Vec::new())),
-            (true, false) => Some(Peers::List(self.peers)),
-        })
-    }
 }
 
 fn ingress(
@@ -397,48 +291,4 @@ fn check_authentication(
             format!("{other:?}; expected disabled, required or test-always-fail"),
         )),
     }
-}
-
-fn entity(text: &str, path: &str) -> Result<Peer, FieldError> {
-    text.parse()
-        .map(Peer::Entity)
-        .map_err(|error: axon_model::EntityError| FieldError::new(path, error.to_string()))
-}
-
-fn cidr(text: &str, path: &str) -> Result<Peer, FieldError> {
-    Ok(Peer::Cidr {
-        cidr: prefix_or_address(text, path)?,
-        except: Vec::new(),
-    })
-}
-
-fn cidr_rule(rule: &CidrRule, path: &str) -> Result<Peer, FieldError> {
-    let group = rule.cidr_group_ref.is_some() || rule.cidr_group_selector.is_some();
-    let Some(text) = &rule.cidr else {
-        return Err(match (&rule.cidr_group_ref, group) {
-            (Some(_), _) => not_supported(&format!("{path}.cidrGroupRef")),
-            (None, true) => not_supported(&format!("{path}.cidrGroupSelector")),
-            (None, false) => FieldError::new(path, "names no addresses; expected cidr"),
-        });
-    };
-    if group {
-        return Err(FieldError::new(
-            path,
-            "a group stands beside cidr; expected one of them",
-        ));
-    }
-    let cidr = prefix(text, &format!("{path}.cidr"))?;
-    let mut except = Vec::new();
-    for (n, text) in rule.except.iter().enumerate() {
-        let path = format!("{path}.except[{n}]");
-        let inner = prefix(text, &path)?;
-        if !cidr.contains(&inner.addr()) {
-            return Err(FieldError::new(
-                path,
-                format!("{text:?} is not within {cidr}"),
-            ));
-        }
-        except.push(inner);
-    }
-    Ok(Peer::Cidr { cidr, except })
 }
