@@ -24,8 +24,11 @@ pub(crate) fn directory(socket: &Path) -> PathBuf {
 pub(crate) async fn run(node: Arc<Node>) -> anyhow::Result<()> {
     // One wake-up is enough for however many files.
     let (wake, mut woken) = mpsc::channel(1);
-    let mut watcher = notify::recommended_watcher(move |_| {
-        let _ = wake.try_send(());
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Listing the directory is an access too: only what writers do counts.
+        if !event.is_ok_and(|event| event.kind.is_access() || event.kind.is_remove()) {
+            let _ = wake.try_send(());
+        }
     })
     .context("watching the queue of deletions")?;
     let dir = directory(&node.config.paths.socket);
