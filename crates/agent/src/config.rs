@@ -70,15 +70,15 @@ impl Config {
     pub fn load(args: &AgentArgs) -> Result<Self, Vec<OptionError>> {
         let settings =
             Settings::resolve(args, |name| std::env::var(name).ok()).map_err(|e| vec![e])?;
-        Self::read(settings)
+        Self::read(&settings)
     }
 
     /// Reads and checks what the settings say.
     ///
     /// # Errors
     /// Every option that cannot be used.
-    pub fn read(settings: Settings) -> Result<Self, Vec<OptionError>> {
-        let mut reader = Reader::new(&settings);
+    pub fn read(settings: &Settings) -> Result<Self, Vec<OptionError>> {
+        let mut reader = Reader::new(settings);
         let node_name = match settings.text("node-name") {
             "" => host_name(),
             name => name.to_owned(),
@@ -128,4 +128,71 @@ fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map(|name| name.trim().to_owned())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, Command, FromArgMatches};
+
+    use super::Config;
+    use crate::options::{AgentArgs, Settings};
+
+    fn read(flags: &[&str]) -> Result<Config, Vec<crate::OptionError>> {
+        let matches = AgentArgs::augment_args(Command::new("agent").no_binary_name(true))
+            .try_get_matches_from(flags)
+            .expect("flags");
+        let args = AgentArgs::from_arg_matches(&matches).expect("args");
+        let settings = Settings::resolve(&args, |_| None).map_err(|error| vec![error])?;
+        Config::read(&settings)
+    }
+
+    #[test]
+    fn the_defaults_are_usable() {
+        let config = read(&["--node-name=n1"]).expect("defaults");
+        assert!(config.network.ipv4 && config.network.ipv6 && config.network.allow_localhost);
+        assert_eq!(config.sizes.timeouts.tcp_established_s, 8000);
+        assert_eq!(config.monitor.tcp_flags, 0x07);
+        assert_eq!(config.health_port, Some(9879));
+        assert!(config.prometheus.is_none());
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_what_is_expected() {
+        for (flag, expected) in [
+            ("--enable-ipv4=maybe", "true or false"),
+            ("--mtu=100", "1280"),
+            ("--mtu=x", "0 to 65535"),
+            ("--routing-mode=tunnel", "native"),
+            ("--ipam=cluster-pool", "kubernetes"),
+            ("--enable-policy=sometimes", "default, always, never"),
+            ("--cluster-name=-a-", "1 to 32"),
+            ("--ipv4-native-routing-cidr=fd00::/8", "IPv4 prefix"),
+            ("--state-dir=relative", "absolute"),
+            ("--endpoint-ready-timeout=10", "duration"),
+            ("--bpf-ct-timeout-regular-tcp=0s", "at least 1s"),
+            ("--bpf-map-dynamic-size-ratio=2", "0 to 1"),
+            ("--prometheus-serve-addr=9962", "address and a port"),
+            ("--agent-health-port=70000", "0 to 65535"),
+            ("--monitor-aggregation-flags=nak", "fin, syn, rst"),
+            ("--labels=k8s:[", "patterns"),
+            ("--log-level=a=b=c", "debug"),
+            ("--enable-bpf-masquerade=false", "masquerad"),
+            ("--identity-allocation-mode=kvstore", "local, crd"),
+        ] {
+            let errors = read(&["--node-name=n1", flag]).expect_err(flag);
+            let (name, value) = flag[2..].split_once('=').expect("flag");
+            assert_eq!(errors.len(), 1, "{flag}: {errors:?}");
+            assert_eq!(
+                (errors[0].option.as_str(), errors[0].value.as_str()),
+                (name, value)
+            );
+            assert!(errors[0].to_string().contains(expected), "{}", errors[0]);
+        }
+    }
+
+    #[test]
+    fn every_bad_value_is_told_at_once() {
+        let errors = read(&["--node-name=n1", "--mtu=x", "--enable-ipv4=x", "--ipam=x"]);
+        assert_eq!(errors.expect_err("three").len(), 3);
+    }
 }

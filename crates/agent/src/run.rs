@@ -241,21 +241,12 @@ async fn announce(node: Arc<Node>) -> anyhow::Result<()> {
     let mut view = node.view.clone();
     let ready = async {
         sources.wait_for(|status| status.complete).await.ok()?;
-        // A question is answered between passes: the one after the next has
-        // seen everything.
-        let passes = view.borrow().passes;
+        // Answered between two passes, so that the next one sees everything.
+        node.engine.ask(|_| ()).await?;
+        let passes = view.borrow_and_update().passes;
         node.engine.wake();
-        let seen = |v: &Arc<View>| v.passes > passes + 1 && v.persist_error.is_none();
-        loop {
-            node.engine.wake();
-            let wait = view.wait_for(seen);
-            if tokio::time::timeout(Duration::from_millis(20), wait)
-                .await
-                .is_ok()
-            {
-                return Some(());
-            }
-        }
+        let seen = |v: &Arc<View>| v.passes > passes && v.persist_error.is_none();
+        view.wait_for(seen).await.ok().map(|_| ())
     };
     tokio::select! {
         Some(()) = ready => {}

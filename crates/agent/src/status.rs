@@ -1,6 +1,7 @@
 //! How the node is doing, part by part, and what to do where it is not well.
 
-mod parts;
+mod cluster;
+mod kernel;
 
 use std::collections::BTreeMap;
 
@@ -11,22 +12,25 @@ use crate::engine::Enforced;
 use crate::node::Node;
 use crate::problem::chain;
 
+/// How many of a kind are named; `axon` lists show the rest.
+const NAMED: usize = 5;
+
 /// The status of everything.
 pub(crate) fn status(node: &Node) -> Status {
     let view = node.view();
     let uses = pressure(node);
     let parts: BTreeMap<String, PartStatus> = [
-        ("agent", parts::agent(node, &view)),
-        ("sources", parts::sources(node)),
-        ("policy", parts::policy(node, &view)),
-        ("endpoints", parts::endpoints(node, &view)),
-        ("ipam", parts::ipam(node)),
-        ("devices", parts::devices(node)),
-        ("datapath", parts::datapath(node, &view)),
-        ("maps", parts::maps(&uses)),
-        ("conntrack", parts::conntrack(node)),
-        ("events", parts::events(node)),
-        ("cni", parts::cni(node)),
+        ("agent", cluster::agent(node, &view)),
+        ("sources", cluster::sources(node)),
+        ("policy", cluster::policy(node, &view)),
+        ("endpoints", cluster::endpoints(node, &view)),
+        ("ipam", cluster::ipam(node)),
+        ("devices", kernel::devices(node)),
+        ("datapath", kernel::datapath(node, &view)),
+        ("maps", kernel::maps(&uses)),
+        ("conntrack", kernel::conntrack(node)),
+        ("events", kernel::events(node)),
+        ("cni", cluster::cni(node)),
     ]
     .into_iter()
     .map(|(name, status)| (name.to_owned(), status))
@@ -73,12 +77,31 @@ fn whole(parts: &BTreeMap<String, PartStatus>) -> PartStatus {
     }
 }
 
-pub(crate) fn well(msg: impl Into<String>) -> PartStatus {
+fn well(msg: impl Into<String>) -> PartStatus {
     PartStatus {
         state: State::Ok,
         msg: msg.into(),
         remedy: String::new(),
     }
+}
+
+fn bad(state: State, msg: impl Into<String>, remedy: impl Into<String>) -> PartStatus {
+    PartStatus {
+        state,
+        msg: msg.into(),
+        remedy: remedy.into(),
+    }
+}
+
+/// The first few of many, and how many more there are.
+fn few(mut items: Vec<String>) -> String {
+    let more = items.len().saturating_sub(NAMED);
+    items.truncate(NAMED);
+    let mut text = items.join("; ");
+    if more > 0 {
+        text.push_str(&format!("; and {more} more"));
+    }
+    text
 }
 
 /// Cilium's word for where an endpoint stands.

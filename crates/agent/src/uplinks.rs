@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axon_linux::device::{self, Device, Watch};
+use axon_linux::forwarding;
 use axon_linux::link::LinkError;
 use axon_model::Observed;
 use tokio::sync::watch;
@@ -19,6 +20,9 @@ use crate::problem::chain;
 use crate::readiness::readable;
 
 const MTU_WITHOUT_DEVICES: u32 = 1500;
+/// How often is looked although nothing seems to have changed: whether the
+/// node forwards can be switched by anyone, and nobody tells.
+const RECHECK: Duration = Duration::from_secs(10);
 /// Devices change in bursts.
 const SETTLE: Duration = Duration::from_millis(50);
 
@@ -32,6 +36,8 @@ pub(crate) struct Uplinks {
     pub(crate) mtu: u32,
     /// Every address of the node.
     pub(crate) addresses: Vec<IpAddr>,
+    /// Why the node does not forward what its pods send; empty if it does.
+    pub(crate) not_forwarding: String,
 }
 
 impl Uplinks {
@@ -73,9 +79,23 @@ pub(crate) fn look(config: &Config, observed: &Observed) -> Result<Uplinks, Link
             config.network.mtu
         },
         addresses: node_addresses(&all),
+        not_forwarding: forward(config),
         devices,
         missing,
     })
+}
+
+/// Has the node forward what its pods send; why it does not, else empty.
+fn forward(config: &Config) -> String {
+    match forwarding::ensure(config.network.ipv4, config.network.ipv6) {
+        Ok(switched) => {
+            for setting in switched {
+                tracing::info!(setting, "switched on, or pods would not leave the node");
+            }
+            String::new()
+        }
+        Err(error) => error.to_string(),
+    }
 }
 
 /// Addresses of the node itself: of every device but the loopback and those of
@@ -114,6 +134,7 @@ pub(crate) async fn run(
             }
             // The Node object tells addresses by which devices are found.
             changed = sources.changed() => changed?,
+            () = tokio::time::sleep(RECHECK) => {}
             () = node.stop.cancelled() => return Ok(()),
         }
     }

@@ -14,6 +14,7 @@ use axon_model::{Endpoint, EndpointState, Mac};
 use super::{
     Record, Stage, addresses, allocate, device_name, disk, link_of, owner, release, remove,
 };
+use crate::engine::Enforced;
 use crate::node::{Node, lock};
 use crate::problem::{Refusal, chain};
 
@@ -293,7 +294,7 @@ fn mac(request: &EndpointCreate, side: &str) -> Mac {
 async fn wait_enforced(node: &Node, record: &Record, deadline: Instant) -> Result<(), Refusal> {
     let id = record.endpoint.id;
     let mut view = node.view.clone();
-    let ready = view.wait_for(|view| view.endpoints.get(&id).is_some_and(|e| e.is_ready()));
+    let ready = view.wait_for(|view| view.endpoints.get(&id).is_some_and(Enforced::is_ready));
     match tokio::time::timeout_at(deadline.into(), ready).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(_)) => Err(Refusal::not_yet("the agent is stopping", "ask again")),

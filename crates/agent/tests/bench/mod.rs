@@ -377,10 +377,13 @@ impl Drop for Bench {
         }
         let root = self.path("bpf");
         let clean = || axon_linux::cleanup(Path::new(&root), true);
-        if let Err(error) = netns::within_path(&self.node, clean) {
-            eprintln!("{}: {error}", self.name);
+        match netns::within_path(&self.node, clean) {
+            Ok(Ok(_)) => {}
+            failed => eprintln!("{}: {failed:?}", self.name),
         }
-        let _ = axon_linux::mount::unmount_tree(&root);
+        if let Err(error) = axon_linux::mount::unmount_tree(&root) {
+            eprintln!("{}: {error}", root.display());
+        }
         for pod in &self.pods {
             let _ = netns::delete(pod);
         }

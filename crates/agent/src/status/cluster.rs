@@ -1,41 +1,12 @@
-//! The parts of the status.
-
-use std::time::Duration;
+//! What the node is asked for: sources, policy, endpoints, addresses.
 
 use axon_api::agent::{PartStatus, State};
 use axon_control::ConditionKind;
-use axon_linux::MapUse;
 
-use super::{endpoint_state, well};
+use super::{bad, endpoint_state, few, well};
 use crate::endpoints::Stage;
 use crate::engine::View;
 use crate::node::{Node, lock};
-
-/// From how full on a map is worth a look, in percent.
-const PRESSURE_WARNING: u64 = 80;
-/// How long a loss of events is worth telling.
-const LOSS_TOLD: Duration = Duration::from_secs(300);
-/// How many of a kind are named; `axon` lists show the rest.
-const NAMED: usize = 5;
-
-fn bad(state: State, msg: impl Into<String>, remedy: impl Into<String>) -> PartStatus {
-    PartStatus {
-        state,
-        msg: msg.into(),
-        remedy: remedy.into(),
-    }
-}
-
-/// The first few of many, and how many more there are.
-fn few(mut items: Vec<String>) -> String {
-    let more = items.len().saturating_sub(NAMED);
-    items.truncate(NAMED);
-    let mut text = items.join("; ");
-    if more > 0 {
-        text.push_str(&format!("; and {more} more"));
-    }
-    text
-}
 
 pub(super) fn agent(node: &Node, view: &View) -> PartStatus {
     if let Some(error) = &view.persist_error {
@@ -245,144 +216,6 @@ pub(super) fn ipam(node: &Node) -> PartStatus {
         ""
     };
     bad(state, texts.join(", "), remedy)
-}
-
-pub(super) fn devices(node: &Node) -> PartStatus {
-    let uplinks = node.uplinks.borrow().clone();
-    if !uplinks.missing.is_empty() {
-        return bad(
-            State::Warning,
-            format!("device {} does not exist", uplinks.missing.join(", ")),
-            "correct the devices option, or make the device",
-        );
-    }
-    if uplinks.devices.is_empty() {
-        return bad(
-            State::Warning,
-            "no device of the node has a default route or an address of the Node object: pods \
-             reach this node only",
-            "name the devices by the devices option, or set up the node's network",
-        );
-    }
-    let down: Vec<String> = uplinks
-        .devices
-        .iter()
-        .filter(|d| !d.up)
-        .map(|d| d.name.clone())
-        .collect();
-    if !down.is_empty() {
-        let msg = format!("device {} is down", down.join(", "));
-        return bad(State::Warning, msg, "set it up (ip link set DEVICE up)");
-    }
-    well(format!(
-        "{}, MTU {}",
-        uplinks.names().join(", "),
-        uplinks.mtu
-    ))
-}
-
-pub(super) fn datapath(node: &Node, view: &View) -> PartStatus {
-    let mut failing = Vec::new();
-    for (table, report) in &view.reconcile.tables {
-        for (row, error) in &report.failing {
-            failing.push(format!("{table} {row}: {error}"));
-        }
-    }
-    if !failing.is_empty() {
-        return bad(
-            State::Failure,
-            format!("the kernel does not take rows: {}", few(failing)),
-            "they are tried again; where a map is full, raise its size option and restart the agent",
-        );
-    }
-    let datapath = lock(&node.datapath);
-    let adoption = datapath.adoption();
-    let lost: Vec<String> = adoption
-        .recreated
-        .iter()
-        .filter(|map| map.carried == 0)
-        .map(|map| {
-            format!(
-                "{} ({} {} before, {} now)",
-                map.map, map.field, map.found, map.expected
-            )
-        })
-        .collect();
-    let generation = format!(
-        "generation {}, {} links, {} maps adopted",
-        adoption.generation,
-        datapath.attached().len(),
-        adoption.adopted.len()
-    );
-    if lost.is_empty() {
-        well(generation)
-    } else {
-        well(format!("{generation}; made anew: {}", few(lost)))
-    }
-}
-
-pub(super) fn maps(uses: &[MapUse]) -> PartStatus {
-    let full: Vec<String> = uses
-        .iter()
-        .filter(|m| u64::from(m.entries) * 100 >= u64::from(m.capacity) * PRESSURE_WARNING)
-        .map(|m| format!("{} holds {} of {}", m.map, m.entries, m.capacity))
-        .collect();
-    if full.is_empty() {
-        return well(format!(
-            "{} maps, none above {PRESSURE_WARNING} %",
-            uses.len()
-        ));
-    }
-    bad(
-        State::Warning,
-        few(full),
-        "raise the size of the map (bpf-ct-global-tcp-max, bpf-nat-global-max, bpf-policy-map-max) \
-         and restart the agent; nothing is interrupted",
-    )
-}
-
-pub(super) fn conntrack(node: &Node) -> PartStatus {
-    let state = lock(&node.sweeps).clone();
-    if let Some(error) = state.error {
-        return bad(
-            State::Warning,
-            format!("connections are not swept: {error}"),
-            "see the agent's log",
-        );
-    }
-    let early: u32 = state.last.maps.iter().map(|m| m.evicted_early).sum();
-    let texts: Vec<String> = state
-        .last
-        .maps
-        .iter()
-        .map(|m| format!("{} {}", m.map, m.entries))
-        .collect();
-    if early > 0 {
-        return bad(
-            State::Warning,
-            format!("{early} connections were removed before their time: the table is too small"),
-            "raise bpf-ct-global-tcp-max, or lower the timeouts (bpf-ct-timeout-…)",
-        );
-    }
-    well(if texts.is_empty() {
-        "not swept yet".to_owned()
-    } else {
-        texts.join(", ")
-    })
-}
-
-pub(super) fn events(node: &Node) -> PartStatus {
-    let (seen, lost) = node.metrics.events();
-    let (_, held) = node.flows.seen();
-    let text = format!("{seen} seen, {lost} lost, {held} held");
-    if node.metrics.lost_within(LOSS_TOLD) {
-        return bad(
-            State::Warning,
-            text,
-            "the agent is behind the packets: raise monitor-aggregation or its interval",
-        );
-    }
-    well(text)
 }
 
 pub(super) fn cni(node: &Node) -> PartStatus {

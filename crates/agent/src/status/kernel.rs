@@ -1,0 +1,161 @@
+//! What the kernel does: devices, programs, maps, connections, events.
+
+use std::time::Duration;
+
+use axon_api::agent::{PartStatus, State};
+use axon_linux::MapUse;
+
+use super::{bad, few, well};
+use crate::engine::View;
+use crate::node::{Node, lock};
+
+/// From how full on a map is worth a look, in percent.
+const PRESSURE_WARNING: u64 = 80;
+/// How long a loss of events is worth telling.
+const LOSS_TOLD: Duration = Duration::from_secs(300);
+
+pub(super) fn devices(node: &Node) -> PartStatus {
+    let uplinks = node.uplinks.borrow().clone();
+    if !uplinks.missing.is_empty() {
+        return bad(
+            State::Warning,
+            format!("device {} does not exist", uplinks.missing.join(", ")),
+            "correct the devices option, or make the device",
+        );
+    }
+    if !uplinks.not_forwarding.is_empty() {
+        return bad(
+            State::Failure,
+            format!("the node does not forward: {}", uplinks.not_forwarding),
+            "let the agent write net.ipv4.ip_forward and net.ipv6.conf.all.forwarding, or set \
+             them to 1",
+        );
+    }
+    if uplinks.devices.is_empty() {
+        return bad(
+            State::Warning,
+            "no device of the node has a default route or an address of the Node object: pods \
+             reach this node only",
+            "name the devices by the devices option, or set up the node's network",
+        );
+    }
+    let down: Vec<String> = uplinks
+        .devices
+        .iter()
+        .filter(|d| !d.up)
+        .map(|d| d.name.clone())
+        .collect();
+    if !down.is_empty() {
+        let msg = format!("device {} is down", down.join(", "));
+        return bad(State::Warning, msg, "set it up (ip link set DEVICE up)");
+    }
+    well(format!(
+        "{}, MTU {}",
+        uplinks.names().join(", "),
+        uplinks.mtu
+    ))
+}
+
+pub(super) fn datapath(node: &Node, view: &View) -> PartStatus {
+    let mut failing = Vec::new();
+    for (table, report) in &view.reconcile.tables {
+        for (row, error) in &report.failing {
+            failing.push(format!("{table} {row}: {error}"));
+        }
+    }
+    if !failing.is_empty() {
+        return bad(
+            State::Failure,
+            format!("the kernel does not take rows: {}", few(failing)),
+            "they are tried again; where a map is full, raise its size option and restart the agent",
+        );
+    }
+    let datapath = lock(&node.datapath);
+    let adoption = datapath.adoption();
+    let lost: Vec<String> = adoption
+        .recreated
+        .iter()
+        .filter(|map| map.carried == 0)
+        .map(|map| {
+            format!(
+                "{} ({} {} before, {} now)",
+                map.map, map.field, map.found, map.expected
+            )
+        })
+        .collect();
+    let generation = format!(
+        "generation {}, {} links, {} maps adopted",
+        adoption.generation,
+        datapath.attached().len(),
+        adoption.adopted.len()
+    );
+    if lost.is_empty() {
+        well(generation)
+    } else {
+        well(format!("{generation}; made anew: {}", few(lost)))
+    }
+}
+
+pub(super) fn maps(uses: &[MapUse]) -> PartStatus {
+    let full: Vec<String> = uses
+        .iter()
+        .filter(|m| u64::from(m.entries) * 100 >= u64::from(m.capacity) * PRESSURE_WARNING)
+        .map(|m| format!("{} holds {} of {}", m.map, m.entries, m.capacity))
+        .collect();
+    if full.is_empty() {
+        return well(format!(
+            "{} maps, none above {PRESSURE_WARNING} %",
+            uses.len()
+        ));
+    }
+    bad(
+        State::Warning,
+        few(full),
+        "raise the size of the map (bpf-ct-global-tcp-max, bpf-nat-global-max, bpf-policy-map-max) \
+         and restart the agent; nothing is interrupted",
+    )
+}
+
+pub(super) fn conntrack(node: &Node) -> PartStatus {
+    let state = lock(&node.sweeps).clone();
+    if let Some(error) = state.error {
+        return bad(
+            State::Warning,
+            format!("connections are not swept: {error}"),
+            "see the agent's log",
+        );
+    }
+    let early: u32 = state.last.maps.iter().map(|m| m.evicted_early).sum();
+    let texts: Vec<String> = state
+        .last
+        .maps
+        .iter()
+        .map(|m| format!("{} {}", m.map, m.entries))
+        .collect();
+    if early > 0 {
+        return bad(
+            State::Warning,
+            format!("{early} connections were removed before their time: the table is too small"),
+            "raise bpf-ct-global-tcp-max, or lower the timeouts (bpf-ct-timeout-…)",
+        );
+    }
+    well(if texts.is_empty() {
+        "not swept yet".to_owned()
+    } else {
+        texts.join(", ")
+    })
+}
+
+pub(super) fn events(node: &Node) -> PartStatus {
+    let (seen, lost) = node.metrics.events();
+    let (_, held) = node.flows.seen();
+    let text = format!("{seen} seen, {lost} lost, {held} held");
+    if node.metrics.lost_within(LOSS_TOLD) {
+        return bad(
+            State::Warning,
+            text,
+            "the agent is behind the packets: raise monitor-aggregation or its interval",
+        );
+    }
+    well(text)
+}
