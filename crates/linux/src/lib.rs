@@ -25,6 +25,7 @@ pub mod cgroup;
 mod datapath;
 pub mod device;
 mod events;
+pub mod forwarding;
 pub mod link;
 mod maps;
 pub mod mount;

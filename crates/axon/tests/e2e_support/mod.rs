@@ -13,25 +13,25 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long anything may take that is sure to come.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long is waited for an answer that policy keeps back.
 const SILENCE_MS: &str = "700";
 
 /// The built `axon`.
-pub fn axon() -> &'static str {
+pub(crate) fn axon() -> &'static str {
     env!("CARGO_BIN_EXE_axon")
 }
 
 /// A lab that is up.
-pub struct Lab {
+pub(crate) struct Lab {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     files: tempfile::TempDir,
 }
 
 /// How a client talks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub(crate) enum How {
     /// A TCP connection to this port.
     Tcp(u16),
     /// A datagram to this port.
@@ -42,7 +42,7 @@ pub enum How {
 
 /// Brings a lab up; none, with a message, if that takes privileges that are
 /// not there.
-pub fn lab(name: &str, manifests: &str) -> Option<Lab> {
+pub(crate) fn lab(name: &str, manifests: &str) -> Option<Lab> {
     let root = Command::new("id").arg("-u").output().expect("id runs");
     if root.stdout.trim_ascii() != b"0" {
         println!("skipped: needs root");
@@ -65,8 +65,13 @@ fn build_plugin() {
     let plugin = Path::new(axon()).with_file_name("axon-cni");
     if !plugin.exists() {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let built = Command::new(cargo).args(["build", "-p", "axon-cni"]).status();
-        assert!(built.expect("cargo runs").success(), "cargo build -p axon-cni");
+        let built = Command::new(cargo)
+            .args(["build", "-p", "axon-cni"])
+            .status();
+        assert!(
+            built.expect("cargo runs").success(),
+            "cargo build -p axon-cni"
+        );
     }
 }
 
@@ -89,7 +94,7 @@ impl Drop for Lab {
 
 impl Lab {
     /// Runs `axon lab` with this lab's name.
-    pub fn axon(&self, args: &[&str]) -> Output {
+    pub(crate) fn axon(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("axon runs")
     }
 
@@ -107,14 +112,18 @@ impl Lab {
     }
 
     /// Applies manifests; they are in force when it returns.
-    pub fn apply(&self, manifests: &str) {
+    pub(crate) fn apply(&self, manifests: &str) {
         let file = self.write("apply.yaml", manifests);
         let done = self.axon(&["apply", &file]);
-        assert!(done.status.success(), "axon lab apply: {}\n{manifests}", text(&done));
+        assert!(
+            done.status.success(),
+            "axon lab apply: {}\n{manifests}",
+            text(&done)
+        );
     }
 
     /// Applies manifests that shall be refused; gives back what was said.
-    pub fn apply_refused(&self, manifests: &str) -> String {
+    pub(crate) fn apply_refused(&self, manifests: &str) -> String {
         let file = self.write("refused.yaml", manifests);
         let done = self.axon(&["apply", &file]);
         assert!(!done.status.success(), "accepted:\n{manifests}");
@@ -122,46 +131,48 @@ impl Lab {
     }
 
     /// Deletes what manifests name.
-    pub fn delete(&self, manifests: &str) {
+    pub(crate) fn delete(&self, manifests: &str) {
         let file = self.write("delete.yaml", manifests);
         let done = self.axon(&["delete", &file]);
         assert!(done.status.success(), "axon lab delete: {}", text(&done));
     }
 
     /// `axon lab status -o json`.
-    pub fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         let output = self.axon(&["status", "-o", "json"]);
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)))
     }
 
     /// One node of the status.
-    pub fn node(&self, name: &str) -> Value {
+    pub(crate) fn node(&self, name: &str) -> Value {
         find(&self.status()["nodes"], name)
     }
 
     /// One pod of the status.
-    pub fn pod(&self, name: &str) -> Value {
+    pub(crate) fn pod(&self, name: &str) -> Value {
         find(&self.status()["pods"], name)
     }
 
     /// An address of a pod.
-    pub fn pod_ip(&self, name: &str, v6: bool) -> String {
+    pub(crate) fn pod_ip(&self, name: &str, v6: bool) -> String {
         let key = if v6 { "ipv6" } else { "ipv4" };
         let pod = self.pod(name);
         pod[key].as_str().expect("an address").to_owned()
     }
 
     /// An address of a node.
-    pub fn node_ip(&self, name: &str, v6: bool) -> String {
+    pub(crate) fn node_ip(&self, name: &str, v6: bool) -> String {
         let node = self.node(name);
         let ips = node["addresses"].as_array().expect("addresses").iter();
-        let ip = ips.filter_map(Value::as_str).find(|ip| ip.contains(':') == v6);
+        let ip = ips
+            .filter_map(Value::as_str)
+            .find(|ip| ip.contains(':') == v6);
         ip.expect("an address").to_owned()
     }
 
     /// Starts a command in a pod (`NAME`), on a node (`node:NAME`) or in the
     /// world (`node:outside`).
-    pub fn start(&self, place: &str, command: &[&str]) -> Child {
+    pub(crate) fn start(&self, place: &str, command: &[&str]) -> Child {
         let mut args = match place.strip_prefix("node:") {
             Some(node) => vec!["node", node, "--"],
             None => vec!["exec", place, "--"],
@@ -173,60 +184,94 @@ impl Lab {
     }
 
     /// Runs a command as [`Lab::start`] does.
-    pub fn run(&self, place: &str, command: &[&str]) -> Output {
-        self.start(place, command).wait_with_output().expect("it ends")
+    pub(crate) fn run(&self, place: &str, command: &[&str]) -> Output {
+        self.start(place, command)
+            .wait_with_output()
+            .expect("it ends")
     }
 
     /// Starts a client.
-    pub fn client(&self, place: &str, how: How, to: &str) -> Child {
+    pub(crate) fn client(&self, place: &str, how: How, to: &str) -> Child {
         let (word, target) = match how {
             How::Tcp(port) => ("tcp", at(to, port)),
             How::Udp(port) => ("udp", at(to, port)),
             How::Icmp => ("icmp", to.to_owned()),
         };
-        let args = ["axon", "lab", "connect", word, &target, "--timeout-ms", SILENCE_MS];
+        let args = [
+            "axon",
+            "lab",
+            "connect",
+            word,
+            &target,
+            "--timeout-ms",
+            SILENCE_MS,
+        ];
         self.start(place, &args)
     }
 
     /// The log of a pod.
-    pub fn log(&self, pod: &str) -> String {
-        let pod = if pod.contains('/') { pod.to_owned() } else { format!("default/{pod}") };
+    pub(crate) fn log(&self, pod: &str) -> String {
+        let pod = if pod.contains('/') {
+            pod.to_owned()
+        } else {
+            format!("default/{pod}")
+        };
         text(&self.axon(&["logs", &pod]))
     }
 
     /// What an agent answers to `GET path`.
-    pub fn ask(&self, node: &str, path: &str) -> String {
-        let socket = self.node(node)["apiSocket"].as_str().expect("a path").to_owned();
+    pub(crate) fn ask(&self, node: &str, path: &str) -> String {
+        let socket = self.node(node)["apiSocket"]
+            .as_str()
+            .expect("a path")
+            .to_owned();
         let client = axon_cni::http::Client::new(socket, PATIENCE);
-        client.get_text(path).unwrap_or_else(|error| panic!("GET {path}: {error}"))
+        client
+            .get_text(path)
+            .unwrap_or_else(|error| panic!("GET {path}: {error}"))
     }
 
     /// The last flows that a node has seen.
-    pub fn flows(&self, node: &str) -> Vec<Value> {
+    pub(crate) fn flows(&self, node: &str) -> Vec<Value> {
         let lines = self.ask(node, "/v1/monitor?last=4000&follow=false");
-        let flows = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        flows.map(|mut line| line["flow"].take()).filter(|flow| !flow.is_null()).collect()
+        let flows = lines
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        flows
+            .map(|mut line| line["flow"].take())
+            .filter(|flow| !flow.is_null())
+            .collect()
     }
 
     /// Where the agents' manifests are.
-    pub fn manifests(&self) -> PathBuf {
-        Path::new("/run/axon-lab").join(&self.name).join("manifests")
+    pub(crate) fn manifests(&self) -> PathBuf {
+        Path::new("/run/axon-lab")
+            .join(&self.name)
+            .join("manifests")
     }
 }
 
 /// `ADDRESS:PORT`.
-pub fn at(ip: &str, port: u16) -> String {
-    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+pub(crate) fn at(ip: &str, port: u16) -> String {
+    if ip.contains(':') {
+        format!("[{ip}]:{port}")
+    } else {
+        format!("{ip}:{port}")
+    }
 }
 
 /// What a command printed, both ways.
-pub fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     let (out, err) = (&output.stdout, &output.stderr);
-    format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(out),
+        String::from_utf8_lossy(err)
+    )
 }
 
 /// Waits until something is so.
-pub fn eventually(what: &str, is: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, is: impl Fn() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !is() {
         assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
@@ -237,5 +282,7 @@ pub fn eventually(what: &str, is: impl Fn() -> bool) {
 fn find(list: &Value, name: &str) -> Value {
     let list = list.as_array().expect("a list");
     let found = list.iter().find(|item| item["name"] == name);
-    found.unwrap_or_else(|| panic!("no {name} in {list:?}")).clone()
+    found
+        .unwrap_or_else(|| panic!("no {name} in {list:?}"))
+        .clone()
 }
