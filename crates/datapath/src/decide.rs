@@ -121,6 +121,7 @@ fn ask(
     }
     scratch.audit = judge.audits;
     scratch.judge = judge.endpoint;
+    scratch.judged = true;
     scratch.question = Question { set: judge.set, remote, egress, ..scratch.question };
     let said = evaluate(tables, scratch);
     scratch.agreed.rule = scratch.decision.rule;

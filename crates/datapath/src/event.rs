@@ -22,8 +22,21 @@ pub fn report_drop(
         return;
     }
     fill(packet, tables, scratch, EventKind::Drop);
-    scratch.event.reason = reason as u8;
-    tables.emit(&scratch.event);
+    let Scratch { event, question, decision, forward, judged, judge, .. } = scratch;
+    event.reason = reason as u8;
+    if *judged && matches!(reason, DropReason::PolicyDenied | DropReason::PolicyDeny) {
+        event.endpoint = *judge;
+        event.direction =
+            if question.egress { Direction::Egress } else { Direction::Ingress } as u8;
+        event.policy_set = question.set;
+        event.rule = decision.rule;
+        event.match_type = decision.match_type;
+        event.flags |= EventFlags::REPLY_KNOWN;
+        if !*forward {
+            event.flags |= EventFlags::REPLY;
+        }
+    }
+    tables.emit(event);
 }
 
 /// Reports what an endpoint's policy says of the flow, in the flow's forward

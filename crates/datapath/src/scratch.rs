@@ -148,6 +148,8 @@ pub struct Scratch {
     pub from_outside: bool,
     /// Whether the endpoint that was asked last only audits.
     pub audit: bool,
+    /// Whether an endpoint's policy was asked about this packet.
+    pub(crate) judged: bool,
     /// Whether the packet's destination was translated back.
     pub(crate) translated: bool,
     /// The device whose endpoint is the sender (egress) or the receiver
@@ -228,6 +230,7 @@ impl Scratch {
         self.report = false;
         self.from_outside = false;
         self.audit = false;
+        self.judged = false;
         self.translated = false;
         self.device = 0;
         self.endpoint = endpoint;
@@ -278,6 +281,7 @@ impl Scratch {
             report: true,
             from_outside: true,
             audit: true,
+            judged: true,
             translated: true,
             device: 0xa5a5,
             endpoint: 0xa5a5,
