@@ -25,6 +25,8 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
-    // SAFETY: no panic is reachable; the build checks that this is not linked in.
-    unsafe { core::hint::unreachable_unchecked() }
+    // Said to be unreachable, a panic that is reachable would be compiled away, and the check of
+    // the build, which looks for what calls this, would find nothing.
+    loop {}
+}
 }
