@@ -147,6 +147,19 @@ impl Store {
         }
     }
 
+    /// Removes what writes that were cut off have left in a directory of the
+    /// state.
+    pub(crate) fn tidy(&self, dir: &str) -> Result<(), StoreError> {
+        let path = self.path(dir);
+        for entry in fs::read_dir(&path).map_err(io_error("listing", &path))? {
+            let path = entry.map_err(io_error("listing", &path))?.path();
+            if path.extension().is_some_and(|extension| extension == "new") {
+                fs::remove_file(&path).map_err(io_error("removing", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The names of the JSON files in a directory of the state, in order.
     pub(crate) fn list(&self, dir: &str) -> Result<Vec<String>, StoreError> {
         let path = self.path(dir);

@@ -129,6 +129,47 @@ fn queued_and_half_made(bench: &mut Bench) {
     assert_eq!(bench.get("/v1/endpoint"), "[]");
 }
 
+/// An agent may die at any moment of an ADD: the next one leaves an endpoint
+/// whole or nothing of it.
+#[test]
+fn killed_while_it_adds_it_leaves_wholes_or_nothing() {
+    if !is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let mut bench = Bench::new("kill");
+    let pods = ["p0", "p1", "p2", "p3", "p4", "p5"];
+    bench.manifest("base.yaml", &bench.base(&pods));
+    for pod in pods {
+        bench.pod_netns(pod);
+    }
+    for round in 0..4 {
+        bench.start();
+        let adding = bench.start_adding(&pods);
+        std::thread::sleep(Duration::from_millis(10 + 35 * round));
+        bench.kill();
+        drop(adding.join());
+    }
+    bench.start();
+    for pod in pods {
+        let (recorded, device) = (bench.is_recorded(pod), bench.device_of(pod));
+        assert_eq!(recorded, device.is_some(), "{pod}: record and device");
+    }
+    assert_eq!(
+        bench.addresses_in_use(),
+        2 * bench.records(),
+        "no address is leaked"
+    );
+    let added = bench.start_adding(&pods).join().expect("adding");
+    assert!(added.iter().all(|status| *status == 201), "{added:?}");
+    for pod in pods {
+        assert_eq!(bench.delete(pod), 200);
+        assert!(bench.device_of(pod).is_none(), "{pod}");
+    }
+    assert_eq!((bench.records(), bench.addresses_in_use()), (0, 0));
+    assert_eq!(bench.get("/v1/map/endpoint"), "[]");
+}
+
 #[test]
 fn requests_that_make_no_sense_are_refused_with_reason_and_remedy() {
     if !is_root() {

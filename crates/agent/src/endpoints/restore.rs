@@ -21,6 +21,8 @@ use crate::store::{ENDPOINTS, IPAM, Store, StoreError};
 /// The disk cannot be read.
 pub(crate) fn load(store: &Store) -> Result<(Records, Ipam), StoreError> {
     let records = Records::default();
+    store.tidy(".")?;
+    store.tidy(ENDPOINTS)?;
     for name in store.list(ENDPOINTS)? {
         if let Some(record) = readable::<Record>(store.read(&name))? {
             records.adopt(record);

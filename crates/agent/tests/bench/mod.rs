@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axon_agent::{AgentArgs, Config};
@@ -217,30 +218,7 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
     /// One request; status 0 if nobody answers.
     pub(crate) fn request(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let ask = || -> std::io::Result<String> {
-            let mut stream = UnixStream::connect(self.path("axon.sock"))?;
-            stream.set_read_timeout(Some(DEADLINE))?;
-            write!(
-                stream,
-                "{method} {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\
-                 content-length: {}\r\n\r\n{body}",
-                body.len()
-            )?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        let Ok(answer) = ask() else {
-            return (0, String::new());
-        };
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
-        let body = if head.contains("transfer-encoding: chunked") {
-            unchunk(body)
-        } else {
-            body.to_owned()
-        };
-        (status.unwrap_or(0), body)
+        request(&self.path("axon.sock"), method, path, &body).unwrap_or_default()
     }
 
     pub(crate) fn get(&self, path: &str) -> String {
@@ -267,18 +245,59 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
         format!("container-{pod}")
     }
 
-    /// CNI ADD.
-    pub(crate) fn add(&mut self, pod: &str) -> Value {
-        let body = json!({
+    fn create(&mut self, pod: &str) -> Value {
+        json!({
             "container-id": self.container(pod),
             "interface": "eth0",
             "netns": self.pod_netns(pod),
             "namespace": "default",
             "pod-name": pod,
-        });
+        })
+    }
+
+    /// CNI ADD.
+    pub(crate) fn add(&mut self, pod: &str) -> Value {
+        let body = self.create(pod);
         let (status, answer) = self.request("PUT", "/v1/endpoint", Some(&body));
         assert_eq!(status, 201, "{answer}\n{}", self.log());
         serde_json::from_str(&answer).expect("json")
+    }
+
+    /// CNI ADD of many pods at once; the statuses, 0 where nobody answered.
+    pub(crate) fn start_adding(&mut self, pods: &[&str]) -> JoinHandle<Vec<u16>> {
+        let bodies: Vec<Value> = pods.iter().map(|pod| self.create(pod)).collect();
+        let socket = self.path("axon.sock");
+        std::thread::spawn(move || {
+            let one = |body: Value| {
+                let socket = socket.clone();
+                std::thread::spawn(move || {
+                    request(&socket, "PUT", "/v1/endpoint", &body.to_string()).map_or(0, |a| a.0)
+                })
+            };
+            let threads: Vec<_> = bodies.into_iter().map(one).collect();
+            threads.into_iter().map(|t| t.join().unwrap_or(0)).collect()
+        })
+    }
+
+    /// How many endpoints have a file.
+    pub(crate) fn records(&self) -> usize {
+        fs::read_dir(self.path("state/endpoints")).map_or(0, Iterator::count)
+    }
+
+    pub(crate) fn is_recorded(&self, pod: &str) -> bool {
+        self.record_of(pod).is_some()
+    }
+
+    /// Addresses of both families that are given out.
+    pub(crate) fn addresses_in_use(&self) -> usize {
+        let metrics = self.get("/v1/metrics");
+        let lines = metrics
+            .lines()
+            .filter(|l| l.starts_with("cilium_ip_addresses{"));
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .map(|n| n as usize)
+            .sum()
     }
 
     /// CNI DEL.
@@ -354,6 +373,27 @@ impl Pings {
         let output = self.0.wait_with_output().expect("ping");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
+}
+
+fn request(socket: &Path, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+    let body = if head.contains("transfer-encoding: chunked") {
+        unchunk(body)
+    } else {
+        body.to_owned()
+    };
+    Ok((status.unwrap_or(0), body))
 }
 
 fn unchunk(mut text: &str) -> String {
