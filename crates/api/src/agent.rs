@@ -66,7 +66,8 @@ pub struct EndpointCreate {
     pub interface: String,
     /// Path of the network namespace (CNI_NETNS), as the agent sees it.
     pub netns: String,
-    /// Namespace of the pod; empty for a plain process.
+    /// Namespace of the pod; of a plain process the one whose policies select
+    /// it, empty for none.
     #[serde(default)]
     pub namespace: String,
     /// Name of the pod; empty for a plain process.

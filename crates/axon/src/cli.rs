@@ -97,7 +97,7 @@ pub(crate) enum Verb {
     /// and the signal's number if a signal ended it, 126 or 127 if it cannot be
     /// started.
     ///
-    /// Example: axon run --label app=client -- curl http://10.0.0.7/
+    /// Example: axon run --label org=empire -- curl http://10.0.0.7/
     Run(cmd::run::Args),
     /// A cluster of real nodes on this machine.
     Lab(axon_lab::cli::LabArgs),

@@ -34,7 +34,9 @@ spec: {endpointSelector: {matchLabels: {app: server}}, ingress: [{fromEndpoints:
 #[test]
 fn a_lab_from_up_to_down() {
     let host = host_devices();
-    let Some(lab) = lab("lab", CLUSTER) else { return };
+    let Some(lab) = lab("lab", CLUSTER) else {
+        return;
+    };
     let other = e2e_support::lab("other", "{kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, command: [sleep, infinity]}]}}")
         .expect("root has been checked");
     bad_manifests_change_nothing(&lab);
@@ -52,7 +54,10 @@ fn reaches(lab: &Lab) -> bool {
 
 fn sources(lab: &Lab) -> String {
     let status: Value = serde_json::from_str(&lab.ask("node-1", "/v1/healthz")).expect("JSON");
-    status["parts"]["sources"]["msg"].as_str().expect("a text").to_owned()
+    status["parts"]["sources"]["msg"]
+        .as_str()
+        .expect("a text")
+        .to_owned()
 }
 
 fn bad_manifests_change_nothing(lab: &Lab) {
@@ -64,24 +69,40 @@ metadata: {name: closed}
 spec: {endpointSelector: {}, ingress: [{toPorts: [{ports: [{port: 'http!', protocol: TCP}]}]}]}
 ";
     let said = lab.apply_refused(bad);
-    assert!(said.contains("port") && said.contains("http!"), "field and value: {said}");
+    assert!(
+        said.contains("port") && said.contains("http!"),
+        "field and value: {said}"
+    );
     assert!(!reaches(lab), "a refused policy changes nothing");
-    let said = lab.apply_refused("{kind: Pod, metadata: {name: x}, spec: {containers: [{name: c}]}}");
+    let said =
+        lab.apply_refused("{kind: Pod, metadata: {name: x}, spec: {containers: [{name: c}]}}");
     assert!(said.contains("no command"), "{said}");
 
-    let file = lab.manifests().join("ciliumnetworkpolicy_default_closed.yaml");
+    let file = lab
+        .manifests()
+        .join("ciliumnetworkpolicy_default_closed.yaml");
     let good = std::fs::read_to_string(&file).expect("the manifest");
     std::fs::write(&file, "kind: CiliumNetworkPolicy\nspec: [").expect("it is spoilt in place");
-    eventually("the agent names the file", || sources(lab).contains("closed.yaml"));
+    eventually("the agent names the file", || {
+        sources(lab).contains("closed.yaml")
+    });
     assert!(!reaches(lab), "the last good content stays in force");
     std::fs::write(&file, good).expect("it is corrected");
-    eventually("the agent is content", || !sources(lab).contains("closed.yaml"));
+    eventually("the agent is content", || {
+        !sources(lab).contains("closed.yaml")
+    });
 }
 
 fn a_pod_goes_while_the_agent_is_away(lab: &Lab) {
-    let agent = lab.node("node-1")["agentPid"].as_u64().expect("an agent").to_string();
+    let agent = lab.node("node-1")["agentPid"]
+        .as_u64()
+        .expect("an agent")
+        .to_string();
     let signal = |name: &str| {
-        let sent = Command::new("kill").args([name, &agent]).status().expect("kill runs");
+        let sent = Command::new("kill")
+            .args([name, &agent])
+            .status()
+            .expect("kill runs");
         assert!(sent.success());
     };
     let known = |lab: &Lab| lab.ask("node-1", "/v1/endpoint").contains("default/spare");
@@ -114,8 +135,14 @@ fn what_ends_is_started_again(lab: &Lab) {
 fn nothing_is_left(lab: &Lab, host: &BTreeSet<String>) {
     let run = Path::new("/run/axon-lab").join(&lab.name);
     let namespaces = namespaces_of(lab);
-    assert!(namespaces.len() >= 5, "nodes, pods, underlay, outside: {namespaces:?}");
-    let cgroup = lab.node("node-1")["cgroup"].as_str().expect("a path").to_owned();
+    assert!(
+        namespaces.len() >= 5,
+        "nodes, pods, underlay, outside: {namespaces:?}"
+    );
+    let cgroup = lab.node("node-1")["cgroup"]
+        .as_str()
+        .expect("a path")
+        .to_owned();
     let cgroup = Path::new(&cgroup).parent().expect("the lab's").to_owned();
     for dir in ["supervisor", "node-1/host"] {
         let pids = std::fs::read_to_string(cgroup.join(dir).join("cgroup.procs"));
@@ -130,7 +157,10 @@ fn nothing_is_left(lab: &Lab, host: &BTreeSet<String>) {
     assert!(!run.exists(), "files are left in {}", run.display());
     assert!(!cgroup.exists(), "a cgroup is left: {}", cgroup.display());
     let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
-    assert!(!mounts.contains(run.to_str().expect("UTF-8")), "mounts are left:\n{mounts}");
+    assert!(
+        !mounts.contains(run.to_str().expect("UTF-8")),
+        "mounts are left:\n{mounts}"
+    );
     eventually("no process and no namespace is left", || {
         let alive = processes();
         let of_the_lab = |p: &&(String, Option<u64>)| {
@@ -154,7 +184,11 @@ fn namespaces_of(lab: &Lab) -> BTreeSet<u64> {
     let own = ["underlay", "outside"].map(|name| format!("{run}/{name}"));
     paths
         .chain(own)
-        .map(|path| std::fs::metadata(&path).unwrap_or_else(|e| panic!("{path}: {e}")).ino())
+        .map(|path| {
+            std::fs::metadata(&path)
+                .unwrap_or_else(|e| panic!("{path}: {e}"))
+                .ino()
+        })
         .collect()
 }
 
@@ -165,7 +199,9 @@ fn processes() -> Vec<(String, Option<u64>)> {
     let dirs = entries.filter(|e| e.file_name().to_string_lossy().parse::<u32>().is_ok());
     dirs.map(|dir| {
         let command = std::fs::read(dir.path().join("cmdline")).unwrap_or_default();
-        let netns = std::fs::metadata(dir.path().join("ns/net")).ok().map(|m| m.ino());
+        let netns = std::fs::metadata(dir.path().join("ns/net"))
+            .ok()
+            .map(|m| m.ino());
         (String::from_utf8_lossy(&command).into_owned(), netns)
     })
     .collect()

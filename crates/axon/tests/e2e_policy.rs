@@ -137,15 +137,24 @@ const CASES: &[Case] = &[
         rules: "ingress: [{fromCIDR: [192.0.2.0/24, '2001:db8:1::/48']}, \
                 {fromCIDRSet: [{cidr: 198.51.100.0/24, except: [198.51.100.0/28]}, \
                 {cidr: '2001:db8::/64', except: ['2001:db8::/124']}]}]",
-        probes: &[("node:outside", Tcp(8001), false), ("node:outside", Icmp, false)],
+        probes: &[
+            ("node:outside", Tcp(8001), false),
+            ("node:outside", Icmp, false),
+        ],
     },
 ];
 
 #[test]
 fn each_kind_of_rule_at_both_ends_and_in_the_events() {
-    let Some(lab) = lab("policy", CLUSTER) else { return };
+    let Some(lab) = lab("policy", CLUSTER) else {
+        return;
+    };
     let world = "node:outside";
-    let open = [("foe", Tcp(8001), true), ("ally", Icmp, true), (world, Udp(8001), true)];
+    let open = [
+        ("foe", Tcp(8001), true),
+        ("ally", Icmp, true),
+        (world, Udp(8001), true),
+    ];
     check(&lab, "without any policy", &open);
     for case in CASES {
         lab.apply(&policy(case.rules));
@@ -220,13 +229,25 @@ fn check(lab: &Lab, name: &str, probes: &[(&str, How, bool)]) {
         for v6 in [false, true] {
             let to = lab.pod_ip("server", v6);
             let what = format!("{name}: {client} {how:?} to {to}");
-            running.push((what, lab.client(client, *how, &to), *client, *how, v6, *expected));
+            running.push((
+                what,
+                lab.client(client, *how, &to),
+                *client,
+                *how,
+                v6,
+                *expected,
+            ));
         }
     }
     let mut flows_wanted = Vec::new();
     for (what, child, client, how, v6, expected) in running {
         let output = child.wait_with_output().expect("it ends");
-        assert_eq!(output.status.success(), expected, "{what}: {}", text(&output));
+        assert_eq!(
+            output.status.success(),
+            expected,
+            "{what}: {}",
+            text(&output)
+        );
         flows_wanted.push((what, client, how, v6, expected));
     }
     let log = lab.log("server");
@@ -235,13 +256,17 @@ fn check(lab: &Lab, name: &str, probes: &[(&str, How, bool)]) {
         if let Some(word) = log_word(*how) {
             let ips = addresses(lab, client, *v6);
             let seen = log.lines().filter_map(|line| line.strip_prefix(&word));
-            let seen = seen.filter(|peer| ips.iter().any(|ip| peer.starts_with(ip))).count();
+            let seen = seen
+                .filter(|peer| ips.iter().any(|ip| peer.starts_with(ip)))
+                .count();
             assert_eq!(seen > 0, *expected, "{what}: the server's log:\n{log}");
         }
         eventually(&format!("{what}: an event"), || {
             ["a", "b"].iter().any(|node| {
                 let flows = lab.flows(node);
-                flows.iter().any(|flow| tells(flow, client, *how, *v6, *expected))
+                flows
+                    .iter()
+                    .any(|flow| tells(flow, client, *how, *v6, *expected))
             })
         });
     }
@@ -258,14 +283,25 @@ fn log_word(how: How) -> Option<String> {
 
 /// How addresses of a client begin in a log, with the port after it.
 fn addresses(lab: &Lab, client: &str, v6: bool) -> Vec<String> {
-    let end = |ip: String| if v6 { format!("[{ip}]:") } else { format!("{ip}:") };
+    let end = |ip: String| {
+        if v6 {
+            format!("[{ip}]:")
+        } else {
+            format!("{ip}:")
+        }
+    };
     match client {
         "node:outside" if v6 => (1..=4).map(|n| end(format!("2001:db8::{n}"))).collect(),
-        "node:outside" => ["198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4"]
-            .iter()
-            .chain(&["203.0.113.1"])
-            .map(|ip| end((*ip).to_owned()))
-            .collect(),
+        "node:outside" => [
+            "198.51.100.1",
+            "198.51.100.2",
+            "198.51.100.3",
+            "198.51.100.4",
+        ]
+        .iter()
+        .chain(&["203.0.113.1"])
+        .map(|ip| end((*ip).to_owned()))
+        .collect(),
         _ => match client.strip_prefix("node:") {
             Some(node) => vec![end(lab.node_ip(node, v6))],
             None => vec![end(lab.pod_ip(client, v6))],
@@ -306,14 +342,19 @@ fn tells(flow: &Value, client: &str, how: How, v6: bool, expected: bool) -> bool
 
 fn is_labelled(endpoint: &Value, label: &str) -> bool {
     let labels = endpoint["labels"].as_array();
-    labels.into_iter().flatten().any(|l| l.as_str().is_some_and(|l| l.starts_with(label)))
+    labels
+        .into_iter()
+        .flatten()
+        .any(|l| l.as_str().is_some_and(|l| l.starts_with(label)))
 }
 
 /// Connections that policy no longer allows end, those that it does stay.
 fn established_connections_are_cut(lab: &Lab) {
     let hold = |pod: &str, v6: bool| {
         let to = at(&lab.pod_ip("server", v6), 8001);
-        let args = ["axon", "lab", "connect", "tcp", &to, "--hold", "--count", "0"];
+        let args = [
+            "axon", "lab", "connect", "tcp", &to, "--hold", "--count", "0",
+        ];
         let more = ["--interval-ms", "50", "--timeout-ms", "500"];
         lab.start(pod, &[&args[..], &more[..]].concat())
     };
@@ -321,19 +362,30 @@ fn established_connections_are_cut(lab: &Lab) {
     let mut stay = [hold("ally", false), hold("ally", true)];
     std::thread::sleep(Duration::from_millis(500));
     for child in cut.iter_mut().chain(&mut stay) {
-        assert!(child.try_wait().expect("a child").is_none(), "a connection ended by itself");
+        assert!(
+            child.try_wait().expect("a child").is_none(),
+            "a connection ended by itself"
+        );
     }
-    lab.apply(&policy("ingress: [{fromEndpoints: [{matchLabels: {app: friend}}]}]"));
+    lab.apply(&policy(
+        "ingress: [{fromEndpoints: [{matchLabels: {app: friend}}]}]",
+    ));
     let enforced = Instant::now();
     for child in &mut cut {
         while child.try_wait().expect("a child").is_none() {
-            assert!(enforced.elapsed() < PATIENCE, "an established connection goes on");
+            assert!(
+                enforced.elapsed() < PATIENCE,
+                "an established connection goes on"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
         println!("cut within {:?} of enforcement", enforced.elapsed());
     }
     for child in &mut stay {
-        assert!(child.try_wait().expect("a child").is_none(), "an allowed connection was cut");
+        assert!(
+            child.try_wait().expect("a child").is_none(),
+            "an allowed connection was cut"
+        );
         child.kill().expect("it is killed");
         child.wait().expect("it ends");
     }

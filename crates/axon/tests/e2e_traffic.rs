@@ -46,8 +46,13 @@ spec: {nodeName: b, containers: [{name: c, command: [axon, lab, serve, 'tcp:7000
 
 #[test]
 fn packets_find_their_way() {
-    let Some(lab) = lab("traffic", CLUSTER) else { return };
-    assert!(lab.pod_ip("pa", false).starts_with("10.77.1."), "addresses come from the Node");
+    let Some(lab) = lab("traffic", CLUSTER) else {
+        return;
+    };
+    assert!(
+        lab.pod_ip("pa", false).starts_with("10.77.1."),
+        "addresses come from the Node"
+    );
     let mut hosts = Vec::new();
     for node in ["a", "b", "outside"] {
         let place = format!("node:{node}");
@@ -99,14 +104,22 @@ fn everyone_reaches_everyone(lab: &Lab) {
 
 fn names(lab: &Lab) {
     for v6 in ["-4", "-6"] {
-        for name in ["web", "web.default.svc.cluster.local", "web-1.default.pod.cluster.local"] {
+        for name in [
+            "web",
+            "web.default.svc.cluster.local",
+            "web-1.default.pod.cluster.local",
+        ] {
             let output = lab.run("pb", &["axon", "lab", "connect", "http", v6, name]);
             assert!(output.status.success(), "{name} {v6}: {}", text(&output));
             assert!(text(&output).starts_with("web-"), "{}", text(&output));
         }
     }
     let output = lab.run("pb", &["axon", "lab", "connect", "http", "nowhere"]);
-    assert!(!output.status.success(), "a name that nobody has: {}", text(&output));
+    assert!(
+        !output.status.success(),
+        "a name that nobody has: {}",
+        text(&output)
+    );
 }
 
 /// Outside, a pod is its node; within configured prefixes it is itself.
@@ -118,7 +131,9 @@ fn the_world_sees_the_node(lab: &Lab) {
     };
     let mut server = lab.start("node:outside", &["axon", "lab", "serve", "http:7100"]);
     let sees = |v6: bool, ip: &str| {
-        eventually(&format!("the world sees {ip}"), || seen(v6).contains(&at(ip, 0)[..ip.len()]));
+        eventually(&format!("the world sees {ip}"), || {
+            seen(v6).contains(&at(ip, 0)[..ip.len()])
+        });
     };
     for v6 in [false, true] {
         sees(v6, &lab.node_ip("b", v6));
@@ -149,7 +164,9 @@ fn the_agent_is_killed_under_traffic(lab: &Lab) {
                 let more = ["--interval-ms", "25", "--timeout-ms", "5000"];
                 clients.push(lab.start(from, &[&args[..], &more[..]].concat()));
             }
-            let args = ["axon", "lab", "connect", "tcp", &target, "--hold", "--count", "60"];
+            let args = [
+                "axon", "lab", "connect", "tcp", &target, "--hold", "--count", "60",
+            ];
             let more = ["--interval-ms", "25", "--timeout-ms", "5000"];
             clients.push(lab.start(from, &[&args[..], &more[..]].concat()));
         }
@@ -161,14 +178,20 @@ fn the_agent_is_killed_under_traffic(lab: &Lab) {
     }
     for client in clients {
         let output = client.wait_with_output().expect("it ends");
-        assert!(output.status.success(), "a request failed: {}", text(&output));
+        assert!(
+            output.status.success(),
+            "a request failed: {}",
+            text(&output)
+        );
     }
 }
 
 fn kill_agent(lab: &Lab, node: &str) {
     let pid = |lab: &Lab| lab.node(node)["agentPid"].as_u64();
     let old = pid(lab).expect("an agent");
-    let killed = std::process::Command::new("kill").args(["-9", &old.to_string()]).status();
+    let killed = std::process::Command::new("kill")
+        .args(["-9", &old.to_string()])
+        .status();
     assert!(killed.expect("kill runs").success());
     let began = Instant::now();
     while pid(lab).is_none_or(|new| new == old) {

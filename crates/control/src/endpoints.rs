@@ -56,6 +56,7 @@ impl Controller {
             let config = &self.config;
             let labels = process_labels(
                 &endpoint.own_labels,
+                &endpoint.namespace,
                 &config.cluster_name,
                 &config.label_filter,
             );

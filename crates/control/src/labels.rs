@@ -204,13 +204,24 @@ fn is_place(key: &str) -> bool {
 }
 
 /// The labels that make a plain process's identity: its own that the filter
-/// keeps, and the cluster's. What only Kubernetes or we may say is dropped.
-pub fn process_labels(own: &Labels, cluster_name: &str, filter: &LabelFilter) -> Labels {
+/// keeps, those of the namespace that it was put in (empty: none), and the
+/// cluster's. What only Kubernetes or we may say is dropped.
+pub fn process_labels(
+    own: &Labels,
+    namespace: &str,
+    cluster_name: &str,
+    filter: &LabelFilter,
+) -> Labels {
     let mut labels: Labels = own
         .iter()
         .filter(|(s, k, _)| *s != source::RESERVED && !is_place(k))
         .map(|(s, k, v)| Label::new(s, k, v))
         .collect();
+    if !namespace.is_empty() {
+        let name = format!("{NAMESPACE_LABELS}.kubernetes.io/metadata.name");
+        labels.insert(Label::new(source::K8S, &name, namespace));
+        labels.insert(Label::new(source::K8S, NAMESPACE, namespace));
+    }
     labels.insert(Label::new(source::K8S, CLUSTER, cluster_name));
     filter.filter(&labels)
 }
@@ -346,10 +357,21 @@ mod tests {
         .iter()
         .map(|t| t.parse::<Label>().expect("label"))
         .collect();
-        let labels = process_labels(&own, "prod", &LabelFilter::default());
+        let labels = process_labels(&own, "", "prod", &LabelFilter::default());
         assert_eq!(
             texts(&labels),
             ["k8s:io.cilium.k8s.policy.cluster=prod", "unspec:role=db"]
+        );
+        // But whoever starts it may put it somewhere.
+        let labels = process_labels(&own, "shop", "prod", &LabelFilter::default());
+        assert_eq!(
+            texts(&labels),
+            [
+                "k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop",
+                "k8s:io.cilium.k8s.policy.cluster=prod",
+                "k8s:io.kubernetes.pod.namespace=shop",
+                "unspec:role=db"
+            ]
         );
     }
 }

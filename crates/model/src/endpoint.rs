@@ -96,7 +96,8 @@ pub struct Endpoint {
     pub container_interface: String,
     /// Path of its network namespace; empty if not known.
     pub netns: String,
-    /// Namespace of its pod; empty for a plain process.
+    /// Namespace of its pod; of a plain process the one it was put in, or
+    /// empty.
     pub namespace: String,
     /// Name of its pod; empty for a plain process.
     pub pod_name: String,

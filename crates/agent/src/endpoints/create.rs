@@ -92,13 +92,10 @@ fn validate(node: &Node, request: &EndpointCreate) -> Result<(), Refusal> {
             "name the network namespace as /run/netns/NAME or /proc/PID/ns/net",
         ));
     }
-    if request.namespace.is_empty() != request.pod_name.is_empty() {
+    if request.namespace.is_empty() && !request.pod_name.is_empty() {
         return Err(Refusal::request(
-            format!(
-                "namespace {:?} with pod-name {:?}",
-                request.namespace, request.pod_name
-            ),
-            "give both for a pod, neither for a plain process",
+            format!("pod-name {:?} without a namespace", request.pod_name),
+            "give both for a pod; a plain process has no pod-name",
         ));
     }
     if !request.pod_name.is_empty() && !request.labels.is_empty() {

@@ -121,9 +121,10 @@ fn entry(entry: &PolicyMapEntry) -> [String; 7] {
         entry.port.clone(),
         entry.action.clone(),
         entry.precedence.to_string(),
-        match entry.policy.as_str() {
-            "" => format!("rule {}", entry.rule),
-            policy => policy.to_owned(),
+        match (entry.policy.as_str(), entry.rule) {
+            ("", 0) => "-".to_owned(),
+            ("", rule) => format!("rule {rule}"),
+            (policy, _) => policy.to_owned(),
         },
     ]
 }

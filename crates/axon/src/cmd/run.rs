@@ -30,7 +30,11 @@ pub(crate) struct Args {
     /// A label, [source:]key=value; may be given several times.
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     labels: Vec<Label>,
-    /// A name for lists and flows [default: that of the command].
+    /// The namespace whose policies select the command, as they select its
+    /// pods; an empty one is none.
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// A name for lists of endpoints [default: that of the command].
     #[arg(long)]
     name: Option<String>,
     /// An address to ask for; one of each family.
@@ -59,6 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         container_id: attachment.container_id.clone(),
         interface: attachment.interface.clone(),
         netns: path.clone(),
+        namespace: args.namespace.clone(),
         labels: args.labels.iter().cloned().collect(),
         ips: args.ip.clone(),
         ..EndpointCreate::default()

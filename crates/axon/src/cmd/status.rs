@@ -53,7 +53,7 @@ fn state_word(state: State) -> &'static str {
 fn brief(status: &Status) -> String {
     let word = state_word(status.cilium.state);
     match status.cilium.msg.as_str() {
-        "" => word.to_owned(),
+        msg if msg.is_empty() || msg.eq_ignore_ascii_case(word) => word.to_owned(),
         msg => format!("{word}: {msg}"),
     }
 }

@@ -17,9 +17,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long is waited for an answer that policy keeps back.
 const SILENCE_MS: &str = "700";
 
-/// The built `axon`.
-pub(crate) fn axon() -> &'static str {
-    env!("CARGO_BIN_EXE_axon")
+/// The built `axon`, or the one that `AXON_E2E_BINARY` names.
+pub(crate) fn axon() -> String {
+    std::env::var("AXON_E2E_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_axon").to_owned())
 }
 
 /// A lab that is up.
@@ -62,7 +62,7 @@ pub(crate) fn lab(name: &str, manifests: &str) -> Option<Lab> {
 /// The CNI plugin is another package's: cargo may not have built it for this
 /// test alone.
 fn build_plugin() {
-    let plugin = Path::new(axon()).with_file_name("axon-cni");
+    let plugin = Path::new(&axon()).with_file_name("axon-cni");
     if !plugin.exists() {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let built = Command::new(cargo)
