@@ -67,7 +67,7 @@ pub struct Config {
     pub enforcement: Enforcement,
     /// Policy is reported but nothing is dropped by it (`policy-audit-mode`).
     pub audit: bool,
-    /// The node reaches its endpoints whatever policy says
+    /// The node reaches its endpoints unless a rule denies it
     /// (`allow-localhost: always`).
     pub allow_localhost: bool,
     /// IPv4 of pods that leaves the cluster takes the node's address.
@@ -157,6 +157,7 @@ impl Config {
             cluster_name: self.cluster_name.clone(),
             ipv4: self.ipv4,
             ipv6: self.ipv6,
+            allow_localhost: self.allow_localhost,
         }
     }
 }

@@ -53,7 +53,9 @@ impl Epoch {
     }
 }
 
-/// The programs' configuration on this node.
+/// The programs' configuration on this node. That the node reaches its
+/// endpoints is an entry of their sets, so that a deny of the host counts;
+/// [`ConfigFlags::ALLOW_LOCALHOST`], which asks no set at all, stays off.
 pub(crate) fn runtime_config(config: &Config, node: Option<&Node>, epoch: u32) -> RuntimeConfig {
     let address = |v6| node.and_then(|node| node.internal_ip(v6)).map(IpKey::from);
     let flags = [
@@ -67,7 +69,6 @@ pub(crate) fn runtime_config(config: &Config, node: Option<&Node>, epoch: u32) -
             config.ipv6 && config.masquerade_ipv6,
             ConfigFlags::MASQUERADE_IPV6,
         ),
-        (config.allow_localhost, ConfigFlags::ALLOW_LOCALHOST),
         (config.audit, ConfigFlags::AUDIT),
         (config.event_verdict, ConfigFlags::EVENT_VERDICT),
         (config.event_trace, ConfigFlags::EVENT_TRACE),

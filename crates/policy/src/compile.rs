@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{Direction, PolicyKey, PolicySetFlags};
-use axon_model::{Action, PortMatch, Ports, Protocol, Rule, RuleEntry};
+use axon_model::{Action, Entity, Peer, Peers, PortMatch, Ports, Protocol, Rule, RuleEntry};
 
 use crate::ports::{L4, PortTerm, terms};
 use crate::select::Who;
-use crate::{Enforcement, NamedPorts};
+use crate::{Enforcement, NamedPorts, PolicyConfig};
 
 /// What of an identity, beside the rules that select it, decides on its set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,15 +88,15 @@ pub(crate) struct Compiled {
 /// Takes the rules that select a subject apart. `declared` are the ports that
 /// any known identity declares by name: candidates for the far side of egress.
 pub(crate) fn compile(
-    enforcement: Enforcement,
+    config: &PolicyConfig,
     traits: &SubjectTraits,
     rules: &[(u32, &Rule)],
     declared: &NamedPorts,
 ) -> Compiled {
-    if enforcement == Enforcement::Never {
+    if config.enforcement == Enforcement::Never {
         return Compiled::default();
     }
-    let forced = enforcement == Enforcement::Always || traits.is_init;
+    let forced = config.enforcement == Enforcement::Always || traits.is_init;
     let denies = |of: fn(&Rule) -> bool| forced || rules.iter().any(|(_, rule)| of(rule));
     let mut flags = 0;
     if denies(|rule| rule.default_deny_ingress) {
@@ -116,6 +116,9 @@ pub(crate) fn compile(
             compiler.entry(*number, entry);
         }
     }
+    if config.allow_localhost && flags & PolicySetFlags::DEFAULT_DENY_INGRESS != 0 {
+        compiler.entry(0, &from_host());
+    }
     let mut whos: Vec<(usize, Who)> = compiler.whos.into_iter().map(|(w, n)| (n, w)).collect();
     whos.sort_by_key(|(n, _)| *n);
     Compiled {
@@ -123,6 +126,17 @@ pub(crate) fn compile(
         whos: whos.into_iter().map(|(_, who)| who).collect(),
         terms: compiler.terms,
         rules: rules.iter().map(|(number, _)| *number).collect(),
+    }
+}
+
+/// What `allow-localhost: always` adds: an allow of no rule, so that a deny of
+/// the host still counts.
+fn from_host() -> RuleEntry {
+    RuleEntry {
+        direction: Direction::Ingress,
+        action: Action::Allow,
+        peers: Peers::List(vec![Peer::Entity(Entity::Host)]),
+        ports: Ports::Any,
     }
 }
 

@@ -302,7 +302,7 @@ impl Engine {
                 Some((numbers.rules.number_of(name.clone()), rule))
             })
             .collect();
-        let compiled = compile(self.config.enforcement, &key.traits, &rules, declared);
+        let compiled = compile(&self.config, &key.traits, &rules, declared);
         let asks_ports = !port_names(&rules, Direction::Egress).is_empty();
         let mut vectors: BTreeMap<Identity, Vector> = BTreeMap::new();
         let mut defaults: BTreeMap<Scope, Vector> = self

@@ -96,7 +96,7 @@ pub fn resolve(config: &PolicyConfig, world: &World, numbers: &mut Numbers) -> R
             .collect();
         let is_init = *subject == Identity::INIT;
         let traits = SubjectTraits::new(is_init, &info.named_ports, &rules);
-        let compiled = compile(config.enforcement, &traits, &rules, &declared);
+        let compiled = compile(config, &traits, &rules, &declared);
         let content = content(config, world, &compiled);
         let set = PolicySet::new(&content, numbers);
         resolution.subjects.insert(*subject, set.number);

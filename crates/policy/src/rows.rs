@@ -120,7 +120,7 @@ pub(crate) fn build(
 
 impl Content {
     /// Adds an entry. Of two under one key the higher precedence stays, then
-    /// the lower number.
+    /// the lower number; what is of no rule (0) comes last.
     fn insert(&mut self, term: &Term, l4: L4, class: u32) {
         let prefixes = if term.direction == PolicyKey::EGRESS {
             &mut self.set.egress_prefixes
@@ -139,7 +139,7 @@ impl Content {
             ..PolicyEntry::default()
         };
         let slot = self.entries.entry(key).or_insert(entry);
-        let order = |e: &PolicyEntry| (std::cmp::Reverse(e.precedence), e.rule);
+        let order = |e: &PolicyEntry| (std::cmp::Reverse(e.precedence), e.rule.wrapping_sub(1));
         if order(&entry) < order(slot) {
             *slot = entry;
         }

@@ -55,6 +55,9 @@ pub struct PolicyConfig {
     pub ipv4: bool,
     /// IPv6 is carried.
     pub ipv6: bool,
+    /// The node reaches its endpoints unless a rule denies it
+    /// (`allow-localhost: always`).
+    pub allow_localhost: bool,
 }
 
 impl Default for PolicyConfig {
@@ -64,6 +67,7 @@ impl Default for PolicyConfig {
             cluster_name: "default".to_owned(),
             ipv4: true,
             ipv6: true,
+            allow_localhost: false,
         }
     }
 }

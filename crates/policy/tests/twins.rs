@@ -80,10 +80,10 @@ proptest! {
 
     #[test]
     fn the_engine_says_what_the_slow_function_says(
-        enforcement in enforcement(),
+        (enforcement, allow_localhost) in (enforcement(), any::<bool>()),
         edits in prop::collection::vec(edit(), 1..60),
     ) {
-        let config = PolicyConfig { enforcement, ..PolicyConfig::default() };
+        let config = PolicyConfig { enforcement, allow_localhost, ..PolicyConfig::default() };
         let mut world = World { identities: reserved_identities(&config), ..World::default() };
         let mut engine = Engine::new(config.clone());
         for (id, info) in &world.identities {
@@ -106,12 +106,12 @@ proptest! {
 
     #[test]
     fn rows_say_what_the_rules_say(
-        enforcement in enforcement(),
+        (enforcement, allow_localhost) in (enforcement(), any::<bool>()),
         identities in prop::collection::vec(identity(), 1..8),
         policies in prop::collection::vec(policy(), 0..4),
         subject in prop_oneof![256..264_u32, Just(5)],
     ) {
-        let config = PolicyConfig { enforcement, ..PolicyConfig::default() };
+        let config = PolicyConfig { enforcement, allow_localhost, ..PolicyConfig::default() };
         let mut world = World { identities: reserved_identities(&config), ..World::default() };
         world.identities.extend(identities);
         world.identities.entry(Identity(subject)).or_default();
@@ -212,7 +212,11 @@ fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet
         })
         .map(|entry| entry.action)
         .collect();
-    !matching.contains(&Action::Deny) && (matching.contains(&Action::Allow) || !default_deny)
+    let localhost = config.allow_localhost
+        && packet.direction == Direction::Ingress
+        && packet.remote == Identity::HOST;
+    let allowed = localhost || matching.contains(&Action::Allow) || !default_deny;
+    allowed && !matching.contains(&Action::Deny)
 }
 
 fn naive_peer(peer: &Peer, id: Identity, info: &IdentityInfo) -> bool {

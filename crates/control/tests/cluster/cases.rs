@@ -3,7 +3,7 @@
 use crate::world::{Cluster, cidr, config, crd, ingress, ip, origin, pods};
 use axon_abi::{ConfigFlags, Identity, IpcacheFlags};
 use axon_control::{Adopted, Capacity, ConditionKind, Config, RuleView, WaitReason};
-use axon_model::{Action, EndpointState, Labels, Peers};
+use axon_model::{Action, EndpointState, Entity, Labels, Peer, Peers};
 
 #[test]
 fn nothing_is_decided_before_everything_is_known() {
@@ -544,4 +544,31 @@ fn a_prefix_is_the_worlds_when_no_pods_are_in_it() {
         c.prefixes().get("10.0.2.0/28"),
         Some(&(Identity::LOCAL_MIN.0 + 1))
     );
+}
+
+#[test]
+fn the_node_reaches_its_endpoints_unless_denied() {
+    let entity = |entity| Peers::List(vec![Peer::Entity(entity)]);
+    for (name, allow_localhost, action, expected) in [
+        ("always", true, Action::Allow, true),
+        ("always, but denied", true, Action::Deny, false),
+        ("as policy says", false, Action::Allow, false),
+    ] {
+        let mut c = Cluster::new(Config {
+            allow_localhost,
+            ..config()
+        });
+        c.complete();
+        c.pod("web", "one", "");
+        c.endpoint(5, "web");
+        let peer = if action == Action::Deny {
+            Entity::Host
+        } else {
+            Entity::World
+        };
+        c.policy("p", "web", vec![ingress(action, entity(peer), 80)]);
+        c.step();
+        assert_eq!(c.allowed(1, 5, 80), expected, "{name}");
+        assert!(!c.allowed(6, 5, 80), "{name}: other nodes are no exception");
+    }
 }

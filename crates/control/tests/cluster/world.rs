@@ -27,6 +27,7 @@ pub(crate) fn ip(text: &str) -> IpAddr {
 pub(crate) fn config() -> Config {
     Config {
         node_name: "one".into(),
+        allow_localhost: false,
         ..Config::default()
     }
 }
