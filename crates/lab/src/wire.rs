@@ -90,7 +90,7 @@ pub(crate) fn make_underlay(lab: &Lab) -> Result<()> {
     })?;
     in_netns(&lab.outside(), || {
         let mut netlink = Netlink::open()?;
-        let index = netlink.up(UPLINK)?;
+        let index = up_at_once(&mut netlink)?;
         for ip in world() {
             netlink.address(index, IpNet::from(ip))?;
         }
@@ -110,7 +110,7 @@ pub(crate) fn plug_node(lab: &Lab, node: &NodePlan, number: usize) -> Result<()>
     })?;
     in_netns(&netns, || {
         let mut netlink = Netlink::open()?;
-        let index = netlink.up(UPLINK)?;
+        let index = up_at_once(&mut netlink)?;
         for ip in &node.addresses {
             let bits = if ip.is_ipv4() { 24 } else { 64 };
             netlink.address(index, IpNet::new(*ip, bits)?)?;
@@ -142,6 +142,14 @@ pub(crate) fn plug_node(lab: &Lab, node: &NodePlan, number: usize) -> Result<()>
         Ok(())
     })
     .context("the world outside")
+}
+
+/// Brings the uplink up, without a search for duplicates of its link-local
+/// address: until that ends nobody asks for neighbours, and packets are lost.
+fn up_at_once(netlink: &mut Netlink) -> Result<u32> {
+    let setting = format!("/proc/sys/net/ipv6/conf/{UPLINK}/accept_dad");
+    std::fs::write(&setting, "0").with_context(|| setting.clone())?;
+    netlink.up(UPLINK)
 }
 
 /// Unplugs a node.
