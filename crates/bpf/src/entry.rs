@@ -1,11 +1,11 @@
 //! The programs of the hooks.
 
+use axon_abi::{Direction, DropReason};
+use axon_datapath::{Packet, Scratch, Tables, Verdict, report_drop};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_peer};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use axon_abi::{Direction, DropReason};
-use axon_datapath::{Packet, Scratch, Tables, Verdict, report_drop};
 
 use crate::kernel::Kernel;
 use crate::skb::Skb;
@@ -27,22 +27,42 @@ enum Back {
 
 #[classifier]
 pub fn from_endpoint(ctx: TcContext) -> i32 {
-    run(ctx.skb.skb, Direction::Egress, Back::Peer, axon_datapath::from_endpoint)
+    run(
+        ctx.skb.skb,
+        Direction::Egress,
+        Back::Peer,
+        axon_datapath::from_endpoint,
+    )
 }
 
 #[classifier]
 pub fn to_endpoint(ctx: TcContext) -> i32 {
-    run(ctx.skb.skb, Direction::Ingress, Back::Device, axon_datapath::to_endpoint)
+    run(
+        ctx.skb.skb,
+        Direction::Ingress,
+        Back::Device,
+        axon_datapath::to_endpoint,
+    )
 }
 
 #[classifier]
 pub fn from_netdev(ctx: TcContext) -> i32 {
-    run(ctx.skb.skb, Direction::Ingress, Back::Device, axon_datapath::from_netdev)
+    run(
+        ctx.skb.skb,
+        Direction::Ingress,
+        Back::Device,
+        axon_datapath::from_netdev,
+    )
 }
 
 #[classifier]
 pub fn to_netdev(ctx: TcContext) -> i32 {
-    run(ctx.skb.skb, Direction::Egress, Back::Device, axon_datapath::to_netdev)
+    run(
+        ctx.skb.skb,
+        Direction::Egress,
+        Back::Device,
+        axon_datapath::to_netdev,
+    )
 }
 
 /// Runs a hook over the packet of `context`.

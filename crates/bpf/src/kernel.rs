@@ -7,16 +7,16 @@
 use core::arch::asm;
 use core::ptr::{from_mut, from_ref};
 
-use aya_ebpf::Global;
-use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
-use aya_ebpf::maps::lpm_trie::Key;
 use axon_abi::{
     ClassKey, CtEntry, CtKey4, CtKey6, Direction, EndpointRow, EventRecord, FragmentKey,
     FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, NatEntry, NatKey, PolicyEntry, PolicyKey,
     PolicySetRow, RuntimeConfig, metrics_index,
 };
 use axon_datapath::{NextHop, Route, RouteQuery, Tables};
+use aya_ebpf::Global;
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::maps::lpm_trie::Key;
 
 use crate::{maps, route};
 
@@ -53,7 +53,11 @@ impl Kernel {
                 bpf_ktime_get_ns()
             }
         };
-        Some(Self { skb, config, now_ns })
+        Some(Self {
+            skb,
+            config,
+            now_ns,
+        })
     }
 }
 

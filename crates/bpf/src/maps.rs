@@ -3,15 +3,15 @@
 //! The loader pins them by name and may size those that `MAPS` calls sizable;
 //! only the scratch space is private to a load.
 
-use aya_ebpf::{
-    macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
-};
-use axon_datapath::Scratch;
 use axon_abi::{
     ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey, FragmentPorts,
     GENERATIONS, HOOKS, IdentityRow, IpKey, IpcacheRow, METRICS_ENTRIES, MetricsRow, NatEntry,
     NatKey, PolicyEntry, PolicyKey, PolicySetRow, RuntimeConfig,
+};
+use axon_datapath::Scratch;
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 
 use crate::skb::WINDOW_LEN;
@@ -65,8 +65,7 @@ pub static NAT: LruHashMap<NatKey, NatEntry> = LruHashMap::with_max_entries(262_
 pub static NOMASQ: LpmTrie<IpKey, u32> = LpmTrie::with_max_entries(1024, 0);
 
 #[map(name = "axon_fragment_v1")]
-pub static FRAGMENT: LruHashMap<FragmentKey, FragmentPorts> =
-    LruHashMap::with_max_entries(8192, 0);
+pub static FRAGMENT: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(8192, 0);
 
 #[map(name = "axon_metrics_v1")]
 pub static METRICS: PerCpuArray<MetricsRow> = PerCpuArray::with_max_entries(METRICS_ENTRIES, 0);

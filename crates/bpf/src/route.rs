@@ -2,12 +2,12 @@
 
 use core::ffi::c_int;
 
-use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect_neigh};
-use axon_abi::IpKey;
 use crate::entry::TC_DROP;
 use crate::skb::window;
+use axon_abi::IpKey;
 use axon_datapath::{NextHop, Route, RouteQuery};
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect_neigh};
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -79,9 +79,13 @@ pub fn look_up(skb: *mut __sk_buff, query: &RouteQuery<'_>, next_hop: &mut NextH
     match result {
         found::SUCCESS | found::NO_NEIGH => {
             next_hop.addr = hop(params);
-            Route::Via { ifindex: params.ifindex }
+            Route::Via {
+                ifindex: params.ifindex,
+            }
         }
-        found::FRAG_NEEDED => Route::TooBig { mtu: params.mtu >> 16 },
+        found::FRAG_NEEDED => Route::TooBig {
+            mtu: params.mtu >> 16,
+        },
         found::BLACKHOLE | found::UNREACHABLE | found::PROHIBIT => Route::Unreachable,
         _ => Route::Stack,
     }
@@ -98,7 +102,9 @@ fn hop(params: &Params) -> IpKey {
     let [b0, b1, b2, b3] = b;
     let [c0, c1, c2, c3] = c;
     let [d0, d1, d2, d3] = d;
-    IpKey([a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3])
+    IpKey([
+        a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3,
+    ])
 }
 
 /// Sends the packet out of a device, towards a neighbour.
@@ -111,7 +117,11 @@ pub fn send(ifindex: u32, next_hop: &NextHop) -> i32 {
     let params = unsafe { &mut *params };
     // The family, then the address.
     let [a, b, c, d] = words(&next_hop.addr);
-    *params = if next_hop.addr.is_v4() { [AF_INET, d, 0, 0, 0] } else { [AF_INET6, a, b, c, d] };
+    *params = if next_hop.addr.is_v4() {
+        [AF_INET, d, 0, 0, 0]
+    } else {
+        [AF_INET6, a, b, c, d]
+    };
     let len = size_of_val(params) as c_int;
     let pointer = (&raw mut *params).cast();
     // SAFETY: `params` has the size and layout of `struct bpf_redir_neigh`.

@@ -6,13 +6,13 @@
 use core::cell::UnsafeCell;
 use core::ptr::{addr_of, from_ref, read_volatile};
 
+use axon_datapath::{Checksum, Packet};
 use aya_ebpf::Global;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{
     bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
     bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
-use axon_datapath::{Checksum, Packet};
 
 use crate::maps;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -77,7 +77,11 @@ impl Skb {
     pub fn pull_headers(&mut self) {
         const IPV6: u32 = 0x86dd_u16.to_be() as u32;
         // Ethernet, IP without options, TCP without options.
-        let want = if field!(self, protocol) == IPV6 { 74 } else { 54 };
+        let want = if field!(self, protocol) == IPV6 {
+            74
+        } else {
+            54
+        };
         let linear = field!(self, data_end).wrapping_sub(field!(self, data));
         let len = self.len();
         if linear < want && linear < len {
@@ -108,7 +112,11 @@ impl Skb {
     fn write<T: Immutable + IntoBytes>(&mut self, at: u32, value: &T, flags: u64) -> Option<()> {
         let window = window::<T>()?;
         // SAFETY: the window has room for a `T`, wherever it lies, and is this CPU's own.
-        unsafe { window.cast::<u8>().copy_from(from_ref(value).cast(), size_of::<T>()) };
+        unsafe {
+            window
+                .cast::<u8>()
+                .copy_from(from_ref(value).cast(), size_of::<T>())
+        };
         let bytes = window.cast();
         // SAFETY: the window is readable for the size of a `T`.
         let done =

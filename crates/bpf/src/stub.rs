@@ -2,8 +2,8 @@
 //! of the generation in force, so that one write to `axon_generation_v1`
 //! switches every device at once.
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
 use axon_abi::{Direction, DropReason, Hook, metrics_index, program_slot};
+use aya_ebpf::{macros::classifier, programs::TcContext};
 
 use crate::entry::{TC_DROP, TC_NEXT};
 use crate::{kernel, maps};
@@ -24,7 +24,10 @@ fn call(ctx: &TcContext, hook: Hook, missing: Missing) -> i32 {
     unsafe { maps::PROGRAMS.tail_call(ctx, program_slot(generation, hook)) };
     match missing {
         Missing::Drop(direction) => {
-            kernel::count(metrics_index(DropReason::MissedTailCall as u8, direction), ctx.len());
+            kernel::count(
+                metrics_index(DropReason::MissedTailCall as u8, direction),
+                ctx.len(),
+            );
             TC_DROP
         }
         Missing::Next => TC_NEXT,

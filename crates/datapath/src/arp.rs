@@ -15,14 +15,10 @@ const REPLY: u16 = 2;
 /// Answers an endpoint's request for its gateway's MAC address; any other ARP
 /// packet is dropped.
 #[inline(never)]
-pub(crate) fn answer(
-    packet: &mut impl Packet,
-    row: &EndpointRow,
-) -> Result<Verdict, DropReason> {
+pub(crate) fn answer(packet: &mut impl Packet, row: &EndpointRow) -> Result<Verdict, DropReason> {
     let arp: &mut ArpPacket = packet.edit(0).ok_or(DropReason::InvalidPacket)?;
-    let sane = arp.hardware.get() == 1
-        && arp.protocol.get() == ethertype::IPV4
-        && arp.lengths == [6, 4];
+    let sane =
+        arp.hardware.get() == 1 && arp.protocol.get() == ethertype::IPV4 && arp.lengths == [6, 4];
     if !sane {
         return Err(DropReason::InvalidPacket);
     }

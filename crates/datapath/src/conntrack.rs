@@ -10,9 +10,7 @@
 //! A flow that policy turns against keeps its entry, marked: without it the
 //! next packet of the other side would open the flow in the other direction.
 
-use axon_abi::{
-    ConfigFlags, CtEntry, CtFlags, DropReason, Identity, RuntimeConfig, TraceReason,
-};
+use axon_abi::{ConfigFlags, CtEntry, CtFlags, DropReason, Identity, RuntimeConfig, TraceReason};
 
 use crate::decide::decide;
 use crate::family::Family;
@@ -68,8 +66,11 @@ pub(crate) fn track<F: Family>(
             }
             refresh(&scratch.flow, &mut entry, config, now_s, forward);
             count(tables, &mut entry, packet.len(), forward);
-            scratch.seen =
-                Some(if forward { TraceReason::Established } else { TraceReason::Reply });
+            scratch.seen = Some(if forward {
+                TraceReason::Established
+            } else {
+                TraceReason::Reply
+            });
             scratch.report = due(&scratch.flow, &mut entry, config, now_s, forward);
             return Ok(());
         }
@@ -248,7 +249,14 @@ fn open<F: Family>(
 
 #[inline(always)]
 fn set_entry(scratch: &mut Scratch, config: &RuntimeConfig, now_s: u32, len: u32) {
-    let Scratch { flow, agreed, entry, endpoint, low, .. } = scratch;
+    let Scratch {
+        flow,
+        agreed,
+        entry,
+        endpoint,
+        low,
+        ..
+    } = scratch;
     let state = state::first(flow) as u8;
     let mut flags = if *low { CtFlags::OPENED_BY_LOW } else { 0 };
     if flow.tcp_flags & crate::header::tcp_flag::FIN != 0 {

@@ -40,7 +40,11 @@ fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason
         // What hangs on the device is its endpoint, whatever address it uses.
         let sends = matches!(scratch.direction, Direction::Egress);
         let own = if sends { &mut sender } else { &mut receiver };
-        *own = Who { identity: row.identity, endpoint: Some(row), host: false };
+        *own = Who {
+            identity: row.identity,
+            endpoint: Some(row),
+            host: false,
+        };
     }
     scratch.source_identity = sender.identity;
     scratch.destination_identity = receiver.identity;
@@ -49,7 +53,11 @@ fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason
         return Err(DropReason::InvalidSourceIp);
     }
     let forward = scratch.forward;
-    let (from, to) = if forward { (sender, receiver) } else { (receiver, sender) };
+    let (from, to) = if forward {
+        (sender, receiver)
+    } else {
+        (receiver, sender)
+    };
     let audits = config.flags & ConfigFlags::AUDIT != 0;
     scratch.agreed = Agreed {
         source: from.identity,
@@ -62,7 +70,8 @@ fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason
     };
     let agreed = &mut scratch.agreed;
     let alone = agreed.egress.endpoint == agreed.ingress.endpoint;
-    let trusted = from.identity == Identity::HOST && config.flags & ConfigFlags::ALLOW_LOCALHOST != 0;
+    let trusted =
+        from.identity == Identity::HOST && config.flags & ConfigFlags::ALLOW_LOCALHOST != 0;
     agreed.egress.silent |= alone;
     agreed.ingress.silent |= alone || trusted;
     set_port(scratch, forward);
@@ -79,7 +88,12 @@ fn judge(row: Option<&EndpointRow>, audits: bool) -> Judge {
             audits: audits || row.flags & EndpointFlags::AUDIT != 0,
             silent: false,
         },
-        None => Judge { set: 0, endpoint: 0, audits, silent: true },
+        None => Judge {
+            set: 0,
+            endpoint: 0,
+            audits,
+            silent: true,
+        },
     }
 }
 
@@ -122,7 +136,12 @@ fn ask(
     scratch.audit = judge.audits;
     scratch.judge = judge.endpoint;
     scratch.judged = true;
-    scratch.question = Question { set: judge.set, remote, egress, ..scratch.question };
+    scratch.question = Question {
+        set: judge.set,
+        remote,
+        egress,
+        ..scratch.question
+    };
     let said = evaluate(tables, scratch);
     scratch.agreed.rule = scratch.decision.rule;
     scratch.agreed.match_type = scratch.decision.match_type;
@@ -130,5 +149,9 @@ fn ask(
         event::report_verdict(packet, tables, scratch, said);
     }
     // Without its set an endpoint has no policy to audit.
-    if scratch.audit && said != Err(DropReason::NoPolicyConfiguration) { Ok(()) } else { said }
+    if scratch.audit && said != Err(DropReason::NoPolicyConfiguration) {
+        Ok(())
+    } else {
+        said
+    }
 }

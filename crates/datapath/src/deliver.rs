@@ -22,12 +22,24 @@ pub(crate) fn to_local<F: Family>(
     if scratch.flow.hop_limit <= 1 {
         return icmp_error::time_exceeded::<F>(packet, tables, scratch);
     }
-    F::hop(packet, Some((&row.mac, &row.node_mac)), scratch.from_outside)
-        .ok_or(DropReason::PacketWrite)?;
+    F::hop(
+        packet,
+        Some((&row.mac, &row.node_mac)),
+        scratch.from_outside,
+    )
+    .ok_or(DropReason::PacketWrite)?;
     if scratch.report {
-        event::report_trace(packet, tables, scratch, ObservationPoint::ToEndpoint, row.id);
+        event::report_trace(
+            packet,
+            tables,
+            scratch,
+            ObservationPoint::ToEndpoint,
+            row.id,
+        );
     }
-    Ok(Verdict::RedirectPeer { ifindex: row.ifindex })
+    Ok(Verdict::RedirectPeer {
+        ifindex: row.ifindex,
+    })
 }
 
 /// To anywhere but an endpoint of this node.

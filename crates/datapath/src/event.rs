@@ -1,8 +1,8 @@
 //! What user space is told: drops, policy verdicts, and passing packets.
 
 use axon_abi::{
-    Be16, ConfigFlags, Direction, DropReason, EventFlags, EventKind, EventRecord,
-    ObservationPoint, TraceReason,
+    Be16, ConfigFlags, Direction, DropReason, EventFlags, EventKind, EventRecord, ObservationPoint,
+    TraceReason,
 };
 
 use crate::header::Ethernet;
@@ -22,12 +22,23 @@ pub fn report_drop(
         return;
     }
     fill(packet, tables, scratch, EventKind::Drop);
-    let Scratch { event, question, decision, forward, judged, judge, .. } = scratch;
+    let Scratch {
+        event,
+        question,
+        decision,
+        forward,
+        judged,
+        judge,
+        ..
+    } = scratch;
     event.reason = reason as u8;
     if *judged && matches!(reason, DropReason::PolicyDenied | DropReason::PolicyDeny) {
         event.endpoint = *judge;
-        event.direction =
-            if question.egress { Direction::Egress } else { Direction::Ingress } as u8;
+        event.direction = if question.egress {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        } as u8;
         event.policy_set = question.set;
         event.rule = decision.rule;
         event.match_type = decision.match_type;
@@ -49,14 +60,25 @@ pub(crate) fn report_verdict(
     said: Result<(), DropReason>,
 ) {
     fill(packet, tables, scratch, EventKind::PolicyVerdict);
-    let Scratch { event, question, decision, forward, audit, judge, .. } = scratch;
+    let Scratch {
+        event,
+        question,
+        decision,
+        forward,
+        audit,
+        judge,
+        ..
+    } = scratch;
     event.reason = match said {
         Ok(()) => 0,
         Err(reason) => reason as u8,
     };
     event.endpoint = *judge;
-    event.direction =
-        if question.egress { Direction::Egress } else { Direction::Ingress } as u8;
+    event.direction = if question.egress {
+        Direction::Egress
+    } else {
+        Direction::Ingress
+    } as u8;
     event.policy_set = question.set;
     event.rule = decision.rule;
     event.match_type = decision.match_type;

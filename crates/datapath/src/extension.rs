@@ -18,7 +18,10 @@ const HEADERS_MAX: u32 = 6;
 /// Whether a next-header value announces an extension header.
 #[inline(always)]
 pub(crate) const fn is_extension(next: u8) -> bool {
-    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
+    matches!(
+        next,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
+    )
 }
 
 /// Bytes of an extension header other than the fragment header.
@@ -53,12 +56,7 @@ pub(crate) fn parse(packet: &impl Packet, flow: &mut Flow) -> Result<(), DropRea
 }
 
 #[inline(always)]
-fn step(
-    packet: &impl Packet,
-    flow: &mut Flow,
-    kind: u8,
-    first: bool,
-) -> Result<(), DropReason> {
+fn step(packet: &impl Packet, flow: &mut Flow, kind: u8, first: bool) -> Result<(), DropReason> {
     let invalid = DropReason::InvalidIpv6ExtensionHeader;
     let at = flow.l4_at;
     let end = flow.ip_len + ETHERNET_LEN as u32;

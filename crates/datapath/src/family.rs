@@ -111,7 +111,11 @@ impl Family for V4 {
         let header_len = u32::from(ip.version_ihl & 0xf) * 4;
         let said = u32::from(ip.total_len.get());
         // Only an aggregate may be too large for its length field.
-        let len = if said == 0 && packet.gso_size() != 0 { room } else { said };
+        let len = if said == 0 && packet.gso_size() != 0 {
+            room
+        } else {
+            said
+        };
         if ip.version_ihl >> 4 != 4 || header_len < 20 || len < header_len || len > room {
             return Err(DropReason::InvalidPacket);
         }
@@ -131,12 +135,16 @@ impl Family for V4 {
 
     #[inline(always)]
     fn destination(packet: &impl Packet) -> Option<IpKey> {
-        packet.view::<Ipv4>(ETHERNET_LEN).map(|ip| IpKey::from_v4(ip.destination))
+        packet
+            .view::<Ipv4>(ETHERNET_LEN)
+            .map(|ip| IpKey::from_v4(ip.destination))
     }
 
     #[inline(always)]
     fn source(packet: &impl Packet) -> Option<IpKey> {
-        packet.view::<Ipv4>(ETHERNET_LEN).map(|ip| IpKey::from_v4(ip.source))
+        packet
+            .view::<Ipv4>(ETHERNET_LEN)
+            .map(|ip| IpKey::from_v4(ip.source))
     }
 
     #[inline(always)]
@@ -169,10 +177,7 @@ impl Family for V4 {
     fn quoted(packet: &impl Packet, at: u32, tuple: &mut Tuple) -> Option<u32> {
         let ip: Ipv4 = packet.load(at)?;
         let header_len = u32::from(ip.version_ihl & 0xf) * 4;
-        if ip.version_ihl >> 4 != 4
-            || header_len < 20
-            || ip.fragment.get() & FRAGMENT_OFFSET != 0
-        {
+        if ip.version_ihl >> 4 != 4 || header_len < 20 || ip.fragment.get() & FRAGMENT_OFFSET != 0 {
             return None;
         }
         tuple.source = IpKey::from_v4(ip.destination);
@@ -203,8 +208,7 @@ impl Family for V4 {
         let source = [a, b, c, d];
         let [.., a, b, c, d] = tuple.destination.0;
         let destination = [a, b, c, d];
-        let (sport, dport, protocol) =
-            (tuple.source_port, tuple.destination_port, tuple.protocol);
+        let (sport, dport, protocol) = (tuple.source_port, tuple.destination_port, tuple.protocol);
         let low = order4(source, sport) <= order4(destination, dport);
         let key = &mut scratch.ct4;
         key.protocol = protocol;
@@ -242,7 +246,11 @@ impl Family for V6 {
         let room = packet.len().wrapping_sub(ETHERNET_LEN as u32);
         let ip: &Ipv6 = packet.view(ETHERNET_LEN).ok_or(DropReason::InvalidPacket)?;
         let said = u32::from(ip.payload_len.get());
-        let len = if said == 0 && packet.gso_size() != 0 { room } else { said + 40 };
+        let len = if said == 0 && packet.gso_size() != 0 {
+            room
+        } else {
+            said + 40
+        };
         if ip.version_class_flow.get() >> 28 != 6 || len < 40 || len > room {
             return Err(DropReason::InvalidPacket);
         }
@@ -260,7 +268,9 @@ impl Family for V6 {
 
     #[inline(always)]
     fn destination(packet: &impl Packet) -> Option<IpKey> {
-        packet.view::<Ipv6>(ETHERNET_LEN).map(|ip| IpKey(ip.destination))
+        packet
+            .view::<Ipv6>(ETHERNET_LEN)
+            .map(|ip| IpKey(ip.destination))
     }
 
     #[inline(always)]
@@ -334,8 +344,16 @@ impl Family for V6 {
         let low = source < destination || source == destination && sport.get() <= dport.get();
         key.protocol = tuple.protocol;
         key.pad = [0; 3];
-        key.low = if low { tuple.source.0 } else { tuple.destination.0 };
-        key.high = if low { tuple.destination.0 } else { tuple.source.0 };
+        key.low = if low {
+            tuple.source.0
+        } else {
+            tuple.destination.0
+        };
+        key.high = if low {
+            tuple.destination.0
+        } else {
+            tuple.source.0
+        };
         key.low_port = if low { sport } else { dport };
         key.high_port = if low { dport } else { sport };
         low

@@ -11,7 +11,11 @@ use crate::scratch::{Kind, Scratch};
 use crate::tables::Tables;
 
 fn set_key(scratch: &mut Scratch) {
-    let Scratch { flow, fragment_key: key, .. } = scratch;
+    let Scratch {
+        flow,
+        fragment_key: key,
+        ..
+    } = scratch;
     key.source = flow.tuple.source;
     key.destination = flow.tuple.destination;
     key.id = flow.fragment_id;
@@ -23,7 +27,12 @@ fn set_key(scratch: &mut Scratch) {
 #[inline(never)]
 pub(crate) fn remember(tables: &impl Tables, scratch: &mut Scratch) {
     set_key(scratch);
-    let Scratch { flow, fragment_key, fragment_ports, .. } = scratch;
+    let Scratch {
+        flow,
+        fragment_key,
+        fragment_ports,
+        ..
+    } = scratch;
     *fragment_ports = FragmentPorts {
         source: flow.tuple.source_port,
         destination: flow.tuple.destination_port,

@@ -23,7 +23,9 @@ pub fn from_endpoint(
     scratch: &mut Scratch,
 ) -> Result<Verdict, DropReason> {
     scratch.begin(0, Direction::Egress);
-    let row = tables.endpoint(packet.ifindex()).ok_or(DropReason::EndpointNotReady)?;
+    let row = tables
+        .endpoint(packet.ifindex())
+        .ok_or(DropReason::EndpointNotReady)?;
     scratch.endpoint = row.id;
     scratch.source_identity = row.identity;
     scratch.device = packet.ifindex();

@@ -82,7 +82,10 @@ fn deliver_to<F: Family>(
     {
         return Err(DropReason::InvalidSourceIp);
     }
-    let sets = Sets { sender: Some(0), receiver: row.policy_set };
+    let sets = Sets {
+        sender: Some(0),
+        receiver: row.policy_set,
+    };
     track::<F>(packet, tables, scratch, sets)?;
     deliver::to_local::<F>(packet, tables, scratch, row)
 }

@@ -95,7 +95,10 @@ fn quoted<F: Family>(packet: &impl Packet, flow: &mut Flow) -> Option<()> {
     let at = flow.l4_at + 8;
     let l4_at = F::quoted(packet, at, &mut flow.about)?;
     let head: IcmpHead = packet.load(l4_at)?;
-    let [a, b] = [Be16::from_bytes([head.kind, head.code]), Be16::from_bytes(head.checksum)];
+    let [a, b] = [
+        Be16::from_bytes([head.kind, head.code]),
+        Be16::from_bytes(head.checksum),
+    ];
     let mut asked = 0;
     // Turned: what the quote's sender is sent now comes towards it.
     let (source_port, destination_port) = match flow.about.protocol {

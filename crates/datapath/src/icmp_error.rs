@@ -52,7 +52,13 @@ pub(crate) fn too_big<F: Family>(
     mtu: u32,
 ) -> Result<Verdict, DropReason> {
     let kind = if F::VERSION == 4 { [3, 4] } else { [2, 0] };
-    answer::<F>(packet, tables, scratch, (kind, mtu), DropReason::FragmentationNeeded)
+    answer::<F>(
+        packet,
+        tables,
+        scratch,
+        (kind, mtu),
+        DropReason::FragmentationNeeded,
+    )
 }
 
 #[inline(always)]
@@ -75,7 +81,11 @@ fn answer<F: Family>(
     }
     event::report_drop(packet, tables, scratch, reason);
     let node = F::node(tables.config());
-    let from = if node.0.ends_with(&[0; 4]) { gateway::<F>() } else { node };
+    let from = if node.0.ends_with(&[0; 4]) {
+        gateway::<F>()
+    } else {
+        node
+    };
     let quote = scratch.flow.ip_len.min(QUOTE_MAX) & !3;
     let error = Error {
         from: &from,
@@ -86,11 +96,17 @@ fn answer<F: Family>(
     turn(packet, quote, F::ERROR_LEN)
         .and_then(|()| F::write_error(packet, &error, quote))
         .ok_or(DropReason::PacketWrite)?;
-    Ok(Verdict::Reflect { dropped: Some(reason) })
+    Ok(Verdict::Reflect {
+        dropped: Some(reason),
+    })
 }
 
 fn gateway<F: Family>() -> IpKey {
-    if F::VERSION == 4 { IpKey::from_v4(GATEWAY_IPV4) } else { IpKey(GATEWAY_IPV6) }
+    if F::VERSION == 4 {
+        IpKey::from_v4(GATEWAY_IPV4)
+    } else {
+        IpKey(GATEWAY_IPV6)
+    }
 }
 
 /// Turns the Ethernet header around and makes room for the headers.
@@ -118,7 +134,10 @@ fn sum(packet: &impl Packet, at: u32, len: u32) -> Option<u32> {
 fn message(error: &Error<'_>, covered: u32) -> [u8; 8] {
     let [kind, code] = error.kind;
     let [a, b, c, d] = error.word;
-    let own = checksum::add(checksum::word([kind, code, 0, 0]), checksum::word(error.word));
+    let own = checksum::add(
+        checksum::word([kind, code, 0, 0]),
+        checksum::word(error.word),
+    );
     let [x, y] = checksum::fold(checksum::add(own, covered)).to_ne_bytes();
     [kind, code, x, y, a, b, c, d]
 }

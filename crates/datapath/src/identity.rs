@@ -19,7 +19,11 @@ pub(crate) struct Who<'a> {
 #[inline(never)]
 pub(crate) fn who<'a>(tables: &'a impl Tables, addr: &IpKey, lpm: &mut LpmKey) -> Who<'a> {
     if let Some(row) = tables.address(addr) {
-        return Who { identity: row.identity, endpoint: Some(row), host: false };
+        return Who {
+            identity: row.identity,
+            endpoint: Some(row),
+            host: false,
+        };
     }
     let mut row = tables.ipcache(addr);
     if row.is_none() {

@@ -67,7 +67,7 @@ pub use packet::{Checksum, Packet};
 pub use parse::parse;
 pub use policy::{Decision, Question, evaluate};
 pub use scratch::{Flow, Fragmentation, Kind, Scratch, Tuple};
-pub use tables::{NextHop, Route, RouteQuery, Tables};
+pub use tables::{NextHop, Route, RouteQuery, Tables, seconds};
 pub use to_endpoint::to_endpoint;
 pub use to_netdev::to_netdev;
 pub use verdict::Verdict;

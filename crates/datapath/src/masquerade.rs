@@ -51,7 +51,11 @@ pub(crate) fn masquerade<F: Family>(
         }
         if scratch.flow.tuple.protocol == protocol::SCTP {
             // Its checksum cannot be corrected by difference.
-            return if own { Ok(Verdict::Ignore) } else { Err(DropReason::UnsupportedNatProtocol) };
+            return if own {
+                Ok(Verdict::Ignore)
+            } else {
+                Err(DropReason::UnsupportedNatProtocol)
+            };
         }
         allocate::<F>(tables, scratch, own)?;
         scratch.report = !own && config.flags & axon_abi::ConfigFlags::EVENT_TRACE != 0;
@@ -72,7 +76,9 @@ pub(crate) fn masquerade<F: Family>(
 /// ways.
 #[inline(always)]
 fn known(tables: &impl Tables, scratch: &mut Scratch) -> bool {
-    let Scratch { nat_key, nat_entry, .. } = scratch;
+    let Scratch {
+        nat_key, nat_entry, ..
+    } = scratch;
     let Some(mut entry) = tables.nat(nat_key) else {
         return false;
     };
@@ -91,7 +97,12 @@ fn known(tables: &impl Tables, scratch: &mut Scratch) -> bool {
 /// if its port has gone to another flow since.
 #[inline(never)]
 fn restore(tables: &impl Tables, scratch: &mut Scratch, now_s: u32) -> bool {
-    let Scratch { nat_key, nat_back, nat_entry, .. } = scratch;
+    let Scratch {
+        nat_key,
+        nat_back,
+        nat_entry,
+        ..
+    } = scratch;
     nat_back.source = nat_key.destination;
     nat_back.destination = nat_entry.addr;
     nat_back.source_port = nat_key.destination_port;
@@ -156,7 +167,10 @@ fn allocate<F: Family>(
     own: bool,
 ) -> Result<(), DropReason> {
     let config = tables.config();
-    let (first, last) = (u32::from(config.nat_port_min), u32::from(config.nat_port_max));
+    let (first, last) = (
+        u32::from(config.nat_port_min),
+        u32::from(config.nat_port_max),
+    );
     let range = last.wrapping_sub(first).wrapping_add(1) & 0x1_ffff;
     if range == 0 || last < first {
         return Err(DropReason::NoNatMapping);
@@ -181,7 +195,11 @@ fn allocate<F: Family>(
     let mut n = 0;
     while n < TRIES {
         let kept = n == 0 && wanted >= first && wanted <= last;
-        let port = if kept { wanted } else { first + (start + n) % range };
+        let port = if kept {
+            wanted
+        } else {
+            first + (start + n) % range
+        };
         scratch.nat_back.destination_port = Be16::new(port as u16);
         if claim(tables, scratch, &entry) {
             entry.addr = node;

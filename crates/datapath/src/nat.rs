@@ -57,7 +57,12 @@ pub(crate) fn back<F: Family>(
     if parse::<F>(packet, tables, scratch).is_err() {
         return Ok(Back::Untouched);
     }
-    let Scratch { flow, nat_key, nat_entry, .. } = scratch;
+    let Scratch {
+        flow,
+        nat_key,
+        nat_entry,
+        ..
+    } = scratch;
     set_key(nat_key, flow.tracked(), 1);
     let Some(mut entry) = tables.nat(nat_key) else {
         return Ok(Back::Untouched);
@@ -84,7 +89,11 @@ pub(crate) fn rewrite<F: Family>(
     scratch: &mut Scratch,
     end: End,
 ) -> Option<()> {
-    let Scratch { flow, nat_entry: new, .. } = scratch;
+    let Scratch {
+        flow,
+        nat_entry: new,
+        ..
+    } = scratch;
     let old = match end {
         End::Source => flow.tuple.source,
         End::Destination => flow.tuple.destination,
@@ -104,7 +113,11 @@ pub(crate) fn rewrite<F: Family>(
     } else if !matches!(flow.fragmentation, Fragmentation::Later) {
         rewrite_transport::<F>(packet, scratch, end, change)?;
     }
-    let Scratch { flow, nat_entry: new, .. } = scratch;
+    let Scratch {
+        flow,
+        nat_entry: new,
+        ..
+    } = scratch;
     let (tuple, error) = match flow.kind {
         Kind::Error => (&mut flow.about, true),
         Kind::Single | Kind::Session | Kind::Query | Kind::Answer => (&mut flow.tuple, false),
@@ -150,14 +163,22 @@ fn rewrite_transport<F: Family>(
     end: End,
     change: u32,
 ) -> Option<()> {
-    let Scratch { flow, nat_entry: new, .. } = scratch;
+    let Scratch {
+        flow,
+        nat_entry: new,
+        ..
+    } = scratch;
     let (sum_at, zero_is_none) = match flow.tuple.protocol {
         protocol::TCP => (16, false),
         protocol::UDP => (6, true),
         _ => (2, false),
     };
     let icmp = flow.tuple.protocol == F::ICMP;
-    let mut how = Checksum { pseudo: true, zero_is_none, ipv6: F::VERSION == 6 };
+    let mut how = Checksum {
+        pseudo: true,
+        zero_is_none,
+        ipv6: F::VERSION == 6,
+    };
     let sum_at = flow.l4_at + sum_at;
     // Of the ICMPs, only that of IPv6 covers the addresses.
     if !icmp || F::VERSION == 6 {
@@ -183,9 +204,17 @@ fn rewrite_quote<F: Family>(
     end: End,
     change: u32,
 ) -> Option<()> {
-    let Scratch { flow, nat_entry: new, .. } = scratch;
+    let Scratch {
+        flow,
+        nat_entry: new,
+        ..
+    } = scratch;
     let sum_at = flow.l4_at + 2;
-    let mut how = Checksum { pseudo: true, zero_is_none: false, ipv6: F::VERSION == 6 };
+    let mut how = Checksum {
+        pseudo: true,
+        zero_is_none: false,
+        ipv6: F::VERSION == 6,
+    };
     if F::VERSION == 6 {
         packet.fix_l4_checksum(sum_at, change, how)?;
     }

@@ -34,20 +34,15 @@ pub(crate) fn is_solicitation(packet: &impl Packet) -> bool {
 /// Answers an endpoint's solicitation of its gateway; other solicitations are
 /// dropped, those for duplicate address detection among them.
 #[inline(never)]
-pub(crate) fn answer(
-    packet: &mut impl Packet,
-    row: &EndpointRow,
-) -> Result<Verdict, DropReason> {
+pub(crate) fn answer(packet: &mut impl Packet, row: &EndpointRow) -> Result<Verdict, DropReason> {
     let forbidden = DropReason::ForbiddenIcmpv6Message;
     let frame: &Frame6 = packet.view(0).ok_or(DropReason::InvalidPacket)?;
     let (source, source_mac) = (frame.ip.source, frame.ethernet.source);
-    let proper = frame.ip.hop_limit == 255
-        && frame.ip.payload_len.get() == MESSAGE_LEN
-        && source != [0; 16];
+    let proper =
+        frame.ip.hop_limit == 255 && frame.ip.payload_len.get() == MESSAGE_LEN && source != [0; 16];
     let message: NeighbourMessage = packet.load(MESSAGE_AT as u32).ok_or(forbidden)?;
-    let asks = message.target == GATEWAY_IPV6
-        && message.option == SOURCE_MAC
-        && message.option_len == 1;
+    let asks =
+        message.target == GATEWAY_IPV6 && message.option == SOURCE_MAC && message.option_len == 1;
     if !proper || !asks {
         return Err(forbidden);
     }
@@ -67,15 +62,17 @@ pub(crate) fn answer(
         mac: row.node_mac,
     };
     message.checksum = sum(&message, &source).to_ne_bytes();
-    packet.store(MESSAGE_AT as u32, &message).ok_or(DropReason::PacketWrite)?;
+    packet
+        .store(MESSAGE_AT as u32, &message)
+        .ok_or(DropReason::PacketWrite)?;
     Ok(Verdict::Reflect { dropped: None })
 }
 
 /// The checksum of an advertisement from the gateway.
 #[inline(always)]
 fn sum(message: &NeighbourMessage, destination: &[u8; 16]) -> u16 {
-    let mut sum = checksum::half(Be16::new(MESSAGE_LEN).to_bytes())
-        + checksum::half([0, protocol::ICMPV6]);
+    let mut sum =
+        checksum::half(Be16::new(MESSAGE_LEN).to_bytes()) + checksum::half([0, protocol::ICMPV6]);
     for part in [&GATEWAY_IPV6, destination] {
         sum = checksum::add(sum, checksum::address(&axon_abi::IpKey(*part), true));
     }

@@ -52,7 +52,9 @@ pub struct Decision {
 pub fn evaluate(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason> {
     scratch.decision = Decision::default();
     let question = scratch.question;
-    let row = tables.policy_set(question.set).ok_or(DropReason::NoPolicyConfiguration)?;
+    let row = tables
+        .policy_set(question.set)
+        .ok_or(DropReason::NoPolicyConfiguration)?;
     let (prefixes, closed) = if question.egress {
         (row.egress_prefixes, PolicySetFlags::DEFAULT_DENY_EGRESS)
     } else {
@@ -69,7 +71,11 @@ pub fn evaluate(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropR
             Ok(())
         };
     }
-    if row.flags & closed != 0 { Err(DropReason::PolicyDenied) } else { Ok(()) }
+    if row.flags & closed != 0 {
+        Err(DropReason::PolicyDenied)
+    } else {
+        Ok(())
+    }
 }
 
 /// Fills in the remote's class, or [`class::ANY`] if the remote is unknown:
@@ -86,7 +92,10 @@ fn classify(tables: &impl Tables, scratch: &mut Scratch) {
     if matches!(scope, Scope::Unknown) || needs_row && !tables.identity_known(remote) {
         return;
     }
-    scratch.class_key = ClassKey { set, identity: remote };
+    scratch.class_key = ClassKey {
+        set,
+        identity: remote,
+    };
     scratch.class = match tables.class(&scratch.class_key) {
         Some(class) => class,
         None => class::default_of(scope),
@@ -152,7 +161,11 @@ fn probe(tables: &impl Tables, scratch: &mut Scratch) {
 
 /// Which parts of the entry's key were more than wildcards.
 fn match_type(decision: &Decision) -> MatchType {
-    match (decision.class != class::ANY, decision.protocol != 0, decision.prefix != 0) {
+    match (
+        decision.class != class::ANY,
+        decision.protocol != 0,
+        decision.prefix != 0,
+    ) {
         (true, true, true) => MatchType::L3L4,
         (true, true, false) => MatchType::L3Proto,
         (true, false, _) => MatchType::L3Only,

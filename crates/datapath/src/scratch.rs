@@ -16,7 +16,9 @@ use crate::tables::NextHop;
 /// Two ends and how they talk. ICMP queries have their identifier as the
 /// asking side's port and 0 as the other's.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct Tuple {
     /// Source address.
     pub source: IpKey,
@@ -188,8 +190,6 @@ pub struct Scratch {
     pub(crate) fragment_ports: FragmentPorts,
 }
 
-
-
 /// Whose policy is asked at one end of a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -293,8 +293,18 @@ impl Scratch {
             agreed: Agreed {
                 source: identity,
                 destination: identity,
-                egress: Judge { set: 0xa5a5, endpoint: 0xa5, audits: true, silent: true },
-                ingress: Judge { set: 0xa5a5, endpoint: 0xa5, audits: true, silent: true },
+                egress: Judge {
+                    set: 0xa5a5,
+                    endpoint: 0xa5,
+                    audits: true,
+                    silent: true,
+                },
+                ingress: Judge {
+                    set: 0xa5a5,
+                    endpoint: 0xa5,
+                    audits: true,
+                    silent: true,
+                },
                 epoch: 0xa5a5,
                 rule: 0xa5a5,
                 match_type: 0xa5,

@@ -33,7 +33,11 @@ pub(crate) fn reopens(flow: &Flow, entry: &CtEntry) -> bool {
 pub(crate) fn next(flow: &Flow, entry: &CtEntry, forward: bool) -> u8 {
     if flow.tuple.protocol != protocol::TCP {
         let both = !forward || entry.flags & CtFlags::REPLIED != 0;
-        return if both { CtState::TwoWay } else { CtState::OneWay } as u8;
+        return if both {
+            CtState::TwoWay
+        } else {
+            CtState::OneWay
+        } as u8;
     }
     if flow.tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0 {
         return CtState::Closing as u8;
@@ -52,7 +56,11 @@ pub(crate) fn flags(flow: &Flow, entry: &CtEntry, forward: bool) -> u8 {
         flags |= CtFlags::REPLIED;
     }
     if flow.tcp_flags & tcp_flag::FIN != 0 {
-        flags |= if forward { CtFlags::FIN_FORWARD } else { CtFlags::FIN_REPLY };
+        flags |= if forward {
+            CtFlags::FIN_FORWARD
+        } else {
+            CtFlags::FIN_REPLY
+        };
     }
     flags
 }

@@ -24,7 +24,9 @@ pub fn to_endpoint(
     scratch: &mut Scratch,
 ) -> Result<Verdict, DropReason> {
     scratch.begin(0, Direction::Ingress);
-    let row = tables.endpoint(packet.ifindex()).ok_or(DropReason::EndpointNotReady)?;
+    let row = tables
+        .endpoint(packet.ifindex())
+        .ok_or(DropReason::EndpointNotReady)?;
     scratch.endpoint = row.id;
     scratch.destination_identity = row.identity;
     scratch.device = packet.ifindex();
@@ -51,9 +53,23 @@ fn receive<F: Family>(
         return Err(DropReason::EndpointNotReady);
     }
     parse::<F>(packet, tables, scratch)?;
-    track::<F>(packet, tables, scratch, Sets { sender: None, receiver: row.policy_set })?;
+    track::<F>(
+        packet,
+        tables,
+        scratch,
+        Sets {
+            sender: None,
+            receiver: row.policy_set,
+        },
+    )?;
     if scratch.report {
-        event::report_trace(packet, tables, scratch, ObservationPoint::ToEndpoint, row.id);
+        event::report_trace(
+            packet,
+            tables,
+            scratch,
+            ObservationPoint::ToEndpoint,
+            row.id,
+        );
     }
     Ok(())
 }

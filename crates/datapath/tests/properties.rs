@@ -27,9 +27,19 @@ fn net() -> impl Strategy<Value = Net> {
 fn packet() -> impl Strategy<Value = Build> {
     let ends = |net: Net| {
         let addrs = vec![net.a, net.b, net.node, net.remote, net.world];
-        (prop::sample::select(addrs.clone()), prop::sample::select(addrs))
+        (
+            prop::sample::select(addrs.clone()),
+            prop::sample::select(addrs),
+        )
     };
-    let shape = (0..6u8, any::<u16>(), any::<u16>(), any::<u8>(), 0..300usize, any::<bool>());
+    let shape = (
+        0..6u8,
+        any::<u16>(),
+        any::<u16>(),
+        any::<u8>(),
+        0..300usize,
+        any::<bool>(),
+    );
     (net().prop_flat_map(ends), shape).prop_map(|((from, to), shape)| {
         let (kind, a, b, flags, len, options) = shape;
         let built = match kind {
@@ -41,7 +51,11 @@ fn packet() -> impl Strategy<Value = Build> {
             _ => Build::udp(from, to, (a, b), 64).part(b, 0, 24),
         };
         let built = built.hops(flags % 70);
-        if options { built.options(&[1, 1, 1, 1]) } else { built }
+        if options {
+            built.options(&[1, 1, 1, 1])
+        } else {
+            built
+        }
     })
 }
 
@@ -114,7 +128,11 @@ proptest! {
 }
 
 /// The look-up as the rules are written: every entry is looked at.
-fn slow(world: &World, rules: &[(Option<Identity>, Rule)], question: &Question) -> Result<(), DropReason> {
+fn slow(
+    world: &World,
+    rules: &[(Option<Identity>, Rule)],
+    question: &Question,
+) -> Result<(), DropReason> {
     let known = match question.remote.scope() {
         Scope::Unknown => false,
         Scope::Cluster => world.identities.contains(&question.remote),
@@ -140,16 +158,37 @@ fn slow(world: &World, rules: &[(Option<Identity>, Rule)], question: &Question) 
 
 fn rule() -> impl Strategy<Value = (Option<Identity>, Rule)> {
     let remote = prop::option::of((298..303u32).prop_map(Identity));
-    let shape = (any::<bool>(), prop::sample::select(vec![0u8, 6, 17]), any::<u16>(), 0..=16u8);
+    let shape = (
+        any::<bool>(),
+        prop::sample::select(vec![0u8, 6, 17]),
+        any::<u16>(),
+        0..=16u8,
+    );
     (remote, shape, any::<bool>()).prop_map(|(remote, (egress, protocol, port, prefix), deny)| {
         let prefix = if protocol == 0 { 0 } else { prefix };
         let port = port & 0xff & (0xffff_0000u32 >> prefix) as u16;
-        (remote, Rule { egress, protocol, port, prefix, precedence: 0, deny })
+        (
+            remote,
+            Rule {
+                egress,
+                protocol,
+                port,
+                prefix,
+                precedence: 0,
+                deny,
+            },
+        )
     })
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn seconds_are_exact(s in 0..500_000_000u64, ns in prop::sample::select(vec![0, 1, 999_999_999])) {
+        let ns = s * 1_000_000_000 + ns;
+        prop_assert_eq!(u64::from(axon_datapath::seconds(ns)), s);
+    }
 
     #[test]
     fn policy_agrees_with_its_slow_twin(
@@ -225,17 +264,29 @@ proptest! {
 
 #[test]
 fn a_policy_that_turns_against_a_flow_cuts_it_both_ways() {
-    let mut native = Native { world: Net::scene() };
+    let mut native = Native {
+        world: Net::scene(),
+    };
     let out = MemPacket::new(POD_A, Build::tcp(V4.a, V4.b, (4000, 80), 2).frame());
-    let back = MemPacket::new(axon_testkit::cases::POD_B, Build::tcp(V4.b, V4.a, (80, 4000), 18).frame());
+    let back = MemPacket::new(
+        axon_testkit::cases::POD_B,
+        Build::tcp(V4.b, V4.a, (80, 4000), 18).frame(),
+    );
     let run = |native: &mut Native, packet: &MemPacket| {
-        native.run(Hook::FromEndpoint, packet).decided.map(|decided| decided.map(|_| ()))
+        native
+            .run(Hook::FromEndpoint, packet)
+            .decided
+            .map(|decided| decided.map(|_| ()))
     };
     assert_eq!(run(&mut native, &out), Some(Ok(())));
     assert_eq!(run(&mut native, &back), Some(Ok(())));
     let denied = Some(Err(DropReason::PolicyDenied));
     set_policy(&mut native.world, 7, PolicySetFlags::DEFAULT_DENY_INGRESS);
-    assert_eq!(run(&mut native, &back), denied, "the reply first: it must not open the flow");
+    assert_eq!(
+        run(&mut native, &back),
+        denied,
+        "the reply first: it must not open the flow"
+    );
     assert_eq!(run(&mut native, &out), denied);
     set_policy(&mut native.world, 8, 0);
     assert_eq!(run(&mut native, &back), Some(Ok(())));
@@ -245,8 +296,17 @@ fn a_policy_that_turns_against_a_flow_cuts_it_both_ways() {
 
 /// Gives the second endpoint another set version.
 fn set_policy(world: &mut World, set: u32, flags: u32) {
-    world.sets.insert(set, PolicySetRow { flags, ..PolicySetRow::default() });
+    world.sets.insert(
+        set,
+        PolicySetRow {
+            flags,
+            ..PolicySetRow::default()
+        },
+    );
     let b = IpKey::from_v4([10, 0, 0, 12]);
-    let row: EndpointRow = EndpointRow { policy_set: set, ..world.addresses[&b] };
+    let row: EndpointRow = EndpointRow {
+        policy_set: set,
+        ..world.addresses[&b]
+    };
     world.endpoint(row);
 }

@@ -82,21 +82,35 @@ impl Build {
     #[must_use]
     pub fn ping(source: &str, destination: &str, id: u16) -> Self {
         let kind = if address(source).is_ipv4() { 8 } else { 128 };
-        Self::icmp(source, destination, (kind, 0, u32::from(id) << 16 | 1), &[1, 2, 3, 4])
+        Self::icmp(
+            source,
+            destination,
+            (kind, 0, u32::from(id) << 16 | 1),
+            &[1, 2, 3, 4],
+        )
     }
 
     /// An echo reply.
     #[must_use]
     pub fn pong(source: &str, destination: &str, id: u16) -> Self {
         let kind = if address(source).is_ipv4() { 0 } else { 129 };
-        Self::icmp(source, destination, (kind, 0, u32::from(id) << 16 | 1), &[1, 2, 3, 4])
+        Self::icmp(
+            source,
+            destination,
+            (kind, 0, u32::from(id) << 16 | 1),
+            &[1, 2, 3, 4],
+        )
     }
 
     /// The ICMP error "port unreachable" about a frame.
     #[must_use]
     pub fn unreachable(source: &str, destination: &str, about: &[u8]) -> Self {
         let quote = &about[14..about.len().min(14 + 128)];
-        let head = if address(source).is_ipv4() { (3, 3, 0) } else { (1, 4, 0) };
+        let head = if address(source).is_ipv4() {
+            (3, 3, 0)
+        } else {
+            (1, 4, 0)
+        };
         Self::icmp(source, destination, head, quote)
     }
 
@@ -170,7 +184,11 @@ impl Build {
             1 => (2, sum(&[&body])),
             _ => return body,
         };
-        let sum = if sum == 0 && self.protocol == 17 { 0xffff } else { sum };
+        let sum = if sum == 0 && self.protocol == 17 {
+            0xffff
+        } else {
+            sum
+        };
         if let Some(field) = body.get_mut(at..at + 2) {
             field.copy_from_slice(&sum.to_be_bytes());
         }
@@ -228,14 +246,17 @@ impl Build {
 }
 
 fn address(text: &str) -> IpAddr {
-    text.parse().unwrap_or_else(|_| panic!("{text} is no address"))
+    text.parse()
+        .unwrap_or_else(|_| panic!("{text} is no address"))
 }
 
 /// An ARP request of an endpoint.
 #[must_use]
 pub fn arp_request(sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
     let mut frame = vec![0xff; 6];
-    frame.extend([2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1]);
+    frame.extend([
+        2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1,
+    ]);
     frame.extend(sender);
     frame.extend([0; 6]);
     frame.extend(target);
@@ -245,8 +266,12 @@ pub fn arp_request(sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
 /// A neighbour solicitation of an endpoint.
 #[must_use]
 pub fn neighbour_solicitation(source: &str, target: &str) -> Vec<u8> {
-    let IpAddr::V6(wanted) = address(target) else { panic!("{target} is not IPv6") };
+    let IpAddr::V6(wanted) = address(target) else {
+        panic!("{target} is not IPv6")
+    };
     let mut rest = wanted.octets().to_vec();
     rest.extend([1, 1, 2, 0, 0, 0, 0, 1]);
-    Build::icmp(source, "ff02::1:ff00:1", (135, 0, 0), &rest).hops(255).frame()
+    Build::icmp(source, "ff02::1:ff00:1", (135, 0, 0), &rest)
+        .hops(255)
+        .frame()
 }

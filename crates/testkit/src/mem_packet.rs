@@ -20,7 +20,12 @@ impl MemPacket {
     /// A packet seen on a device.
     #[must_use]
     pub fn new(ifindex: u32, bytes: Vec<u8>) -> Self {
-        Self { bytes, ifindex, gso_size: 0, vlan: false }
+        Self {
+            bytes,
+            ifindex,
+            gso_size: 0,
+            vlan: false,
+        }
     }
 
     fn at(&self, at: usize) -> Option<&[u8]> {
@@ -68,21 +73,27 @@ impl Packet for MemPacket {
     where
         T: FromBytes + Immutable + KnownLayout + Unaligned,
     {
-        T::ref_from_prefix(self.at(at)?).ok().map(|(value, _)| value)
+        T::ref_from_prefix(self.at(at)?)
+            .ok()
+            .map(|(value, _)| value)
     }
 
     fn edit<T>(&mut self, at: usize) -> Option<&mut T>
     where
         T: FromBytes + IntoBytes + KnownLayout + Unaligned,
     {
-        T::mut_from_prefix(self.bytes.get_mut(at..)?).ok().map(|(value, _)| value)
+        T::mut_from_prefix(self.bytes.get_mut(at..)?)
+            .ok()
+            .map(|(value, _)| value)
     }
 
     fn load<T>(&self, at: u32) -> Option<T>
     where
         T: FromBytes + IntoBytes,
     {
-        T::read_from_prefix(self.at(at as usize)?).ok().map(|(value, _)| value)
+        T::read_from_prefix(self.at(at as usize)?)
+            .ok()
+            .map(|(value, _)| value)
     }
 
     fn store<T>(&mut self, at: u32, value: &T) -> Option<()>
@@ -90,7 +101,9 @@ impl Packet for MemPacket {
         T: IntoBytes + Immutable,
     {
         let at = at as usize;
-        self.bytes.get_mut(at..at + size_of::<T>())?.copy_from_slice(value.as_bytes());
+        self.bytes
+            .get_mut(at..at + size_of::<T>())?
+            .copy_from_slice(value.as_bytes());
         Some(())
     }
 

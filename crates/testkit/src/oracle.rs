@@ -54,7 +54,11 @@ fn check_v6(ip: &[u8]) -> Result<(), String> {
         if next == 44 && u16::from_be_bytes([header[2], header[3]]) & 0xfff9 != 0 {
             return Ok(());
         }
-        at += if next == 44 { 8 } else { (usize::from(header[1]) + 1) * 8 };
+        at += if next == 44 {
+            8
+        } else {
+            (usize::from(header[1]) + 1) * 8
+        };
         next = header[0];
     }
     let body = ip.get(at..40 + payload).ok_or("short IPv6 packet")?;
@@ -70,5 +74,9 @@ fn check_l4(protocol: u8, pseudo: &[u8], body: &[u8], v6: bool) -> Result<(), St
         1 => sum(&[body]) == 0,
         _ => true,
     };
-    if right { Ok(()) } else { Err(format!("checksum of protocol {protocol}")) }
+    if right {
+        Ok(())
+    } else {
+        Err(format!("checksum of protocol {protocol}"))
+    }
 }

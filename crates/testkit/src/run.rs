@@ -93,8 +93,13 @@ pub fn run_case(backend: &mut impl Backend, case: &Case) -> Result<(), String> {
         }
         let outcome = backend.run(step.hook, &step.packet);
         compare(step, &outcome).map_err(|wrong| {
-            format!("{}: {}: {wrong}\n  before {}\n  after  {}", case.name, step.name,
-                hex(&step.packet.bytes), hex(&outcome.bytes))
+            format!(
+                "{}: {}: {wrong}\n  before {}\n  after  {}",
+                case.name,
+                step.name,
+                hex(&step.packet.bytes),
+                hex(&outcome.bytes)
+            )
         })?;
     }
     Ok(())
@@ -132,8 +137,14 @@ fn compare(step: &Step, outcome: &Outcome) -> Result<(), String> {
 }
 
 fn drop_event(counted: Option<u8>, events: &[EventRecord]) -> Result<(), String> {
-    let told = events.iter().filter(|event| event.kind == EventKind::Drop as u8);
-    match told.map(|event| event.reason).collect::<Vec<_>>().as_slice() {
+    let told = events
+        .iter()
+        .filter(|event| event.kind == EventKind::Drop as u8);
+    match told
+        .map(|event| event.reason)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
         [reason] if Some(*reason) == counted => Ok(()),
         other => Err(format!("drop events: {other:?}")),
     }
@@ -147,9 +158,10 @@ fn coarse(decided: Result<Verdict, DropReason>) -> (Action, Option<u8>) {
         Ok(Verdict::RedirectPeer { .. } | Verdict::RedirectNeigh { .. }) => {
             (Action::Redirect, Some(0))
         }
-        Ok(Verdict::Reflect { dropped }) => {
-            (Action::Redirect, Some(dropped.map_or(0, |reason| reason as u8)))
-        }
+        Ok(Verdict::Reflect { dropped }) => (
+            Action::Redirect,
+            Some(dropped.map_or(0, |reason| reason as u8)),
+        ),
         Err(reason) => (Action::Drop, Some(reason as u8)),
     }
 }
@@ -202,6 +214,12 @@ impl Backend for Native {
             world.count(reason, direction, packet.bytes.len() as u32);
         }
         let events = world.events.borrow().clone();
-        Outcome { action, counted, bytes: packet.bytes, decided: Some(decided), events }
+        Outcome {
+            action,
+            counted,
+            bytes: packet.bytes,
+            decided: Some(decided),
+            events,
+        }
     }
 }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use axon_abi::{
     Be16, ClassKey, ConfigFlags, CtEntry, CtKey4, CtKey6, Direction, EndpointRow, EventRecord,
-    FragmentKey, FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, NatEntry, NatKey,
-    PolicyEntry, PolicyEntryFlags, PolicyKey, PolicySetRow, RuntimeConfig, Timeouts,
+    FragmentKey, FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, NatEntry, NatKey, PolicyEntry,
+    PolicyEntryFlags, PolicyKey, PolicySetRow, RuntimeConfig, Timeouts,
 };
 use axon_datapath::{NextHop, Route, RouteQuery, Tables};
 
@@ -122,8 +122,14 @@ impl World {
 
     /// Says who an address is.
     pub fn known(&mut self, addr: &str, identity: Identity, flags: u32) {
-        self.ipcache
-            .insert(key(addr), IpcacheRow { identity, flags, node: IpKey::UNSPECIFIED });
+        self.ipcache.insert(
+            key(addr),
+            IpcacheRow {
+                identity,
+                flags,
+                node: IpKey::UNSPECIFIED,
+            },
+        );
         self.identities.insert(identity);
     }
 
@@ -144,7 +150,11 @@ impl World {
         } else {
             row.ingress_prefixes |= 1 << rule.prefix;
         }
-        let direction = if rule.egress { PolicyKey::EGRESS } else { PolicyKey::INGRESS };
+        let direction = if rule.egress {
+            PolicyKey::EGRESS
+        } else {
+            PolicyKey::INGRESS
+        };
         self.policy.insert(
             PolicyKey {
                 set,
@@ -198,7 +208,9 @@ pub struct Rule {
 
 /// An address as a key.
 pub(crate) fn key(addr: &str) -> IpKey {
-    addr.parse::<IpAddr>().unwrap_or_else(|_| panic!("{addr} is no address")).into()
+    addr.parse::<IpAddr>()
+        .unwrap_or_else(|_| panic!("{addr} is no address"))
+        .into()
 }
 
 fn lend<'a, K: std::hash::Hash + Eq, V>(
@@ -221,7 +233,11 @@ impl Tables for World {
     }
 
     fn random(&self) -> u32 {
-        let next = self.seed.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let next = self
+            .seed
+            .get()
+            .wrapping_mul(1_664_525)
+            .wrapping_add(1_013_904_223);
         self.seed.set(next);
         next
     }
@@ -239,7 +255,10 @@ impl Tables for World {
     }
 
     fn ipcache_cidr(&self, key: &LpmKey) -> Option<&IpcacheRow> {
-        Self::longest(self.cidrs.iter().map(|(prefix, row)| (prefix, row)), &key.addr)
+        Self::longest(
+            self.cidrs.iter().map(|(prefix, row)| (prefix, row)),
+            &key.addr,
+        )
     }
 
     fn identity_known(&self, identity: Identity) -> bool {
@@ -331,7 +350,11 @@ impl Tables for World {
     }
 
     fn count(&self, reason: u8, direction: Direction, _len: u32) {
-        *self.counts.borrow_mut().entry((reason, direction)).or_default() += 1;
+        *self
+            .counts
+            .borrow_mut()
+            .entry((reason, direction))
+            .or_default() += 1;
     }
 
     fn emit(&self, event: &EventRecord) {

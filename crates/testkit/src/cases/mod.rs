@@ -17,7 +17,12 @@ pub fn all() -> Vec<Case> {
     [V4, V6]
         .iter()
         .flat_map(|net| {
-            [traffic::cases(net), parsing::cases(net), policy::cases(net), netdev::cases(net)]
+            [
+                traffic::cases(net),
+                parsing::cases(net),
+                policy::cases(net),
+                netdev::cases(net),
+            ]
         })
         .flatten()
         .collect()

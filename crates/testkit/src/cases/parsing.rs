@@ -38,12 +38,26 @@ fn lengths(net: &Net) -> Vec<Step> {
     let small_offset = changed(&tcp, |frame| frame[header + 12] = 0x40);
     vec![
         step("no IP header", from, tcp.frame()[..20].to_vec(), invalid),
-        step("no Ethernet header", from, tcp.frame()[..13].to_vec(),
-            Err(DropReason::UnsupportedL2Protocol)),
+        step(
+            "no Ethernet header",
+            from,
+            tcp.frame()[..13].to_vec(),
+            Err(DropReason::UnsupportedL2Protocol),
+        ),
         step("longer than it is", from, longer, invalid),
-        step("a length of 0", from, none, if net.version == 4 { invalid } else { truncated }),
+        step(
+            "a length of 0",
+            from,
+            none,
+            if net.version == 4 { invalid } else { truncated },
+        ),
         aggregate,
-        step("cut in the IP payload", from, tcp.frame()[..header + 10].to_vec(), invalid),
+        step(
+            "cut in the IP payload",
+            from,
+            tcp.frame()[..header + 10].to_vec(),
+            invalid,
+        ),
         step("a UDP length too small", from, short_udp, truncated),
         step("a UDP length too large", from, long_udp, truncated),
         step("TCP options beyond the end", from, offset, truncated),
@@ -61,20 +75,45 @@ fn headers(net: &Net) -> Vec<Step> {
     unknown.protocol = 99;
     let mut ethertype = tcp(ACK).frame();
     ethertype[12] = 0x88;
-    let mut tagged = sends("a VLAN tag", POD_A, &tcp(ACK), Err(DropReason::VlanFiltered));
+    let mut tagged = sends(
+        "a VLAN tag",
+        POD_A,
+        &tcp(ACK),
+        Err(DropReason::VlanFiltered),
+    );
     tagged.packet.vlan = true;
     let mut steps = vec![
         sends("no TCP flags", POD_A, &tcp(0), truncated),
         sends("SYN and FIN", POD_A, &tcp(3), truncated),
         sends("SYN and RST", POD_A, &tcp(6), truncated),
-        step("another IP version", from, wrong, Err(DropReason::InvalidPacket)),
-        sends("an unknown protocol", POD_A, &unknown, Err(DropReason::CtUnknownL4Protocol)),
-        step("an unknown EtherType", from, ethertype, Err(DropReason::UnsupportedL3Protocol)),
+        step(
+            "another IP version",
+            from,
+            wrong,
+            Err(DropReason::InvalidPacket),
+        ),
+        sends(
+            "an unknown protocol",
+            POD_A,
+            &unknown,
+            Err(DropReason::CtUnknownL4Protocol),
+        ),
+        step(
+            "an unknown EtherType",
+            from,
+            ethertype,
+            Err(DropReason::UnsupportedL3Protocol),
+        ),
     ];
     let invalid = Err(DropReason::InvalidIpv6ExtensionHeader);
     if net.version == 4 {
         let overrun = changed(&tcp(ACK), |frame| frame[14] = 0x4f);
-        steps.push(step("IP options beyond the end", from, overrun, Err(DropReason::InvalidPacket)));
+        steps.push(step(
+            "IP options beyond the end",
+            from,
+            overrun,
+            Err(DropReason::InvalidPacket),
+        ));
     } else {
         let mut many = tcp(ACK);
         many.extensions = vec![(60, vec![0, 1, 4, 0, 0, 0, 0]); 7];
@@ -82,11 +121,21 @@ fn headers(net: &Net) -> Vec<Step> {
         many.extensions.truncate(6);
         steps.push(sends("six extension headers", POD_A, &many, to(POD_B)));
         many.extensions = vec![(60, vec![0; 7]), (0, vec![0; 7])];
-        steps.push(sends("hop-by-hop options in second place", POD_A, &many, invalid));
+        steps.push(sends(
+            "hop-by-hop options in second place",
+            POD_A,
+            &many,
+            invalid,
+        ));
         many.extensions = vec![(43, vec![0; 7])];
         steps.push(sends("routing header of type 0", POD_A, &many, invalid));
         many.extensions = vec![(60, vec![200, 0, 0, 0, 0, 0, 0])];
-        steps.push(sends("an extension header beyond the end", POD_A, &many, invalid));
+        steps.push(sends(
+            "an extension header beyond the end",
+            POD_A,
+            &many,
+            invalid,
+        ));
     }
     steps
 }

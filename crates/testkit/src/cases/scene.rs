@@ -77,7 +77,13 @@ pub const V6: Net = Net {
 };
 
 impl Net {
-    fn endpoint(id: u16, ifindex: u32, identity: Identity, addrs: [&str; 2], set: u32) -> EndpointRow {
+    fn endpoint(
+        id: u16,
+        ifindex: u32,
+        identity: Identity,
+        addrs: [&str; 2],
+        set: u32,
+    ) -> EndpointRow {
         let low = id as u8;
         EndpointRow {
             ifindex,
@@ -98,7 +104,13 @@ impl Net {
         let mut world = World::new((V4.node, V6.node));
         world.endpoint(Self::endpoint(1, POD_A, IDENTITY_A, [V4.a, V6.a], 1));
         world.endpoint(Self::endpoint(2, POD_B, IDENTITY_B, [V4.b, V6.b], 2));
-        world.endpoint(Self::endpoint(3, POD_HERMIT, IDENTITY_B, [V4.hermit, V6.hermit], 0));
+        world.endpoint(Self::endpoint(
+            3,
+            POD_HERMIT,
+            IDENTITY_B,
+            [V4.hermit, V6.hermit],
+            0,
+        ));
         for set in [1, 2] {
             world.sets.insert(set, PolicySetRow::default());
         }
@@ -116,7 +128,12 @@ impl Net {
     /// A case in the scene.
     #[must_use]
     pub fn case(&self, name: &str, world: World, steps: Vec<Step>) -> Case {
-        Case { name: format!("v{}: {name}", self.version), world, steps, routes: false }
+        Case {
+            name: format!("v{}: {name}", self.version),
+            world,
+            steps,
+            routes: false,
+        }
     }
 
     /// The address of this family as a key.
@@ -134,7 +151,14 @@ pub(crate) fn step(
     expected: Result<Verdict, axon_abi::DropReason>,
 ) -> Step {
     let packet = MemPacket::new(ifindex, frame);
-    Step { name, after_s: 0, hook, packet, expected, bytes: None }
+    Step {
+        name,
+        after_s: 0,
+        hook,
+        packet,
+        expected,
+        bytes: None,
+    }
 }
 
 /// What an endpoint sends.
@@ -144,7 +168,12 @@ pub(crate) fn sends(
     packet: &Build,
     expected: Result<Verdict, axon_abi::DropReason>,
 ) -> Step {
-    step(name, (Hook::FromEndpoint, ifindex), packet.frame(), expected)
+    step(
+        name,
+        (Hook::FromEndpoint, ifindex),
+        packet.frame(),
+        expected,
+    )
 }
 
 /// What the network sends.
