@@ -90,7 +90,7 @@ impl From<http::Error> for Failure {
             }
             http::Error::Unreachable { .. } => Self::new(text)
                 .remedy(
-                    "start one (`axon agent`, or `systemctl start axon`), or name its socket \
+                    "start one (`axon agent`, or `systemctl start axon-agent`), or name its socket \
                      with --socket or AXON_SOCKET",
                 )
                 .code(UNREACHABLE),
