@@ -190,7 +190,7 @@ fn requests_that_make_no_sense_are_refused_with_reason_and_remedy() {
         ("interface", json!("much-too-long-name"), 400, "interface"),
         ("netns", json!("relative"), 400, "netns"),
         ("netns", json!("/run/netns/axt-none"), 500, "axt-none"),
-        ("pod-name", json!(""), 400, "pod-name"),
+        ("namespace", json!(""), 400, "pod-name"),
         ("pod-name", json!("unknown"), 503, "default/unknown"),
         ("ips", json!(["192.0.2.9"]), 400, "192.0.2.9"),
         ("ips", json!(["10.77.0.8", "10.77.0.9"]), 400, "10.77.0.8"),

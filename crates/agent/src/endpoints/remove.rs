@@ -18,7 +18,7 @@ use crate::problem::{Refusal, chain};
 const ROWS_GONE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Container ids of `axon run`, which no CNI runtime knows of.
-const RUN_PREFIX: &str = "axon-run-";
+const RUN_PREFIX: &str = "run-";
 
 /// Takes away the endpoints of an attachment, or of every attachment of a
 /// container; says how many. None is no error.
