@@ -1,12 +1,11 @@
-//! Desired rows in the kernel's maps, and what becomes of expired flows.
+//! Desired rows in the kernel's maps and routes.
 
 mod common;
 
 use axon_abi::{
-    ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, CtState, Identity, IdentityRow, IpKey, IpcacheRow,
-    LpmKey, NatEntry, NatKey, PolicyEntry, PolicyKey,
+    ClassKey, ClassRow, Identity, IdentityRow, IpKey, IpcacheRow, LpmKey, PolicyEntry, PolicyKey,
 };
-use axon_linux::{MapError, Sweeper};
+use axon_linux::MapError;
 use axon_model::{PolicyRows, Route};
 use common::{Node, Pod, complete, desired, open, reconciler, root};
 
@@ -214,10 +213,35 @@ fn a_full_map_names_itself_and_recovers() {
             ..
         })
     ));
+    let epoch = || {
+        maps.config
+            .get(&0)
+            .expect("a look-up")
+            .unwrap_or_default()
+            .epoch
+    };
+    desired.config.replace([(
+        0,
+        axon_abi::RuntimeConfig {
+            epoch: 7,
+            ..Default::default()
+        },
+    )]);
+    reconciler.sync(1, &desired);
+    assert_eq!(epoch(), 7);
     desired.identities.write(|txn| txn.remove(&Identity(1000)));
     reconciler.sync(100, &desired);
     let report = reconciler.sync(60_000, &desired);
     assert_eq!(report.tables["identities"].failing_rows, 0, "{report:?}");
+    assert_ne!(
+        epoch(),
+        7,
+        "verdicts are made again from the row that came late"
+    );
+    assert_eq!(
+        reconciler.full(60_001, &desired).tables["config"].updated,
+        0
+    );
 }
 
 #[test]
@@ -285,136 +309,4 @@ fn routes_of_ours_follow_the_table_and_others_stay() {
     assert_eq!((routes("-4"), routes("-6")), (String::new(), String::new()));
     let others = node.exec("ip", &["route"]);
     assert!(String::from_utf8_lossy(&others.stdout).contains("198.51.100.0/24"));
-}
-
-fn flow(n: u32) -> CtKey4 {
-    CtKey4 {
-        low: n.to_be_bytes(),
-        protocol: 6,
-        ..CtKey4::default()
-    }
-}
-
-#[test]
-fn the_sweep_removes_what_has_expired_and_counts_anew() {
-    let Some(()) = root() else { return };
-    let node = Node::new("sweep");
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
-    let entry = |expires_s, owner, state: CtState| CtEntry {
-        expires_s,
-        owner,
-        state: state as u8,
-        ..CtEntry::default()
-    };
-    for n in 0..10 {
-        maps.ct4
-            .insert(&flow(n), &entry(100 + n, 5, CtState::Established))
-            .expect("a flow");
-    }
-    maps.ct6
-        .insert(&CtKey6::default(), &entry(1000, 6, CtState::TwoWay))
-        .expect("a flow");
-    maps.ct_count.insert(&5, &77).expect("a count");
-    maps.ct_count.insert(&9, &3).expect("a count");
-    let mut sweeper = Sweeper::new(maps.clone());
-    let report = sweeper.pass(104).expect("a pass");
-    assert_eq!(
-        (report.maps[0].removed, report.maps[0].entries),
-        (5, 5),
-        "{report:?}"
-    );
-    let count = |owner| {
-        maps.ct_count
-            .get(&owner)
-            .expect("a count")
-            .expect("a count")
-    };
-    assert_eq!((count(5), count(6), count(9)), (5, 1, 0));
-    assert!(maps.ct4.get(&flow(4)).expect("a look-up").is_none());
-    assert!(maps.ct4.get(&flow(5)).expect("a look-up").is_some());
-}
-
-#[test]
-fn the_sweep_makes_room_at_the_cost_of_half_open_flows() {
-    let Some(()) = root() else { return };
-    let node = Node::new("room");
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
-    let capacity = maps.ct4.capacity();
-    for n in 0..capacity * 9 / 10 {
-        let state = if n < 100 {
-            CtState::Established
-        } else {
-            CtState::Opening
-        };
-        let entry = CtEntry {
-            expires_s: 1000 + n,
-            state: state as u8,
-            ..CtEntry::default()
-        };
-        maps.ct4.insert(&flow(n), &entry).expect("a flow");
-    }
-    let before = maps.ct4.count().expect("a count");
-    assert!(before * 100 > capacity * 80, "{before} of {capacity}");
-    let report = Sweeper::new(maps.clone()).pass(10).expect("a pass");
-    let row = report.maps[0];
-    assert_eq!(
-        (row.removed, row.evicted_early),
-        (0, before - capacity * 75 / 100),
-        "{row:?}"
-    );
-    assert!((0..100).all(|n| maps.ct4.get(&flow(n)).expect("a look-up").is_some()));
-    assert!(
-        maps.ct4.get(&flow(100)).expect("a look-up").is_none(),
-        "the soonest to expire"
-    );
-}
-
-#[test]
-fn an_address_given_anew_starts_without_flows() {
-    let Some(()) = root() else { return };
-    let node = Node::new("flush");
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
-    let (old, other) = ([10, 7, 0, 1], [10, 7, 0, 2]);
-    let peer = [192, 0, 2, 1];
-    for (low, high) in [(old, peer), (old, other), (other, peer)] {
-        maps.ct4
-            .insert(
-                &CtKey4 {
-                    low,
-                    high,
-                    ..CtKey4::default()
-                },
-                &CtEntry::default(),
-            )
-            .expect("a flow");
-    }
-    let outbound = NatKey {
-        source: IpKey::from_v4(old),
-        ..NatKey::default()
-    };
-    let inbound = NatKey {
-        inbound: 1,
-        source: IpKey::from_v4(peer),
-        ..NatKey::default()
-    };
-    maps.nat
-        .insert(&outbound, &NatEntry::default())
-        .expect("a translation");
-    let entry = NatEntry {
-        addr: IpKey::from_v4(old),
-        ..NatEntry::default()
-    };
-    maps.nat.insert(&inbound, &entry).expect("a translation");
-    let removed = Sweeper::new(maps.clone()).flush(&["10.7.0.1".parse().expect("an address")]);
-    assert_eq!(removed.expect("flushed"), 4);
-    assert_eq!(
-        (
-            maps.ct4.count().expect("a count"),
-            maps.nat.count().expect("a count")
-        ),
-        (1, 0)
-    );
 }

@@ -95,6 +95,16 @@ pub enum DatapathError {
         /// Who holds it.
         owner: Owner,
     },
+    /// The kernel is too old, or built without something.
+    #[error("kernel {kernel} has no {feature}, which Linux {since} and later can have")]
+    Kernel {
+        /// The running kernel.
+        kernel: String,
+        /// What it lacks.
+        feature: &'static str,
+        /// The least kernel that has it.
+        since: &'static str,
+    },
     /// A map.
     #[error(transparent)]
     Map(#[from] MapError),
@@ -207,6 +217,13 @@ impl Datapath {
             ..Adoption::default()
         };
         let features = Features::probe();
+        if let Some(missing) = features.missing().next() {
+            return Err(DatapathError::Kernel {
+                kernel: features.kernel.clone(),
+                feature: missing.name,
+                since: missing.since,
+            });
+        }
         let clsact = match config.attach {
             AttachMode::Auto => !features.has(Features::TCX),
             AttachMode::Tcx => false,

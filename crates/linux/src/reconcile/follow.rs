@@ -72,7 +72,12 @@ impl<T: Target> Follower<T> {
         Self { grace_ms, ..self }
     }
 
-    /// Puts rows in place, and notes those that are to go.
+    pub(super) fn target_mut(&mut self) -> &mut T {
+        &mut self.target
+    }
+
+    /// Puts rows in place, and notes those that are to go. Says whether a row
+    /// is in place now that had failed before.
     pub(super) fn put(
         &mut self,
         pass: Pass,
@@ -80,7 +85,8 @@ impl<T: Target> Follower<T> {
         table: &Table<T::Key, T::Value>,
         name: &'static str,
         report: &mut ReconcileReport,
-    ) {
+    ) -> bool {
+        let failed: Vec<T::Key> = self.reconciler.failures().keys().cloned().collect();
         // A row that came back with the content that is still in the kernel is no update.
         let snapshot = table.snapshot();
         self.removals.retain(|key, _| snapshot.get(key).is_none());
@@ -94,10 +100,20 @@ impl<T: Target> Follower<T> {
             Pass::Everything => self.reconciler.full(now_ms, table, &mut target),
         };
         report.tables.entry(name).or_default().updated += done.updated;
+        failed
+            .iter()
+            .any(|key| !self.reconciler.failures().contains_key(key))
     }
 
-    /// Takes away what is due, and tells what fails.
-    pub(super) fn take(&mut self, now_ms: u64, name: &'static str, report: &mut ReconcileReport) {
+    /// Takes away what is due, and tells what fails. Says whether a row is
+    /// gone now whose removal had failed before.
+    pub(super) fn take(
+        &mut self,
+        now_ms: u64,
+        name: &'static str,
+        report: &mut ReconcileReport,
+    ) -> bool {
+        let mut late = false;
         let row = report.tables.entry(name).or_default();
         let due: Vec<T::Key> = self
             .removals
@@ -108,7 +124,8 @@ impl<T: Target> Follower<T> {
         for key in due {
             match self.target.delete(&key) {
                 Ok(()) => {
-                    self.removals.remove(&key);
+                    let removal = self.removals.remove(&key);
+                    late |= removal.is_some_and(|removal| removal.attempts > 0);
                     row.deleted += 1;
                 }
                 Err(error) => {
@@ -143,6 +160,7 @@ impl<T: Target> Follower<T> {
             .map(|failure| failure.due_ms);
         let waiting = self.removals.values().map(|removal| removal.due_ms);
         report.due_ms = retries.chain(waiting).chain(report.due_ms).min();
+        late
     }
 }
 
@@ -280,7 +298,7 @@ mod tests {
         sets.target.stuck = false;
         let mut report = ReconcileReport::default();
         sets.put(Pass::Everything, 10, &table, "s", &mut report);
-        sets.take(10, "s", &mut report);
+        assert!(sets.take(10, "s", &mut report), "a late removal");
         assert_eq!(report.tables["s"].deleted, 1);
         assert_eq!(report.tables["s"].failing_rows, 0);
     }

@@ -1,12 +1,14 @@
 //! Desired tables into kernel state, in an order that never allows too much.
 //!
 //! ```text
-//!  put in place:  identities → policy sets → ipcache → nomasq → config → routes → endpoints
+//!  put in place:  identities → policy sets → ipcache → nomasq → routes → endpoints
 //!  taken away:    endpoints → routes → nomasq → ipcache → policy sets (after a grace) → identities
+//!  at last:       config, whose new epoch has verdicts made again from these rows
 //! ```
 //!
 //! An endpoint's row is not written before the policy set that it names is
-//! whole in the kernel; a set is not removed while an endpoint names it.
+//! whole in the kernel; a set is not removed while an endpoint names it. Rows that
+//! come late, after failures, are followed by an epoch of their own.
 
 mod endpoints;
 mod follow;
@@ -24,7 +26,7 @@ use crate::routes::RouteTarget;
 use endpoints::EndpointTarget;
 use follow::Follower;
 use policy::PolicySetTarget;
-use rows::{ArrayTarget, MapTarget};
+use rows::{ConfigTarget, MapTarget};
 
 /// How the reconciler works.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +111,7 @@ pub struct KernelReconciler {
     ipcache: Follower<MapTarget<IpKey, axon_abi::IpcacheRow>>,
     ipcache_cidrs: Follower<MapTarget<LpmKey, axon_abi::IpcacheRow>>,
     nomasq: Follower<MapTarget<LpmKey, u32>>,
-    config: Follower<ArrayTarget<axon_abi::RuntimeConfig>>,
+    config: Follower<ConfigTarget>,
     routes: Follower<RouteTarget>,
     endpoints: Follower<EndpointTarget>,
 }
@@ -152,7 +154,7 @@ impl KernelReconciler {
             ),
             nomasq: Follower::new(MapTarget::new(maps.nomasq.clone()), backoff, prefix_name),
             config: Follower::new(
-                ArrayTarget::new(maps.config.clone()),
+                ConfigTarget::new(maps.config.clone()),
                 backoff,
                 u32::to_string,
             ),
@@ -182,28 +184,33 @@ impl KernelReconciler {
     fn pass(&mut self, pass: Pass, now_ms: u64, desired: &Desired) -> ReconcileReport {
         let mut report = ReconcileReport::default();
         let r = &mut report;
-        self.identities
-            .put(pass, now_ms, &desired.identities, "identities", r);
-        self.policy_sets
-            .put(pass, now_ms, &desired.policy_sets, "policy-sets", r);
-        self.ipcache
-            .put(pass, now_ms, &desired.ipcache, "ipcache", r);
-        self.ipcache_cidrs
-            .put(pass, now_ms, &desired.ipcache_cidrs, "ipcache-cidrs", r);
-        self.nomasq.put(pass, now_ms, &desired.nomasq, "nomasq", r);
+        // A row that comes late may change verdicts that the present epoch calls made.
+        let late = [
+            self.identities
+                .put(pass, now_ms, &desired.identities, "identities", r),
+            self.policy_sets
+                .put(pass, now_ms, &desired.policy_sets, "policy-sets", r),
+            self.ipcache
+                .put(pass, now_ms, &desired.ipcache, "ipcache", r),
+            self.ipcache_cidrs
+                .put(pass, now_ms, &desired.ipcache_cidrs, "ipcache-cidrs", r),
+            self.nomasq.put(pass, now_ms, &desired.nomasq, "nomasq", r),
+            self.routes.put(pass, now_ms, &desired.routes, "routes", r),
+            self.endpoints
+                .put(pass, now_ms, &desired.endpoints, "endpoints", r),
+            self.endpoints.take(now_ms, "endpoints", r),
+            self.routes.take(now_ms, "routes", r),
+            self.nomasq.take(now_ms, "nomasq", r),
+            self.ipcache_cidrs.take(now_ms, "ipcache-cidrs", r),
+            self.ipcache.take(now_ms, "ipcache", r),
+            self.policy_sets.take(now_ms, "policy-sets", r),
+            self.identities.take(now_ms, "identities", r),
+        ];
+        if late.contains(&true) {
+            self.config.target_mut().next_epoch();
+        }
         self.config.put(pass, now_ms, &desired.config, "config", r);
-        self.routes.put(pass, now_ms, &desired.routes, "routes", r);
-        self.endpoints
-            .put(pass, now_ms, &desired.endpoints, "endpoints", r);
-
-        self.endpoints.take(now_ms, "endpoints", r);
-        self.routes.take(now_ms, "routes", r);
         self.config.take(now_ms, "config", r);
-        self.nomasq.take(now_ms, "nomasq", r);
-        self.ipcache_cidrs.take(now_ms, "ipcache-cidrs", r);
-        self.ipcache.take(now_ms, "ipcache", r);
-        self.policy_sets.take(now_ms, "policy-sets", r);
-        self.identities.take(now_ms, "identities", r);
         report
     }
 

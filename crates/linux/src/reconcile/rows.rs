@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axon_abi::RuntimeConfig;
 use axon_statedb::Target;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -42,27 +43,45 @@ where
     }
 }
 
-/// An array: its rows cannot be removed, only written.
-pub(super) struct ArrayTarget<V> {
-    map: Map<u32, V>,
+/// The programs' configuration: one row, which cannot be removed.
+///
+/// The epoch in the kernel is the desired one and the number of times that
+/// rows came late.
+pub(super) struct ConfigTarget {
+    map: Map<u32, RuntimeConfig>,
+    late: u32,
+    written: Option<RuntimeConfig>,
 }
 
-impl<V> ArrayTarget<V> {
-    pub(super) fn new(map: Map<u32, V>) -> Self {
-        Self { map }
+impl ConfigTarget {
+    pub(super) fn new(map: Map<u32, RuntimeConfig>) -> Self {
+        Self {
+            map,
+            late: 0,
+            written: None,
+        }
+    }
+
+    /// Has every verdict made again.
+    pub(super) fn next_epoch(&mut self) {
+        self.late = self.late.wrapping_add(1);
+        if let Some(config) = self.written {
+            // What fails here is found different by the next full pass.
+            let _ = self.update(&0, &config);
+        }
     }
 }
 
-impl<V> Target for ArrayTarget<V>
-where
-    V: FromBytes + IntoBytes + Immutable + PartialEq,
-{
+impl Target for ConfigTarget {
     type Key = u32;
-    type Value = V;
+    type Value = RuntimeConfig;
     type Error = RowError;
 
-    fn update(&mut self, key: &u32, value: &V) -> Result<(), RowError> {
-        Ok(self.map.insert(key, value)?)
+    fn update(&mut self, key: &u32, value: &RuntimeConfig) -> Result<(), RowError> {
+        let epoch = value.epoch.wrapping_add(self.late);
+        self.map.insert(key, &RuntimeConfig { epoch, ..*value })?;
+        self.written = Some(*value);
+        Ok(())
     }
 
     /// What was configured last stays in force.
@@ -70,7 +89,12 @@ where
         Ok(())
     }
 
-    fn dump(&mut self) -> Result<BTreeMap<u32, V>, RowError> {
-        Ok(self.map.dump()?.into_iter().collect())
+    fn dump(&mut self) -> Result<BTreeMap<u32, RuntimeConfig>, RowError> {
+        let mut rows: BTreeMap<u32, RuntimeConfig> = self.map.dump()?.into_iter().collect();
+        for row in rows.values_mut() {
+            row.epoch = row.epoch.wrapping_sub(self.late);
+        }
+        self.written = rows.get(&0).copied();
+        Ok(rows)
     }
 }

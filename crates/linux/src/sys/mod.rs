@@ -5,6 +5,7 @@
 //! buffer.
 
 mod batch;
+mod program;
 
 use std::ffi::CString;
 use std::io;
@@ -15,6 +16,8 @@ use std::path::Path;
 use nix::libc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+pub(crate) use program::{Link, TcxHook, has_tcx, load_classifier};
+
 const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP: libc::c_long = 1;
 const MAP_UPDATE: libc::c_long = 2;
@@ -23,26 +26,13 @@ const MAP_NEXT_KEY: libc::c_long = 4;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_INFO: libc::c_long = 15;
-const LINK_CREATE: libc::c_long = 28;
-const LINK_UPDATE: libc::c_long = 29;
-const LINK_DETACH: libc::c_long = 34;
 
-/// Put the program before all others of the hook.
-const F_BEFORE: u32 = 1 << 3;
 /// Open for reading only.
 const F_RDONLY: u32 = 1 << 3;
 /// Entries are made only if absent.
 pub(crate) const NOEXIST: u64 = 1;
 /// Entries are allocated when made; tries have no other way.
 const F_NO_PREALLOC: u32 = 1;
-
-/// Attach types of tcx.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub(crate) enum TcxHook {
-    Ingress = 46,
-    Egress = 47,
-}
 
 #[repr(C)]
 #[derive(IntoBytes, Immutable)]
@@ -83,17 +73,6 @@ struct InfoAttr {
     info: u64,
 }
 
-#[repr(C)]
-#[derive(IntoBytes, Immutable)]
-struct LinkAttr {
-    a: u32,
-    b: u32,
-    c: u32,
-    d: u32,
-    relative: u64,
-    revision: u64,
-}
-
 /// What the kernel says of a map: the head of its `bpf_map_info`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
@@ -104,19 +83,6 @@ pub(crate) struct MapInfo {
     pub(crate) value_size: u32,
     pub(crate) max_entries: u32,
     pub(crate) flags: u32,
-}
-
-/// What the kernel says of a tcx link: the head of its `bpf_link_info`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
-pub(crate) struct LinkInfo {
-    pub(crate) kind: u32,
-    pub(crate) id: u32,
-    pub(crate) program: u32,
-    pad: u32,
-    /// 0 when the device is gone.
-    pub(crate) ifindex: u32,
-    pub(crate) attach_type: u32,
 }
 
 /// The attribute is passed as it lies in memory; pointers within it must be
@@ -323,50 +289,6 @@ fn read_info<I: FromBytes + IntoBytes>(fd: BorrowedFd<'_>, info: &mut I) -> io::
     bpf(OBJ_INFO, &attr).map(drop)
 }
 
-/// A tcx link.
-#[derive(Debug)]
-pub(crate) struct Link(OwnedFd);
-
-impl Link {
-    /// Attaches a program to a device before all others of the hook.
-    pub(crate) fn create(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook) -> io::Result<Self> {
-        let attr = LinkAttr {
-            a: number(program),
-            b: ifindex,
-            c: hook as u32,
-            d: F_BEFORE,
-            relative: 0,
-            revision: 0,
-        };
-        bpf(LINK_CREATE, &attr).map(own).map(Self)
-    }
-
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        open_pin(path, 0).map(Self)
-    }
-
-    pub(crate) fn pin(&self, path: &Path) -> io::Result<()> {
-        pin(self.0.as_fd(), path)
-    }
-
-    pub(crate) fn info(&self) -> io::Result<LinkInfo> {
-        let mut info = LinkInfo::default();
-        read_info(self.0.as_fd(), &mut info)?;
-        Ok(info)
-    }
-
-    /// Replaces the program; no packet sees none.
-    pub(crate) fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
-        let (a, b) = (number(self.0.as_fd()), number(program));
-        bpf(LINK_UPDATE, &[a, b, 0, 0]).map(drop)
-    }
-
-    /// Takes the program off the device, whoever else holds the link.
-    pub(crate) fn detach(&self) -> io::Result<()> {
-        bpf(LINK_DETACH, &[number(self.0.as_fd())]).map(drop)
-    }
-}
-
 /// CPUs that per-CPU values have room for.
 pub(crate) fn possible_cpus() -> io::Result<usize> {
     aya::util::nr_cpus().map_err(|(_, error)| error)
@@ -383,66 +305,4 @@ pub(crate) fn wait_for_running_programs() {
         // Refused on machines with isolated CPUs; no program runs as long as this.
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
-}
-
-#[repr(C)]
-#[derive(IntoBytes, Immutable)]
-struct QueryAttr {
-    ifindex: u32,
-    attach_type: u32,
-    query_flags: u32,
-    attach_flags: u32,
-    ids: u64,
-    count: u32,
-    pad: u32,
-}
-
-/// Whether the kernel knows tcx: it can be asked what hangs on the loopback
-/// device.
-pub(crate) fn has_tcx() -> bool {
-    const PROG_QUERY: libc::c_long = 16;
-    let attr = QueryAttr {
-        ifindex: 1,
-        attach_type: TcxHook::Ingress as u32,
-        query_flags: 0,
-        attach_flags: 0,
-        ids: 0,
-        count: 0,
-        pad: 0,
-    };
-    bpf(PROG_QUERY, &attr).is_ok()
-}
-
-#[repr(C)]
-#[derive(IntoBytes, Immutable)]
-struct LoadAttr {
-    kind: u32,
-    count: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log: u64,
-}
-
-/// Loads a tc program for the verifier's statistics, which go to `log`.
-pub(crate) fn load_classifier(
-    instructions: &[u8],
-    license: &std::ffi::CStr,
-    log: &mut [u8],
-) -> io::Result<OwnedFd> {
-    const PROG_LOAD: libc::c_long = 5;
-    const SCHED_CLS: u32 = 3;
-    const STATISTICS: u32 = 4;
-    const INSTRUCTION_LEN: usize = 8;
-    let attr = LoadAttr {
-        kind: SCHED_CLS,
-        count: u32::try_from(instructions.len() / INSTRUCTION_LEN).unwrap_or(u32::MAX),
-        instructions: address(instructions),
-        license: license.as_ptr() as u64,
-        log_level: STATISTICS,
-        log_size: u32::try_from(log.len()).unwrap_or(u32::MAX),
-        log: address_mut(log),
-    };
-    bpf(PROG_LOAD, &attr).map(own)
 }

@@ -8,10 +8,12 @@
 //! A flow that both sides have spoken in is never removed before its time
 //! here; at the very end the kernel's own order of least recent use decides.
 
+mod nat;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use axon_abi::{CtEntry, CtKey4, CtKey6, CtState, IpKey, NatEntry, NatKey, Timeouts};
+use axon_abi::{CtEntry, CtKey4, CtKey6, CtState, IpKey, NatEntry, NatKey};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::maps::{Map, MapError, Maps};
@@ -20,9 +22,6 @@ use crate::maps::{Map, MapError, Maps};
 const HIGH_PERCENT: u64 = 80;
 /// And so many that this share is left.
 const TARGET_PERCENT: u64 = 75;
-
-/// Protocol number of TCP.
-const TCP: u8 = 6;
 
 /// What a pass did to one map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -108,7 +107,7 @@ impl Sweeper {
         self.recount(&owners)?;
         let nat = sweep(
             &self.maps.nat,
-            |key, entry| is_nat_stale(key, entry, &timeouts, now_s, &ct4.live, &ct6.live),
+            |key, entry| nat::is_stale(key, entry, &timeouts, now_s, &ct4.live, &ct6.live),
             |_, entry| Some(entry.seen_s),
         )?;
         let fragment = sweep(
@@ -259,70 +258,11 @@ fn early_victims<K: Ord>(live: usize, capacity: u32, mut optional: Vec<(u32, K)>
         .collect()
 }
 
-/// A translation lives as long as its flow; the node's own flows, which
-/// conntrack does not know, as long as a flow of their kind may be silent.
-fn is_nat_stale(
-    key: &NatKey,
-    entry: &NatEntry,
-    timeouts: &Timeouts,
-    now_s: u32,
-    ct4: &Keys<CtKey4>,
-    ct6: &Keys<CtKey6>,
-) -> bool {
-    let silent = |limit_s: u32| entry.seen_s.saturating_add(limit_s.max(1)) <= now_s;
-    if entry.node_own != 0 {
-        return silent(if key.protocol == TCP {
-            timeouts.tcp_established_s
-        } else {
-            timeouts.two_way_s
-        });
-    }
-    // The flow has the pod's own address and port, which the inbound entry holds as its value.
-    let (pod, pod_port, peer, peer_port) = if key.inbound == 0 {
-        (
-            key.source,
-            key.source_port,
-            key.destination,
-            key.destination_port,
-        )
-    } else {
-        (entry.addr, entry.port, key.source, key.source_port)
-    };
-    let pod_is_low = (pod, pod_port.get()) <= (peer, peer_port.get());
-    let (low, low_port, high, high_port) = if pod_is_low {
-        (pod, pod_port, peer, peer_port)
-    } else {
-        (peer, peer_port, pod, pod_port)
-    };
-    let protocol = key.protocol;
-    let tracked = match (low.to_v4(), high.to_v4()) {
-        (Some(low), Some(high)) => ct4.contains(&CtKey4 {
-            low,
-            high,
-            low_port,
-            high_port,
-            protocol,
-            pad: [0; 3],
-        }),
-        _ => ct6.contains(&CtKey6 {
-            low: low.0,
-            high: high.0,
-            low_port,
-            high_port,
-            protocol,
-            pad: [0; 3],
-        }),
-    };
-    // A flow begins in conntrack a moment after its translation; and related packets may follow
-    // its end.
-    !tracked && silent(timeouts.tcp_closing_s)
-}
-
 #[cfg(test)]
 mod tests {
-    use axon_abi::{Be16, CtEntry, CtKey4, CtState, IpKey, NatEntry, NatKey, Timeouts};
+    use axon_abi::{CtEntry, CtState};
 
-    use super::{Keys, early_order, early_victims, is_nat_stale};
+    use super::{early_order, early_victims};
 
     #[test]
     fn only_a_map_that_is_too_full_loses_entries_early() {
@@ -357,68 +297,5 @@ mod tests {
             };
             assert_eq!(early_order(&(), &entry), early.then_some(7), "{state:?}");
         }
-    }
-
-    #[test]
-    fn translations_live_as_long_as_their_flow() {
-        let timeouts = Timeouts {
-            tcp_closing_s: 10,
-            tcp_established_s: 1000,
-            ..Timeouts::default()
-        };
-        let (pod, peer) = ([10, 0, 0, 7], [192, 0, 2, 1]);
-        let port = Be16::new;
-        let flow = CtKey4 {
-            low: pod,
-            high: peer,
-            low_port: port(4000),
-            high_port: port(80),
-            protocol: 6,
-            pad: [0; 3],
-        };
-        let outbound = NatKey {
-            source: IpKey::from_v4(pod),
-            destination: IpKey::from_v4(peer),
-            source_port: port(4000),
-            destination_port: port(80),
-            protocol: 6,
-            ..NatKey::default()
-        };
-        let inbound = NatKey {
-            source: IpKey::from_v4(peer),
-            destination: IpKey::from_v4([192, 0, 2, 9]),
-            source_port: port(80),
-            destination_port: port(32768),
-            protocol: 6,
-            inbound: 1,
-            ..NatKey::default()
-        };
-        let entry = NatEntry {
-            addr: IpKey::from_v4(pod),
-            port: port(4000),
-            node_own: 0,
-            seen_s: 50,
-        };
-        let (flows, none, six) = (Keys(vec![flow]), Keys(Vec::new()), Keys(Vec::new()));
-        for key in [outbound, inbound] {
-            assert!(
-                !is_nat_stale(&key, &entry, &timeouts, 500, &flows, &six),
-                "{key:?}"
-            );
-            assert!(
-                is_nat_stale(&key, &entry, &timeouts, 500, &none, &six),
-                "{key:?}"
-            );
-            assert!(
-                !is_nat_stale(&key, &entry, &timeouts, 59, &none, &six),
-                "{key:?}"
-            );
-        }
-        let own = NatEntry {
-            node_own: 1,
-            ..entry
-        };
-        assert!(!is_nat_stale(&inbound, &own, &timeouts, 1049, &none, &six));
-        assert!(is_nat_stale(&inbound, &own, &timeouts, 1050, &none, &six));
     }
 }
