@@ -94,31 +94,37 @@ spec: {endpointSelector: {}, ingress: [{toPorts: [{ports: [{port: 'http!', proto
 }
 
 fn a_pod_goes_while_the_agent_is_away(lab: &Lab) {
-    let agent = lab.node("node-1")["agentPid"]
-        .as_u64()
-        .expect("an agent")
-        .to_string();
-    let signal = |name: &str| {
-        let sent = Command::new("kill")
-            .args([name, &agent])
-            .status()
-            .expect("kill runs");
-        assert!(sent.success());
+    let known = |endpoints: &str| endpoints.contains("default/spare");
+    assert!(
+        known(&lab.ask("node-1", "/v1/endpoint")),
+        "the agent knows the pod"
+    );
+    // No agent starts with such an option.
+    let config = "{kind: ConfigMap, metadata: {name: cilium-config, namespace: kube-system}, data: {mtu: big}}";
+    let no_wait = |verb: &str, manifest: &str| {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), manifest).expect("writes");
+        let done = lab.axon(&[verb, "--no-wait", file.path().to_str().expect("UTF-8")]);
+        assert!(done.status.success(), "{}", text(&done));
     };
-    let known = |lab: &Lab| lab.ask("node-1", "/v1/endpoint").contains("default/spare");
-    assert!(known(lab), "the agent knows the pod");
-    signal("-STOP");
-    let gone = "{kind: Pod, metadata: {name: spare}}";
-    let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    std::fs::write(file.path(), gone).expect("writes");
-    let path = file.path().to_str().expect("UTF-8");
-    let done = lab.axon(&["delete", "--no-wait", path]);
-    assert!(done.status.success(), "{}", text(&done));
+    no_wait("apply", config);
+    eventually("the agent is away", || {
+        lab.try_ask("node-1", "/v1/healthz").is_err()
+    });
+    no_wait("delete", "{kind: Pod, metadata: {name: spare}}");
     eventually("the pod is gone although the agent is away", || {
         !lab.status()["pods"].to_string().contains("\"spare\"")
     });
-    signal("-CONT");
-    eventually("the agent carries the deletion out later", || !known(lab));
+    let why = text(&lab.axon(&["logs", "node-1"]));
+    assert!(
+        why.contains("mtu") && why.contains("big"),
+        "the log names option and value: {why}"
+    );
+    no_wait("delete", config);
+    eventually("the agent carries the deletion out later", || {
+        lab.try_ask("node-1", "/v1/endpoint")
+            .is_ok_and(|endpoints| !known(&endpoints))
+    });
 }
 
 fn what_ends_is_started_again(lab: &Lab) {

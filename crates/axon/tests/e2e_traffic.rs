@@ -200,10 +200,6 @@ fn kill_agent(lab: &Lab, node: &str) {
     }
     println!("node {node}: a new agent after {:?}", began.elapsed());
     eventually("the agent answers", || {
-        let client = axon_cni::http::Client::new(
-            lab.node(node)["apiSocket"].as_str().expect("a path"),
-            Duration::from_secs(1),
-        );
-        client.get_text("/v1/healthz").is_ok()
+        lab.try_ask(node, "/v1/healthz").is_ok()
     });
 }

@@ -102,8 +102,14 @@ fn list<T: Serialize + DeserializeOwned>(
                 if !failure.is_unreachable() {
                     return Err(failure);
                 }
-                eprintln!("note: no agent answers; reading {DEFAULT_BPF_ROOT}");
-                direct(Path::new(DEFAULT_BPF_ROOT), name).map_err(|_| failure)?
+                let rows = direct(Path::new(DEFAULT_BPF_ROOT), name).map_err(|_| {
+                    failure.remedy(format!(
+                        "start one; or as root name what it has pinned with --bpf-root \
+                         ({DEFAULT_BPF_ROOT} holds nothing to read)"
+                    ))
+                })?;
+                eprintln!("note: no agent answers; read from {DEFAULT_BPF_ROOT}");
+                rows
             }
         },
     };

@@ -83,11 +83,17 @@ fn refuse_under_an_agent(common: &Common) -> Result<(), Failure> {
 }
 
 fn refuse_with_endpoints(bpf_root: &Path) -> Result<(), Failure> {
-    let rows = match super::bpf::dump(bpf_root, axon_api::maps::MapName::Endpoint) {
-        Ok(rows) => rows,
-        // No maps, or not ours to read: the kernel will say so.
-        Err(_) => return Ok(()),
-    };
+    let pinned = axon_abi::MAPS
+        .iter()
+        .any(|map| bpf_root.join(map.name).exists());
+    if !pinned {
+        return Ok(());
+    }
+    let rows =
+        super::bpf::dump(bpf_root, axon_api::maps::MapName::Endpoint).map_err(|failure| {
+            let what = format!("it is not known whether endpoints live: {}", failure.text());
+            Failure::new(what).remedy("--force takes everything away all the same")
+        })?;
     match rows.as_array().map_or(0, Vec::len) {
         0 => Ok(()),
         n => Err(

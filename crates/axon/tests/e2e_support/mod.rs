@@ -221,14 +221,15 @@ impl Lab {
 
     /// What an agent answers to `GET path`.
     pub(crate) fn ask(&self, node: &str, path: &str) -> String {
-        let socket = self.node(node)["apiSocket"]
-            .as_str()
-            .expect("a path")
-            .to_owned();
-        let client = axon_cni::http::Client::new(socket, PATIENCE);
-        client
-            .get_text(path)
+        self.try_ask(node, path)
             .unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    /// What an agent answers, if there is one.
+    pub(crate) fn try_ask(&self, node: &str, path: &str) -> Result<String, axon_cni::http::Error> {
+        let node = self.node(node);
+        let socket = node["apiSocket"].as_str().expect("a path");
+        axon_cni::http::Client::new(socket, PATIENCE).get_text(path)
     }
 
     /// The last flows that a node has seen.
