@@ -142,7 +142,7 @@ fn refresh(flow: &Flow, entry: &mut CtEntry, config: &RuntimeConfig, now_s: u32,
 #[inline(always)]
 fn count<T: Tables>(_: &T, entry: &mut CtEntry, len: u32, forward: bool) {
     let [[packets, packets_back], [bytes, bytes_back]] =
-        [&mut entry.packets, &mut entry.bytes].map(|pair| pair.each_mut());
+        [&mut entry.packets, &mut entry.bytes].map(<[u64; 2]>::each_mut);
     if forward {
         T::add(packets, 1);
         T::add(bytes, u64::from(len));

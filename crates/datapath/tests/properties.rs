@@ -23,6 +23,9 @@ fn net() -> impl Strategy<Value = Net> {
     prop::sample::select(vec![V4, V6])
 }
 
+/// Makes the answer to a packet between two addresses.
+type Answer = fn(&str, &str, (u16, u16)) -> Build;
+
 /// A packet that makes sense, of every shape there is.
 fn packet() -> impl Strategy<Value = Build> {
     let ends = |net: Net| {
@@ -106,7 +109,7 @@ proptest! {
 
     #[test]
     fn masquerading_comes_back(net in net(), ports in any::<(u16, u16)>(), kind in 0..3u8) {
-        let (out, back): (Build, fn(&str, &str, (u16, u16)) -> Build) = match kind {
+        let (out, back): (Build, Answer) = match kind {
             0 => (Build::tcp(net.a, net.world, ports, 16),
                 |from, to, (a, b)| Build::tcp(from, to, (b, a), 16)),
             1 => (Build::udp(net.a, net.world, ports, 9),
