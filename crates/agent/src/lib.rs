@@ -66,7 +66,7 @@ fn notify_systemd(state: &str) {
     }
 }
 
-/// The whole life of `axon agent`: options, logging, runtime, [`run`].
+/// The whole life of `axon agent`: options, logging, runtime, [`run()`].
 ///
 /// Bad options are told on standard error, all at once, and nothing starts.
 pub fn main(args: &AgentArgs) -> ExitCode {

@@ -66,7 +66,7 @@ struct Selection {
     /// Namespace of the pod on either side.
     #[arg(short, long, value_delimiter = ',')]
     namespace: Vec<String>,
-    /// Label of either side: [source:]key[=value].
+    /// Label of either side: `[source:]key[=value]`.
     #[arg(short, long)]
     label: Vec<String>,
     /// Label of the sender.

@@ -27,7 +27,7 @@ const NOT_FOUND: u8 = 127;
 pub(crate) struct Args {
     #[command(flatten)]
     connection: Connection,
-    /// A label, [source:]key=value; may be given several times.
+    /// A label, `[source:]key=value`; may be given several times.
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     labels: Vec<Label>,
     /// The namespace whose policies select the command, as they select its
