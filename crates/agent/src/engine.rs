@@ -139,6 +139,8 @@ pub(crate) struct Engine {
     pub(crate) view: watch::Sender<Arc<View>>,
     pub(crate) persist_due: bool,
     pub(crate) full_due_ms: u64,
+    /// Every desired table has been complete: what only the kernel has may go.
+    pub(crate) complete: bool,
 }
 
 impl Engine {
@@ -247,6 +249,11 @@ impl Engine {
     }
 
     fn reconcile(&mut self, now_ms: u64) -> ReconcileReport {
+        if !self.complete && self.is_complete() {
+            // What an earlier agent has left and nobody wants goes now.
+            self.complete = true;
+            self.full_due_ms = now_ms;
+        }
         let report = if now_ms >= self.full_due_ms {
             self.full_due_ms = now_ms + FULL_EVERY_MS;
             self.reconciler.full(now_ms, &self.desired)
@@ -259,6 +266,17 @@ impl Engine {
             }
         }
         report
+    }
+
+    fn is_complete(&self) -> bool {
+        let desired = &self.desired;
+        desired.identities.snapshot().is_complete()
+            && desired.policy_sets.snapshot().is_complete()
+            && desired.ipcache.snapshot().is_complete()
+            && desired.ipcache_cidrs.snapshot().is_complete()
+            && desired.endpoints.snapshot().is_complete()
+            && desired.nomasq.snapshot().is_complete()
+            && desired.routes.snapshot().is_complete()
     }
 
     fn publish(&self, mut view: View) {

@@ -97,11 +97,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
     let (handle, inbox) = EngineHandle::new();
     setup::wake_on_changes(&observed, &handle);
     let stop = CancellationToken::new();
-    let source = DirectorySource::spawn(
-        setup::source(&config, &store),
-        observed.clone(),
-        stop.clone(),
-    );
+    let source = DirectorySource::spawn(setup::source(&config), observed.clone(), stop.clone());
     let (view, seen) = watch::channel(Arc::new(View::default()));
     let (uplinks, known_uplinks) = watch::channel(facts);
     let names = Arc::new(arc_swap::ArcSwap::default());
@@ -119,6 +115,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         view,
         persist_due: false,
         full_due_ms: 0,
+        complete: false,
     };
     let node = Arc::new(Node {
         endpoints: Endpoints::new(records, ipam),

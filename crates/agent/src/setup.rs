@@ -11,7 +11,6 @@ use axon_model::Observed;
 use crate::Config;
 use crate::config::{Aggregation, Allocation, Enforcement};
 use crate::engine::EngineHandle;
-use crate::store::Store;
 use crate::uplinks::Uplinks;
 
 /// Ports of the node that masquerading uses: those that no service has.
@@ -144,9 +143,9 @@ pub(crate) fn reconciler(maps: Maps) -> KernelReconciler {
 }
 
 /// What is followed, and where its last good content is kept.
-pub(crate) fn source(config: &Config, store: &Store) -> axon_sources::Config {
+pub(crate) fn source(config: &Config) -> axon_sources::Config {
     axon_sources::Config {
-        last_good: Some(store.path("sources")),
+        last_good: Some(config.paths.lib.join("sources")),
         settle: Duration::from_millis(30),
         ..axon_sources::Config::new(config.manifests.clone())
     }

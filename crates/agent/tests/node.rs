@@ -49,7 +49,7 @@ fn endpoints_live_from_add_to_del_and_over_restarts() {
     }
     policy_cuts(&mut bench, &b);
     kill_loses_nothing(&mut bench, &b);
-    queued_and_half_made(&mut bench);
+    queued_and_half_made(&mut bench, &a);
 }
 
 /// A policy file appears, and traffic stops; it goes, and traffic flows.
@@ -106,7 +106,9 @@ fn kill_loses_nothing(bench: &mut Bench, b: &serde_json::Value) {
 
 /// What happens while no agent is there is carried out by the next; what an
 /// agent has half made is undone.
-fn queued_and_half_made(bench: &mut Bench) {
+fn queued_and_half_made(bench: &mut Bench, a: &serde_json::Value) {
+    let address = format!("{}/32", a["ipv4"].as_str().expect("address"));
+    assert!(bench.get("/v1/map/ipcache").contains(&address));
     bench.stop();
     bench.queue_delete("a");
     bench.unfinish("b");

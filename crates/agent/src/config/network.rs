@@ -145,7 +145,8 @@ fn labels(reader: &mut Reader<'_>) -> LabelFilter {
 pub enum Aggregation {
     /// Every packet.
     None,
-    /// No packets from endpoints' devices.
+    /// The same: a packet is reported where it goes to, never where it came
+    /// from.
     Low,
     /// One report an interval, and each new TCP flag.
     Medium,

@@ -97,7 +97,7 @@ pub const OPTIONS: &[Spec] = &[
         "lib-dir",
         Path,
         "/var/lib/axon",
-        "Where what outlives a reboot is kept",
+        "Where the last good content of manifests is kept, over reboots too",
     ),
     option(
         "socket-path",
