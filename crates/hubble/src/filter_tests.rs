@@ -7,6 +7,9 @@ fn flows() -> [Flow; 2] {
     [decode(&denied_syn(), &names()), decode(&reply(), &names())]
 }
 
+/// Keys with values, and which of the two flows they choose.
+type Case = (&'static [(&'static str, &'static str)], [bool; 2]);
+
 fn wanted(pairs: &[(&str, &str)]) -> [bool; 2] {
     let mut filter = Filter::default();
     for (key, value) in pairs {
@@ -17,7 +20,7 @@ fn wanted(pairs: &[(&str, &str)]) -> [bool; 2] {
 
 #[test]
 fn filters_choose() {
-    let cases: &[(&[(&str, &str)], [bool; 2])] = &[
+    let cases: &[Case] = &[
         (&[], [true, true]),
         (&[("type", "policy-verdict")], [true, false]),
         (&[("type", "trace")], [false, true]),

@@ -21,6 +21,7 @@
 mod decode;
 mod filter;
 mod flow;
+mod matchers;
 mod names;
 mod response;
 mod ring;
