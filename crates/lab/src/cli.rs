@@ -302,9 +302,9 @@ fn logs(lab: &Lab, of: Option<&str>) -> Result<()> {
     for file in &files {
         let text = std::fs::read(file).with_context(|| file.display().to_string())?;
         if files.len() > 1 {
-            println!("--- {} ---", file.display());
+            status::say(&format!("--- {} ---\n", file.display()))?;
         }
-        print!("{}", String::from_utf8_lossy(&text));
+        status::say(&String::from_utf8_lossy(&text))?;
     }
     Ok(())
 }

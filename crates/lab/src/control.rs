@@ -64,6 +64,8 @@ pub(crate) struct NodeReport {
     pub(crate) addresses: Vec<IpAddr>,
     /// Its agent's process; none between two of them.
     pub(crate) agent_pid: Option<u32>,
+    /// Its agent answers.
+    pub(crate) answers: bool,
     /// How often its agent was started again.
     pub(crate) restarts: u32,
     /// Why it has no agent.

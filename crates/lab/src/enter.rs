@@ -189,7 +189,10 @@ pub(crate) fn search_path() -> Result<OsString> {
 pub(crate) fn axon() -> Result<PathBuf> {
     let path = std::env::current_exe().context("cannot tell our own executable")?;
     // The kernel marks a file that was replaced since; what replaced it has the same name.
-    match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
+    match path
+        .to_str()
+        .and_then(|path| path.strip_suffix(" (deleted)"))
+    {
         Some(replaced) => Ok(replaced.into()),
         None => Ok(path),
     }

@@ -84,7 +84,6 @@ fn unmake(lab: &Lab, name: &str, number: usize) -> Result<()> {
 fn keep_agent(shared: &Shared, name: &str, stop: &Stop) {
     let paths = shared.lab.node(name);
     let mut wait = RESTART_FIRST;
-    let mut deaths = 0;
     loop {
         let started = Instant::now();
         let end = match start_agent(&shared.lab, name) {
@@ -101,12 +100,13 @@ fn keep_agent(shared: &Shared, name: &str, stop: &Stop) {
         log(&format!("node {name}: the agent ended: {end}"));
         if started.elapsed() > SETTLED {
             wait = RESTART_FIRST;
-            deaths = 0;
+            shared.node(name, |node| node.deaths = 0);
         }
-        deaths += 1;
         shared.node(name, |node| {
             node.restarts += 1;
-            if deaths >= DEATHS_MAX {
+            node.deaths += 1;
+            if node.deaths >= DEATHS_MAX {
+                let deaths = node.deaths;
                 node.problem = Some(format!("its agent died {deaths} times in a row: {end}"));
             }
         });
@@ -199,6 +199,7 @@ pub(crate) fn report(lab: &Lab, name: &str, node: &NodeState) -> NodeReport {
         name: name.to_owned(),
         addresses: node.addresses.clone(),
         agent_pid: node.agent_pid,
+        answers: node.answers,
         restarts: node.restarts,
         problem: node.problem.clone(),
         log: lab.node(name).log(),

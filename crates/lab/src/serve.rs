@@ -1,11 +1,16 @@
 //! `axon lab serve`: a server that tells what it sees, for demo and tests.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt,
+    sockopt,
+};
 
 /// The longest line that is echoed or read of a request.
 const LINE_MAX: u64 = 8192;
@@ -63,7 +68,11 @@ pub(crate) fn run(services: &[Service]) -> Result<()> {
             let kind = service.kind;
             threads.push(if kind == Kind::Udp {
                 let socket = UdpSocket::bind(at).with_context(|| format!("UDP port {port}"))?;
-                std::thread::spawn(move || serve_udp(&socket, port))
+                std::thread::spawn(move || {
+                    if let Err(error) = serve_udp(&socket, port) {
+                        eprintln!("udp {port}: {error:#}");
+                    }
+                })
             } else {
                 let listener = TcpListener::bind(at).with_context(|| format!("TCP port {port}"))?;
                 std::thread::spawn(move || serve_tcp(&listener, kind, port))
@@ -76,11 +85,27 @@ pub(crate) fn run(services: &[Service]) -> Result<()> {
     bail!("nothing is served any more")
 }
 
-fn serve_udp(socket: &UdpSocket, port: u16) {
+/// Echoes datagrams, from the address that each was sent to: a host with
+/// several would else choose one by itself.
+fn serve_udp(socket: &UdpSocket, port: u16) -> Result<()> {
+    setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    let fd = socket.as_raw_fd();
     let mut buffer = [0; 65536];
-    while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
-        println!("udp {port} from {}", plain(peer));
-        let _ = socket.send_to(&buffer[..length], peer);
+    let mut space = nix::cmsg_space!(nix::libc::in6_pktinfo);
+    loop {
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let got = recvmsg::<SockaddrIn6>(fd, &mut parts, Some(&mut space), MsgFlags::empty())?;
+        let Some(peer) = got.address else { continue };
+        let to = got.cmsgs()?.find_map(|message| match message {
+            ControlMessageOwned::Ipv6PacketInfo(info) => Some(info),
+            _ => None,
+        });
+        let length = got.bytes;
+        println!("udp {port} from {}", plain(SocketAddr::V6(peer.into())));
+        let from: Vec<ControlMessage<'_>> = to.iter().map(ControlMessage::Ipv6PacketInfo).collect();
+        let part = [IoSlice::new(&buffer[..length])];
+        // A peer that cannot be reached is its own problem.
+        let _ = sendmsg(fd, &part, &from, MsgFlags::empty(), Some(&peer));
     }
 }
 

@@ -57,6 +57,8 @@ pub(crate) struct NodeState {
     pub(crate) answers: bool,
     /// How often its agent was started again.
     pub(crate) restarts: u32,
+    /// How many of its agents died young, one after the other.
+    pub(crate) deaths: u32,
     /// Why it is not well.
     pub(crate) problem: Option<String>,
     /// It shall go.

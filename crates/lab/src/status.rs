@@ -1,5 +1,7 @@
 //! `axon lab status`.
 
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -46,14 +48,22 @@ struct PodView {
 /// Shows a lab.
 pub(crate) fn run(lab: &Lab, output: Output) -> Result<()> {
     let report = control::report(lab)?;
-    match output {
+    let text = match output {
         Output::Json => {
             let text = serde_json::to_string_pretty(&view(lab, &report))?;
-            println!("{text}");
+            text + "\n"
         }
-        Output::Table => table(lab, &report),
+        Output::Table => table(lab, &report)?,
+    };
+    say(&text)
+}
+
+/// Prints; a reader who has seen enough is no error.
+pub(crate) fn say(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn view(lab: &Lab, report: &Report) -> View {
@@ -87,35 +97,47 @@ fn view(lab: &Lab, report: &Report) -> View {
     }
 }
 
-fn table(lab: &Lab, report: &Report) {
-    println!("lab {}  ({})", lab.name, lab.root.display());
-    println!();
-    println!("{:<16} {:<10} {:<9} ADDRESSES", "NODE", "AGENT", "RESTARTS");
+fn table(lab: &Lab, report: &Report) -> Result<String> {
+    let mut out = String::new();
+    writeln!(out, "lab {}  ({})", lab.name, lab.root.display())?;
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{:<16} {:<10} {:<9} ADDRESSES",
+        "NODE", "AGENT", "RESTARTS"
+    )?;
     for node in &report.nodes {
         let pid = node.agent_pid.map_or("none".into(), |pid| pid.to_string());
         let ips = join(&node.addresses);
-        println!("{:<16} {pid:<10} {:<9} {ips}", node.name, node.restarts);
+        writeln!(
+            out,
+            "{:<16} {pid:<10} {:<9} {ips}",
+            node.name, node.restarts
+        )?;
         if let Some(problem) = &node.problem {
-            println!("    {problem}; see {}", node.log.display());
+            writeln!(out, "    {problem}; see {}", node.log.display())?;
         }
     }
-    println!();
-    println!(
+    writeln!(out)?;
+    writeln!(
+        out,
         "{:<32} {:<12} {:<9} {:<22} ADDRESSES",
         "POD", "NODE", "IDENTITY", "STATE"
-    );
+    )?;
     for pod in &report.pods {
         let state = if pod.ready { "ready" } else { &pod.doing };
         let name = format!("{}/{}", pod.namespace, pod.name);
         let ips = join(&pod.ips);
-        println!(
+        writeln!(
+            out,
             "{name:<32} {:<12} {:<9} {state:<22} {ips}",
             pod.node, pod.identity
-        );
+        )?;
         if let (Some(problem), false) = (&pod.problem, pod.ready) {
-            println!("    {problem}");
+            writeln!(out, "    {problem}")?;
         }
     }
+    Ok(out)
 }
 
 fn join(ips: &[IpAddr]) -> String {

@@ -173,7 +173,7 @@ fn configure(shared: &Shared) -> Result<()> {
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
-    let cluster = shared.cluster();
+    let mut cluster = shared.cluster();
     let id = Id {
         kind: "ConfigMap".into(),
         namespace: "kube-system".into(),
@@ -187,16 +187,20 @@ fn configure(shared: &Shared) -> Result<()> {
             .with_context(|| format!("{id}: data.{name} is no text; quote it"))?;
         options.insert(name.clone(), value.to_owned());
     }
-    for node in &cluster.plan.nodes {
-        let dir = shared.lab.node(&node.name).config();
-        if !write_options(shared, &dir, &options)? {
+    let names: Vec<String> = cluster.plan.nodes.iter().map(|n| n.name.clone()).collect();
+    for name in names {
+        if !write_options(shared, &shared.lab.node(&name).config(), &options)? {
             continue;
         }
-        if let Some(pid) = cluster.nodes.get(&node.name).and_then(|n| n.agent_pid) {
-            log(&format!(
-                "node {}: new options, the agent starts again",
-                node.name
-            ));
+        let Some(node) = cluster.nodes.get_mut(&name) else {
+            continue;
+        };
+        // What ailed the agent may be over with the old options.
+        node.problem = None;
+        node.deaths = 0;
+        node.answers = false;
+        if let Some(pid) = node.agent_pid {
+            log(&format!("node {name}: new options, the agent starts again"));
             axon_linux::process::signal(pid, axon_linux::process::Signal::Term)?;
         }
     }

@@ -137,6 +137,12 @@ fn missing(lab: &Lab, report: &Report) -> Result<Option<String>> {
             pod.namespace, pod.name, pod.doing
         )));
     }
+    if let Some(node) = report.nodes.iter().find(|node| !node.answers) {
+        return Ok(Some(format!(
+            "the agent of node {} does not answer",
+            node.name
+        )));
+    }
     let policies: Vec<PolicyObject> = report
         .objects
         .iter()
