@@ -260,9 +260,14 @@ impl Engine {
         } else {
             self.reconciler.sync(now_ms, &self.desired)
         };
+        let before = Arc::clone(&self.view.borrow());
         for (table, rows) in &report.tables {
-            for (row, error) in &rows.failing {
-                tracing::warn!(table, row, error, "the kernel does not take a row");
+            let known = before.reconcile.tables.get(table);
+            for failure in &rows.failing {
+                if known.is_none_or(|known| !known.failing.contains(failure)) {
+                    let (row, error) = failure;
+                    tracing::warn!(table, row, error, "the kernel does not take a row");
+                }
             }
         }
         report

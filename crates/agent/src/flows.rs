@@ -15,9 +15,11 @@ use axon_linux::{EventReader, Lost};
 use tokio::sync::watch;
 
 use crate::clock::monotonic_zero_ns;
+use crate::endpoints::readable as readable_state;
 use crate::node::{Node, lock};
 use crate::problem::chain;
 use crate::readiness::readable;
+use crate::store::EVENTS;
 
 /// Flows that are remembered: as many as Hubble remembers.
 const HISTORY: usize = 4095;
@@ -153,6 +155,8 @@ fn lines(responses: &[Arc<Response>]) -> Vec<u8> {
 pub(crate) async fn run(node: Arc<Node>, reader: EventReader) -> anyhow::Result<()> {
     let mut reader = readable(reader)?;
     let mut lost = Lost::default();
+    // What the kernel has counted, and how much of it is told.
+    let (mut counted, mut told) = (0, told_before(&node).await);
     let mut linger = tokio::time::interval(LINGER);
     linger.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -165,10 +169,44 @@ pub(crate) async fn run(node: Arc<Node>, reader: EventReader) -> anyhow::Result<
             tokio::task::yield_now().await;
         }
         match lost.delta(&node.maps) {
-            Ok(0) => {}
-            Ok(count) => tell_lost(&node, count),
+            Ok(delta) => {
+                counted += delta;
+                // A map that was made anew has counted nothing yet.
+                told = if counted < told { 0 } else { told };
+            }
             Err(error) => tracing::warn!(error = chain(&error), "lost events cannot be counted"),
         }
+        if counted > told {
+            tell_lost(&node, counted - told);
+            told = counted;
+            remember(&node, told).await;
+        }
+    }
+}
+
+/// Losses that an earlier agent has told: they are not told again, but those
+/// between it and this one are.
+async fn told_before(node: &Arc<Node>) -> u64 {
+    let node = Arc::clone(node);
+    let read = tokio::task::spawn_blocking(move || readable_state(node.store.read(EVENTS)));
+    match read.await {
+        Ok(Ok(told)) => told.unwrap_or(0),
+        Ok(Err(error)) => {
+            tracing::warn!(error = chain(&error), "losses told before are not known");
+            0
+        }
+        Err(_) => 0,
+    }
+}
+
+async fn remember(node: &Arc<Node>, told: u64) {
+    let node = Arc::clone(node);
+    let written = tokio::task::spawn_blocking(move || node.store.write(EVENTS, &told));
+    if let Ok(Err(error)) = written.await {
+        tracing::warn!(
+            error = chain(&error),
+            "losses are told again by the next agent"
+        );
     }
 }
 

@@ -60,6 +60,11 @@ impl std::fmt::Display for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
+        tracing::info!(
+            code = self.status.as_u16(),
+            error = self.problem.error,
+            "request refused"
+        );
         (self.status, Json(self.problem)).into_response()
     }
 }

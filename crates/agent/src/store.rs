@@ -4,6 +4,7 @@
 //! state-dir/agent.lock        held while an agent lives
 //! state-dir/control.json      numbers of identities, policy sets and rules
 //! state-dir/ipam.json         addresses given out
+//! state-dir/events.json       how many lost events have been told
 //! state-dir/endpoints/ID.json one file for each endpoint
 //! ```
 //!
@@ -186,6 +187,8 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 pub(crate) const ENDPOINTS: &str = "endpoints";
 /// File of the controller's numbers.
 pub(crate) const CONTROL: &str = "control.json";
+/// File of the losses told.
+pub(crate) const EVENTS: &str = "events.json";
 /// File of the addresses given out.
 pub(crate) const IPAM: &str = "ipam.json";
 

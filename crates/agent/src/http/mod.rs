@@ -98,9 +98,6 @@ async fn bounded(State(api): State<Arc<Api>>, request: Request, next: Next) -> R
     api.node
         .metrics
         .answered(&path, &method, code, started.elapsed());
-    if code >= 400 {
-        tracing::info!(method, path, code, "request refused");
-    }
     response
 }
 

@@ -84,7 +84,7 @@ pub(super) fn datapath(node: &Node, view: &View) -> PartStatus {
         })
         .collect();
     let generation = format!(
-        "generation {}, {} links, {} maps adopted",
+        "generation {}, stubs on {} devices of endpoints, {} maps adopted",
         adoption.generation,
         datapath.attached().len(),
         adoption.adopted.len()
