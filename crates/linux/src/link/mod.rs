@@ -157,7 +157,8 @@ pub enum LinkError {
 /// The name of the host-side device of an attachment: `lxc` and ten
 /// hexadecimal digits made from the container and the device inside.
 pub fn host_name(container_id: &str, interface: &str) -> String {
-    // FNV-1a: stable over versions, and collisions only cost a retry.
+    // FNV-1a: stable over versions. With 40 bits, two of 250 attachments of a node get the same
+    // name once in 35 million nodes.
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in container_id.bytes().chain([0]).chain(interface.bytes()) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);

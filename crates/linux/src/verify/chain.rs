@@ -25,6 +25,16 @@ pub(super) fn frames(log: &str) -> Option<Vec<u32>> {
         .collect()
 }
 
+/// Instructions walked, from the line `processed 9 insns (limit 1000000) …`.
+pub(super) fn processed(log: &str) -> Option<u32> {
+    log.lines()
+        .find_map(|line| line.strip_prefix("processed "))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
 /// Bytes of the deepest chain of calls.
 pub(super) fn deepest(instructions: &[bpf_insn], frames: &[u32]) -> u32 {
     let calls: Vec<(usize, usize)> = instructions
@@ -86,12 +96,13 @@ fn depth(
 
 #[cfg(test)]
 mod tests {
-    use super::{deepest_of, frames};
+    use super::{deepest_of, frames, processed};
 
     #[test]
     fn frames_are_read_from_the_log() {
         let log = "verification time 3 usec\nstack depth 96+0+240\nprocessed 9 insns\n";
         assert_eq!(frames(log), Some(vec![96, 0, 240]));
+        assert_eq!(processed(log), Some(9));
         assert_eq!(frames("stack depth 8 max 8\n"), Some(vec![8]));
         assert_eq!(frames("processed 9 insns"), None);
     }

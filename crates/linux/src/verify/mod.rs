@@ -66,7 +66,7 @@ pub fn verify() -> Result<BTreeMap<String, Verified>, DatapathError> {
         loader.override_global(name, value, false);
     }
     let mut ebpf = loader.load(OBJECT)?;
-    let depths = stack_depths(&ebpf);
+    let logged = logged(&ebpf);
     let mut found = BTreeMap::new();
     for hook in Hook::ALL {
         for name in [hook.program().to_owned(), crate::datapath::stub_name(hook)] {
@@ -74,7 +74,13 @@ pub fn verify() -> Result<BTreeMap<String, Verified>, DatapathError> {
                 error: in_full(&error),
                 ..Verified::default()
             });
-            verified.stack = depths.get(&name).copied().unwrap_or(0);
+            if let Some(logged) = logged.get(&name).filter(|_| verified.error.is_empty()) {
+                verified.stack = logged.stack;
+                if verified.instructions == 0 {
+                    // Kernels before 5.16 tell it only in the log.
+                    verified.instructions = logged.instructions;
+                }
+            }
             found.insert(name, verified);
         }
     }
@@ -108,8 +114,14 @@ fn in_full(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Bytes of stack by program; a program that does not load has none.
-fn stack_depths(ebpf: &Ebpf) -> BTreeMap<String, u32> {
+/// What the verifier's log tells of a program.
+struct Logged {
+    instructions: u32,
+    stack: u32,
+}
+
+/// The log's facts by program; a program that does not load has none.
+fn logged(ebpf: &Ebpf) -> BTreeMap<String, Logged> {
     let fds: BTreeMap<&str, RawFd> = ebpf
         .maps()
         .filter_map(|(name, map)| Some((name, fd(map)?)))
@@ -124,9 +136,14 @@ fn stack_depths(ebpf: &Ebpf) -> BTreeMap<String, u32> {
             let function = object.functions.get(&program.function_key())?;
             let log = load::log_of(&function.instructions, &object.license).ok()?;
             let frames = chain::frames(&log)?;
+            let stack = chain::deepest(&function.instructions, &frames);
+            let instructions = chain::processed(&log).unwrap_or(0);
             Some((
                 name.clone(),
-                chain::deepest(&function.instructions, &frames),
+                Logged {
+                    instructions,
+                    stack,
+                },
             ))
         })
         .collect()
