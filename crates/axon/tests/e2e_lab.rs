@@ -115,11 +115,10 @@ fn a_pod_goes_while_the_agent_is_away(lab: &Lab) {
     eventually("the pod is gone although the agent is away", || {
         !lab.status()["pods"].to_string().contains("\"spare\"")
     });
-    let why = text(&lab.axon(&["logs", "node-1"]));
-    assert!(
-        why.contains("mtu") && why.contains("big"),
-        "the log names option and value: {why}"
-    );
+    eventually("the log names option and value", || {
+        let log = text(&lab.axon(&["logs", "node-1"]));
+        log.contains("option mtu: \"big\"")
+    });
     no_wait("delete", config);
     eventually("the agent carries the deletion out later", || {
         lab.try_ask("node-1", "/v1/endpoint")
