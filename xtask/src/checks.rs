@@ -1,5 +1,6 @@
 //! Each check and each build, once; `ci` and the verbs call the same functions.
 
+use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -93,9 +94,32 @@ pub(crate) fn build(args: &[String]) -> Result<()> {
         "--workspace",
         "--exclude",
         "xtask",
+        "--exclude",
+        "axon-cni",
         "--bins",
     ];
-    cmd::run(cmd::cargo().args(arguments).args(args))
+    cmd::run(cmd::cargo().args(arguments).args(args))?;
+    build_plugin(args)
+}
+
+/// The CNI plugin, static: runtimes start it in whatever root file system
+/// they have. Naming the target keeps build scripts out of it.
+fn build_plugin(args: &[String]) -> Result<()> {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let flags = format!("target.{target}.rustflags=[\"-Ctarget-feature=+crt-static\"]");
+    cmd::run(
+        cmd::cargo()
+            .args(["build", "--release", "--package", "axon-cni", "--bins"])
+            .args(["--target", &target, "--config", &flags])
+            .args(args),
+    )?;
+    let folder = target_folder()?;
+    let built = folder.join(target).join("release/axon-cni");
+    let place = folder.join("release/axon-cni");
+    // Beside the others, at once: it may be running.
+    let draft = folder.join("release/.axon-cni.new");
+    fs::copy(&built, &draft).with_context(|| format!("copy {}", built.display()))?;
+    fs::rename(&draft, &place).with_context(|| format!("replace {}", place.display()))
 }
 
 /// Builds, then hands over to the binary's own demo.
