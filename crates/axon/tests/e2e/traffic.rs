@@ -1,10 +1,8 @@
 //! Packets between pods, nodes and the world, in a lab of two nodes.
 
-mod e2e_support;
-
 use std::time::{Duration, Instant};
 
-use e2e_support::{How, Lab, PATIENCE, at, eventually, lab, text};
+use crate::support::{How, Lab, PATIENCE, at, eventually, lab, text, turn};
 
 const CLUSTER: &str = "
 apiVersion: v1
@@ -46,6 +44,7 @@ spec: {nodeName: b, containers: [{name: c, command: [axon, lab, serve, 'tcp:7000
 
 #[test]
 fn packets_find_their_way() {
+    let _turn = turn();
     let Some(lab) = lab("traffic", CLUSTER) else {
         return;
     };
@@ -96,7 +95,7 @@ fn everyone_reaches_everyone(lab: &Lab) {
     for (from, to, v6, how) in running {
         let ip = address(lab, to, v6);
         eventually(&format!("{from} reaches {to} at {ip} by {how:?}"), || {
-            let output = lab.client(from, how, &ip).wait_with_output();
+            let output = lab.client(from, how, &ip, false).wait_with_output();
             output.expect("it ends").status.success()
         });
     }

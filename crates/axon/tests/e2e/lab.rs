@@ -1,12 +1,10 @@
 //! The lab itself: bad input, an agent that is away, and what is left behind.
 
-mod e2e_support;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use e2e_support::{How, Lab, eventually, lab, text};
+use crate::support::{How, Lab, eventually, lab, text, turn};
 use serde_json::Value;
 
 const CLUSTER: &str = "
@@ -33,11 +31,12 @@ spec: {endpointSelector: {matchLabels: {app: server}}, ingress: [{fromEndpoints:
 
 #[test]
 fn a_lab_from_up_to_down() {
+    let _turn = turn();
     let host = host_devices();
     let Some(lab) = lab("lab", CLUSTER) else {
         return;
     };
-    let other = e2e_support::lab("other", "{kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, command: [sleep, infinity]}]}}")
+    let other = crate::support::lab("other", "{kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, command: [sleep, infinity]}]}}")
         .expect("root has been checked");
     bad_manifests_change_nothing(&lab);
     a_pod_goes_while_the_agent_is_away(&lab);
@@ -48,7 +47,9 @@ fn a_lab_from_up_to_down() {
 
 fn reaches(lab: &Lab) -> bool {
     let ip = lab.pod_ip("server", false);
-    let output = lab.client("client", How::Tcp(80), &ip).wait_with_output();
+    let output = lab
+        .client("client", How::Tcp(80), &ip, false)
+        .wait_with_output();
     output.expect("it ends").status.success()
 }
 

@@ -1,11 +1,9 @@
 //! Policy in a lab of two nodes: what each kind of rule allows and denies,
 //! over TCP, UDP and ICMP, both families, seen at both ends and in the events.
 
-mod e2e_support;
-
 use std::time::{Duration, Instant};
 
-use e2e_support::{How, Lab, PATIENCE, at, eventually, lab, text};
+use crate::support::{How, Lab, PATIENCE, at, eventually, lab, text, turn};
 use serde_json::Value;
 
 const CLUSTER: &str = "
@@ -146,6 +144,7 @@ const CASES: &[Case] = &[
 
 #[test]
 fn each_kind_of_rule_at_both_ends_and_in_the_events() {
+    let _turn = turn();
     let Some(lab) = lab("policy", CLUSTER) else {
         return;
     };
@@ -231,7 +230,7 @@ fn check(lab: &Lab, name: &str, probes: &[(&str, How, bool)]) {
             let what = format!("{name}: {client} {how:?} to {to}");
             running.push((
                 what,
-                lab.client(client, *how, &to),
+                lab.client(client, *how, &to, *expected),
                 *client,
                 *how,
                 v6,
@@ -350,16 +349,16 @@ fn is_labelled(endpoint: &Value, label: &str) -> bool {
 
 /// Connections that policy no longer allows end, those that it does stay.
 fn established_connections_are_cut(lab: &Lab) {
-    let hold = |pod: &str, v6: bool| {
+    let hold = |pod: &str, v6: bool, wait: &str| {
         let to = at(&lab.pod_ip("server", v6), 8001);
         let args = [
             "axon", "lab", "connect", "tcp", &to, "--hold", "--count", "0",
         ];
-        let more = ["--interval-ms", "50", "--timeout-ms", "500"];
+        let more = ["--interval-ms", "50", "--timeout-ms", wait];
         lab.start(pod, &[&args[..], &more[..]].concat())
     };
-    let mut cut = [hold("foe", false), hold("foe", true)];
-    let mut stay = [hold("ally", false), hold("ally", true)];
+    let mut cut = [hold("foe", false, "500"), hold("foe", true, "500")];
+    let mut stay = [hold("ally", false, "10000"), hold("ally", true, "10000")];
     std::thread::sleep(Duration::from_millis(500));
     for child in cut.iter_mut().chain(&mut stay) {
         assert!(

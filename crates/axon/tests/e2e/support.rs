@@ -1,25 +1,28 @@
 //! A lab for end-to-end tests: brought up by the built `axon`, looked at from
 //! both ends and through the agents' events, gone when dropped.
-#![allow(
-    dead_code,
-    clippy::allow_attributes,
-    reason = "each test uses its part; what one leaves unused cannot be expected in all"
-)]
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 /// How long anything may take that is sure to come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-/// How long is waited for an answer that policy keeps back.
+/// How long is waited for an answer that policy keeps back, and for one that
+/// is to come.
 const SILENCE_MS: &str = "700";
+const ANSWER_MS: &str = "10000";
 
 /// The built `axon`, or the one that `AXON_E2E_BINARY` names.
 pub(crate) fn axon() -> String {
     std::env::var("AXON_E2E_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_axon").to_owned())
+}
+
+/// Waits for this test's turn: labs are not slow, but two cores are few.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A lab that is up.
@@ -190,13 +193,14 @@ impl Lab {
             .expect("it ends")
     }
 
-    /// Starts a client.
-    pub(crate) fn client(&self, place: &str, how: How, to: &str) -> Child {
+    /// Starts a client that waits for an answer as long as one is expected.
+    pub(crate) fn client(&self, place: &str, how: How, to: &str, expected: bool) -> Child {
         let (word, target) = match how {
             How::Tcp(port) => ("tcp", at(to, port)),
             How::Udp(port) => ("udp", at(to, port)),
             How::Icmp => ("icmp", to.to_owned()),
         };
+        let wait = if expected { ANSWER_MS } else { SILENCE_MS };
         let args = [
             "axon",
             "lab",
@@ -204,7 +208,7 @@ impl Lab {
             word,
             &target,
             "--timeout-ms",
-            SILENCE_MS,
+            wait,
         ];
         self.start(place, &args)
     }
