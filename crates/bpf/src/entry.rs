@@ -82,6 +82,7 @@ fn run(
     let scratch = unsafe { &mut *scratch };
     skb.pull_headers();
     let len = skb.len();
+    let mut direction = direction;
     let (action, reason) = match hook(skb, &kernel, scratch) {
         Ok(Verdict::Ignore) => return TC_NEXT,
         Ok(Verdict::Pass) => (TC_NEXT, 0),
@@ -95,7 +96,7 @@ fn run(
             (reflect(skb, back), dropped.map_or(0, |reason| reason as u8))
         }
         Err(reason) => {
-            report_drop(skb, &kernel, scratch, reason);
+            direction = report_drop(skb, &kernel, scratch, reason);
             (TC_DROP, reason as u8)
         }
     };

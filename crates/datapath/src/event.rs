@@ -10,16 +10,25 @@ use crate::packet::Packet;
 use crate::scratch::{Fragmentation, Kind, Scratch};
 use crate::tables::Tables;
 
-/// Reports that the packet is dropped, if drops are reported.
+/// Reports that the packet is dropped, if drops are reported, and says under
+/// which direction the drop counts: what an endpoint's policy refuses counts as
+/// that endpoint sees it, whichever hook carries the policy out.
 #[inline(never)]
 pub fn report_drop(
     packet: &impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
     reason: DropReason,
-) {
+) -> Direction {
+    let judged =
+        scratch.judged && matches!(reason, DropReason::PolicyDenied | DropReason::PolicyDeny);
+    let direction = match (judged, scratch.question.egress) {
+        (false, _) => scratch.direction,
+        (true, true) => Direction::Egress,
+        (true, false) => Direction::Ingress,
+    };
     if tables.config().flags & ConfigFlags::EVENT_DROP == 0 {
-        return;
+        return direction;
     }
     fill(packet, tables, scratch, EventKind::Drop);
     let Scratch {
@@ -27,18 +36,13 @@ pub fn report_drop(
         question,
         decision,
         forward,
-        judged,
         judge,
         ..
     } = scratch;
     event.reason = reason as u8;
-    if *judged && matches!(reason, DropReason::PolicyDenied | DropReason::PolicyDeny) {
+    event.direction = direction as u8;
+    if judged {
         event.endpoint = *judge;
-        event.direction = if question.egress {
-            Direction::Egress
-        } else {
-            Direction::Ingress
-        } as u8;
         event.policy_set = question.set;
         event.rule = decision.rule;
         event.match_type = decision.match_type;
@@ -48,6 +52,7 @@ pub fn report_drop(
         }
     }
     tables.emit(event);
+    direction
 }
 
 /// Reports what an endpoint's policy says of the flow, in the flow's forward

@@ -6,7 +6,7 @@
 
 use std::process::Command;
 
-use axon_abi::{EventRecord, Hook, IpKey, LpmKey, MAPS, METRICS_ENTRIES, MetricsRow};
+use axon_abi::{Direction, EventRecord, Hook, IpKey, LpmKey, MAPS, METRICS_ENTRIES, MetricsRow};
 use axon_testkit::{Action, Backend, MemPacket, Outcome, World, cases, run_case};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, lpm_trie};
 use aya::programs::SchedClassifier;
@@ -174,9 +174,9 @@ impl Backend for Kernel {
             .unwrap_or_else(|error| panic!("{hook:?} does not run: {error:?}: {packet:?}"));
         out.truncate(result.data_size_out as usize);
         let after = self.counts();
-        let counted = (0..before.len())
-            .find(|index| before[*index] != after[*index])
-            .map(|index| (index >> 2) as u8);
+        let index = (0..before.len()).find(|index| before[*index] != after[*index]);
+        let counted = index.map(|index| (index >> 2) as u8);
+        let direction = index.map(|index| Direction::from_u8((index & 3) as u8));
         let action = match result.return_value as i32 {
             -1 => Action::Next,
             2 => Action::Drop,
@@ -187,6 +187,7 @@ impl Backend for Kernel {
         Outcome {
             action,
             counted,
+            direction,
             bytes: out,
             decided: None,
             events,

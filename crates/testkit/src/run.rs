@@ -23,6 +23,8 @@ pub struct Outcome {
     pub action: Action,
     /// What the packet was counted under (0: forwarded), if it was.
     pub counted: Option<u8>,
+    /// The direction it was counted under, if it was.
+    pub direction: Option<Direction>,
     /// The bytes afterwards.
     pub bytes: Vec<u8>,
     /// What was decided in full, where the backend can tell.
@@ -128,7 +130,7 @@ fn compare(step: &Step, outcome: &Outcome) -> Result<(), String> {
         return Err(format!("expected bytes {}", hex(bytes)));
     }
     if action == Action::Drop {
-        return drop_event(counted, &outcome.events);
+        return drop_event(outcome);
     }
     if step.packet.gso_size == 0 && counted.is_some() {
         oracle::check(&outcome.bytes)?;
@@ -136,17 +138,19 @@ fn compare(step: &Step, outcome: &Outcome) -> Result<(), String> {
     Ok(())
 }
 
-fn drop_event(counted: Option<u8>, events: &[EventRecord]) -> Result<(), String> {
-    let told = events
+/// A drop is told once, as it is counted.
+fn drop_event(outcome: &Outcome) -> Result<(), String> {
+    let told: Vec<_> = outcome
+        .events
         .iter()
-        .filter(|event| event.kind == EventKind::Drop as u8);
-    match told
-        .map(|event| event.reason)
-        .collect::<Vec<_>>()
-        .as_slice()
-    {
-        [reason] if Some(*reason) == counted => Ok(()),
-        other => Err(format!("drop events: {other:?}")),
+        .filter(|event| event.kind == EventKind::Drop as u8)
+        .map(|event| (event.reason, Direction::from_u8(event.direction)))
+        .collect();
+    match (told.as_slice(), outcome.counted, outcome.direction) {
+        ([told], Some(reason), Some(direction)) if *told == (reason, direction) => Ok(()),
+        (other, reason, direction) => Err(format!(
+            "counted as {reason:?} {direction:?}, drop events: {other:?}"
+        )),
     }
 }
 
@@ -188,7 +192,7 @@ impl Backend for Native {
         let mut scratch = Scratch::poisoned();
         self.world.events.borrow_mut().clear();
         let world = &self.world;
-        let (decided, direction) = match hook {
+        let (decided, mut direction) = match hook {
             Hook::FromEndpoint => (
                 axon_datapath::from_endpoint(&mut packet, world, &mut scratch),
                 Direction::Egress,
@@ -208,7 +212,7 @@ impl Backend for Native {
         };
         let (action, counted) = coarse(decided);
         if let Err(reason) = decided {
-            report_drop(&packet, world, &mut scratch, reason);
+            direction = report_drop(&packet, world, &mut scratch, reason);
         }
         if let Some(reason) = counted {
             world.count(reason, direction, packet.bytes.len() as u32);
@@ -217,6 +221,7 @@ impl Backend for Native {
         Outcome {
             action,
             counted,
+            direction: counted.map(|_| direction),
             bytes: packet.bytes,
             decided: Some(decided),
             events,
