@@ -51,6 +51,8 @@ pub(crate) struct Report {
     pub(crate) nodes: Vec<NodeReport>,
     /// Its pods.
     pub(crate) pods: Vec<PodReport>,
+    /// What is still to come or to go, beside what the pods tell.
+    pub(crate) pending: Option<String>,
     /// Policies and other objects handed to the agents.
     pub(crate) objects: Vec<Object>,
 }

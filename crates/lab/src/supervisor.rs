@@ -322,8 +322,23 @@ fn report(shared: &Shared) -> Report {
     Report {
         nodes: nodes.collect(),
         pods: pods.collect(),
+        pending: pending(&cluster),
         objects: objects.collect(),
     }
+}
+
+/// What is asked for and not there, or there and not asked for.
+fn pending(cluster: &Cluster) -> Option<String> {
+    let plan = &cluster.plan;
+    let planned_node = |name: &String| plan.nodes.iter().any(|node| node.name == *name);
+    let coming = plan.pods.keys().find(|key| !cluster.pods.contains_key(key));
+    let going = cluster.pods.iter().find(|(_, pod)| pod.stop.is_set());
+    let going = going.map(|(key, _)| key);
+    let leaving = cluster.nodes.keys().find(|name| !planned_node(name));
+    coming
+        .map(|key| format!("pod {key} is to come"))
+        .or_else(|| going.map(|key| format!("pod {key} is to go")))
+        .or_else(|| leaving.map(|name| format!("node {name} is to go")))
 }
 
 fn pod_report(shared: &Shared, cluster: &Cluster, key: &PodKey, pod: &PodState) -> PodReport {
@@ -342,7 +357,7 @@ fn pod_report(shared: &Shared, cluster: &Cluster, key: &PodKey, pod: &PodState) 
         ready: pod.ready(),
         host_network: pod.plan.host_network,
         doing: pod.doing.clone(),
-        problem: pod.problem.clone(),
+        problem: pod.problem.clone().filter(|_| !pod.stop.is_set()),
         log: last.map_or_else(
             || pod.plan.init.last().map(|c| paths.log(&c.name)),
             |c| Some(c.log.clone()),

@@ -131,6 +131,9 @@ fn progress(report: &Report, told: &mut BTreeMap<String, String>) {
 
 /// What is missing, if anything.
 fn missing(lab: &Lab, report: &Report) -> Result<Option<String>> {
+    if report.pending.is_some() {
+        return Ok(report.pending.clone());
+    }
     if let Some(pod) = report.pods.iter().find(|pod| !pod.ready) {
         return Ok(Some(format!(
             "pod {}/{} is not ready: {}",
