@@ -263,3 +263,7 @@ fn endpoint_object(pod: &PodState, number: u32, labels: &Labels, host: Option<Ip
     }
     value
 }
+
+#[cfg(test)]
+#[path = "brain_tests.rs"]
+mod tests;
