@@ -138,6 +138,9 @@ impl CtFlags {
     pub const FIN_FORWARD: u8 = 1 << 2;
     /// A FIN was seen in reply.
     pub const FIN_REPLY: u8 = 1 << 3;
+    /// Of a denied flow: the policy of the side it was opened to refused it,
+    /// not that of the side that opened it.
+    pub const DENIED_INGRESS: u8 = 1 << 4;
 }
 
 /// Where a flow stands; each state has its own timeout, see

@@ -57,6 +57,7 @@ pub(crate) fn track<F: Family>(
             }
             name(scratch, &entry, forward);
             if entry.denied != 0 {
+                recall(tables, scratch, &entry);
                 return Err(refusal(entry.denied));
             }
             if matches!(scratch.flow.kind, Kind::Error) {
@@ -113,6 +114,34 @@ fn refusal(denied: u8) -> DropReason {
     } else {
         DropReason::PolicyDenied
     }
+}
+
+/// Recalls which policy refused the flow, for the event of this drop.
+#[inline(never)]
+fn recall(tables: &impl Tables, scratch: &mut Scratch, entry: &CtEntry) {
+    if scratch.judged {
+        return;
+    }
+    let ingress = entry.flags & CtFlags::DENIED_INGRESS != 0;
+    let tuple = scratch.flow.tracked();
+    let addr = if ingress == scratch.forward {
+        &tuple.destination
+    } else {
+        &tuple.source
+    };
+    scratch.judge = match tables.address(addr) {
+        Some(row) => row.id,
+        None => scratch.endpoint,
+    };
+    scratch.judged = true;
+    scratch.question.egress = !ingress;
+    scratch.question.set = if ingress {
+        entry.ingress_set
+    } else {
+        entry.egress_set
+    };
+    scratch.decision.rule = entry.rule;
+    scratch.decision.match_type = entry.match_type;
 }
 
 #[inline(always)]
@@ -196,6 +225,10 @@ fn renew(
         // Nothing was decided: the next packet asks again.
         Err(reason) => return Err(reason),
     };
+    entry.flags &= !CtFlags::DENIED_INGRESS;
+    if entry.denied != 0 && !scratch.question.egress {
+        entry.flags |= CtFlags::DENIED_INGRESS;
+    }
     let agreed = &scratch.agreed;
     entry.source_identity = agreed.source;
     entry.destination_identity = agreed.destination;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use axon_abi::{
-    DropReason, EndpointRow, Hook, Identity, IpKey, PolicySetFlags, PolicySetRow, Scope,
+    Direction, DropReason, EndpointRow, Hook, Identity, IpKey, PolicySetFlags, PolicySetRow, Scope,
 };
 use axon_datapath::{Question, Scratch, evaluate};
 use axon_testkit::cases::{Net, POD_A, UPLINK, V4, V6};
@@ -291,6 +291,12 @@ fn a_policy_that_turns_against_a_flow_cuts_it_both_ways() {
         "the reply first: it must not open the flow"
     );
     assert_eq!(run(&mut native, &out), denied);
+    let told = native.world.events.borrow().last().copied();
+    assert_eq!(
+        told.map(|event| (event.policy_set, event.direction)),
+        Some((7, Direction::Ingress as u8)),
+        "a denial that is remembered names the policy that made it"
+    );
     set_policy(&mut native.world, 8, 0);
     assert_eq!(run(&mut native, &back), Some(Ok(())));
     native.world.config.epoch += 1;
