@@ -130,7 +130,10 @@ fn a_pod_goes_while_the_agent_is_away(lab: &Lab) {
 fn what_ends_is_started_again(lab: &Lab) {
     let broken = "{kind: Pod, metadata: {name: broken}, spec: {containers: [{name: c, command: [/no/such/program]}]}}";
     let said = lab.apply_refused(broken);
-    assert!(said.contains("/no/such/program"), "the end of its log: {said}");
+    assert!(
+        said.contains("/no/such/program"),
+        "the end of its log: {said}"
+    );
     lab.apply(&broken.replace("/no/such/program", "sleep, infinity"));
     assert_eq!(lab.pod("broken")["ready"], true, "the corrected pod");
     let pid = |lab: &Lab| lab.pod("server")["pids"][0].as_u64();
