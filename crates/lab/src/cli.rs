@@ -96,9 +96,9 @@ pub enum Verb {
     },
     /// The Star Wars demo: a policy, its verdicts, and an agent killed under traffic.
     Demo {
-        /// Directory with `pods.yaml`, `service.yaml` and `policy.yaml`.
-        #[arg(default_value = "examples/star-wars")]
-        dir: PathBuf,
+        /// Directory with `pods.yaml`, `service.yaml` and `policy.yaml` [default: those of
+        /// examples/star-wars, which are built in].
+        dir: Option<PathBuf>,
         /// Leave the lab up to explore.
         #[arg(long)]
         keep: bool,
@@ -164,7 +164,7 @@ pub fn run(args: LabArgs) -> Result<ExitCode> {
             } else {
                 &args.name
             };
-            return demo::run(&Lab::named(name)?, &dir, keep);
+            return demo::run(&Lab::named(name)?, dir.as_deref(), keep);
         }
         Verb::Serve { services } => serve::run(&services)?,
         Verb::Connect(args) => return connect::run(&args),

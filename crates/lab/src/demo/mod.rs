@@ -18,10 +18,13 @@ use self::ship::{Landing, Target, sightings};
 use self::show::Show;
 use crate::control::{self, Request};
 use crate::http;
-use crate::manifest::Object;
+use crate::manifest::{self, Object};
 use crate::paths::Lab;
 use crate::{up, wait};
 
+const PODS: &str = include_str!("../../../../examples/star-wars/pods.yaml");
+const SERVICE: &str = include_str!("../../../../examples/star-wars/service.yaml");
+const POLICY: &str = include_str!("../../../../examples/star-wars/policy.yaml");
 /// How long anything may take before the demo gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Ships, and whether the policy lets them land.
@@ -30,9 +33,8 @@ const SHIPS: [(&str, bool); 2] = [("tiefighter", true), ("xwing", false)];
 const REQUESTS: u64 = 150;
 
 /// Runs the demo.
-pub(crate) fn run(lab: &Lab, dir: &Path, keep: bool) -> Result<ExitCode> {
-    let policy = up::read(&[dir.join("policy.yaml")])?;
-    let world = up::read(&[dir.join("pods.yaml"), dir.join("service.yaml")])?;
+pub(crate) fn run(lab: &Lab, dir: Option<&Path>, keep: bool) -> Result<ExitCode> {
+    let script = Script::read(dir)?;
     if control::report(lab).is_ok() {
         bail!(
             "lab {0} is up already; take it away with `axon lab down -L {0}`",
@@ -40,7 +42,7 @@ pub(crate) fn run(lab: &Lab, dir: &Path, keep: bool) -> Result<ExitCode> {
         );
     }
     let mut show = Show::new();
-    let outcome = play(lab, world, policy, dir, &mut show);
+    let outcome = play(lab, script, &mut show);
     let good = outcome.is_ok() && show.all_good();
     if keep {
         show.hints(lab);
@@ -52,16 +54,42 @@ pub(crate) fn run(lab: &Lab, dir: &Path, keep: bool) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!good)))
 }
 
-fn play(
-    lab: &Lab,
+/// What the demo brings onto the stage.
+struct Script {
     world: Vec<Object>,
     policy: Vec<Object>,
-    dir: &Path,
-    show: &mut Show,
-) -> Result<()> {
+    /// The policy as it was written.
+    text: String,
+}
+
+impl Script {
+    /// From a directory, or what is built in.
+    fn read(dir: Option<&Path>) -> Result<Self> {
+        let file = |name: &str, built_in: &str| match dir {
+            None => Ok(built_in.to_owned()),
+            Some(dir) => {
+                let path = dir.join(name);
+                std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+            }
+        };
+        let pods = file("pods.yaml", PODS)?;
+        let service = file("service.yaml", SERVICE)?;
+        let text = file("policy.yaml", POLICY)?;
+        let parse = |name: &str, text: &str| manifest::parse(text).context(name.to_owned());
+        let mut world = parse("pods.yaml", &pods)?;
+        world.extend(parse("service.yaml", &service)?);
+        Ok(Self {
+            world,
+            policy: parse("policy.yaml", &text)?,
+            text,
+        })
+    }
+}
+
+fn play(lab: &Lab, script: Script, show: &mut Show) -> Result<()> {
     show.act("A node, a death star, a ship of the empire, a ship of the alliance");
     let began = Instant::now();
-    up::up(lab, world)?;
+    up::up(lab, script.world)?;
     let report = wait::settled(lab, PATIENCE, false)?;
     show.note(&format!(
         "a node with its own kernel datapath and agent, {} pods, ready after {:.1} s",
@@ -80,9 +108,10 @@ fn play(
     }
 
     show.act("The empire's policy: only ships with org=empire may reach port 80");
-    show.file(&dir.join("policy.yaml"))?;
+    show.text(&script.text);
     let began = Instant::now();
-    control::ask(lab, &Request::Apply { objects: policy })?;
+    let objects = script.policy;
+    control::ask(lab, &Request::Apply { objects })?;
     wait::settled(lab, PATIENCE, false)?;
     show.note(&format!(
         "enforced {} ms after it was given",

@@ -1,10 +1,8 @@
 //! What the audience sees.
 
 use std::io::IsTerminal;
-use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
 use axon_hubble::{Response, Style, line};
 
 use super::ship::Landing;
@@ -68,16 +66,12 @@ impl Show {
         );
     }
 
-    /// A file, without its comments.
-    pub(super) fn file(&self, path: &Path) -> Result<()> {
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        for line in text
-            .lines()
-            .filter(|line| !line.trim_start().starts_with('#'))
-        {
+    /// A manifest, without its comments.
+    pub(super) fn text(&self, text: &str) {
+        let lines = text.lines();
+        for line in lines.filter(|line| !line.trim_start().starts_with('#')) {
             println!("   {}", self.paint(DIM, &format!("| {line}")));
         }
-        Ok(())
     }
 
     /// A flow, as `axon monitor` prints it.
