@@ -38,9 +38,51 @@ fn is_empty(chunk: &str) -> bool {
     })
 }
 
+/// The line of the chunk, from 1, on which more than `max` flow collections
+/// (`[`, `{`) are open within each other for the first time.
+///
+/// The parser's time grows with the square of that depth, and it reads a whole
+/// document before it hands out the first value, so one must know before. An
+/// estimate: quotes and comments are skipped, block scalars are not.
+pub(super) fn too_deep(chunk: &str, max: usize) -> Option<usize> {
+    let (mut depth, mut line) = (0_usize, 1);
+    let (mut quote, mut comment) = (None, false);
+    // The character before, and the last one before that is no white space.
+    let (mut before, mut token) = ('\n', '\n');
+    for c in chunk.chars() {
+        match c {
+            '\n' => {
+                line += 1;
+                comment = false;
+            }
+            _ if comment => {}
+            _ if quote.is_some() => {
+                if quote == Some(c) && before != '\\' {
+                    quote = None;
+                }
+            }
+            '[' | '{' if depth > 0 || before.is_whitespace() => {
+                depth += 1;
+                if depth > max {
+                    return Some(line);
+                }
+            }
+            ']' | '}' => depth = depth.saturating_sub(1),
+            '"' | '\'' if depth > 0 && "[{,:?".contains(token) => quote = Some(c),
+            '#' => comment = before.is_whitespace(),
+            _ => {}
+        }
+        before = c;
+        if !c.is_whitespace() {
+            token = c;
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
-    use super::documents;
+    use super::{documents, too_deep};
 
     #[test]
     fn documents_know_their_lines() {
@@ -53,5 +95,15 @@ mod tests {
         assert_eq!(documents("").count(), 0);
         assert_eq!(documents("---").count(), 0);
         assert_eq!(documents("----\n").count(), 1, "no marker");
+    }
+
+    #[test]
+    fn depth_of_flow_collections_is_bounded_before_parsing() {
+        assert_eq!(too_deep("a: [[{b: [1]}]]\n", 4), None);
+        assert_eq!(too_deep("a: [[{b: [1]}]]\n", 3), Some(1));
+        assert_eq!(too_deep("a: b\nc: [\n[\n", 1), Some(3));
+        assert_eq!(too_deep(&"- [1]\n".repeat(9), 1), None, "side by side");
+        assert_eq!(too_deep("a: x[[[\nb: \"it's\"\n", 1), None, "plain text");
+        assert_eq!(too_deep("[ ']', [ \"]\", [ # ]\n [", 3), Some(2), "hidden");
     }
 }

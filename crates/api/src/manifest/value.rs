@@ -20,6 +20,9 @@ const NODES_MAX: usize = 1_000_000;
 const SCALAR_BYTES_MAX: usize = 16 << 20;
 /// Maps and lists within each other.
 const DEPTH_MAX: usize = 64;
+/// Flow collections within each other before the parser is let near them: its
+/// time grows with the square.
+const FLOW_DEPTH_MAX: usize = 1000;
 /// Maps whose values are text: there `null` is an error, not absence, because
 /// a selector that loses a label selects more.
 const TEXT_MAPS: [&str; 4] = ["labels", "matchLabels", "annotations", "selector"];
@@ -76,6 +79,14 @@ pub(super) fn read(
     first_line: usize,
     bounds: &Bounds,
 ) -> Result<Option<Value>, ManifestError> {
+    if let Some(line) = super::split::too_deep(chunk, FLOW_DEPTH_MAX) {
+        return Err(ManifestError {
+            line: first_line + line - 1,
+            ..ManifestError::of_text(format!(
+                "is deeper than {DEPTH_MAX} maps and lists within each other"
+            ))
+        });
+    }
     let seed = Node {
         bounds,
         depth: 0,
