@@ -176,6 +176,7 @@ mod tests {
             ("--monitor-aggregation-flags=nak", "fin, syn, rst"),
             ("--labels=k8s:[", "patterns"),
             ("--log-level=a=b=c", "debug"),
+            ("--log-level=loud", "debug"),
             ("--enable-bpf-masquerade=false", "masquerad"),
             ("--identity-allocation-mode=kvstore", "local, crd"),
         ] {

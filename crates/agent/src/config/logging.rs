@@ -25,7 +25,7 @@ pub struct Logging {
 impl Logging {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         let filter = reader.settings.text("log-level").to_owned();
-        if filter.is_empty() || EnvFilter::try_new(&filter).is_err() {
+        if !is_filter(&filter) {
             reader.refuse(
                 "log-level",
                 "error, warn, info, debug, trace, or a filter as warn,axon_agent=debug",
@@ -53,4 +53,13 @@ impl Logging {
             tracing::debug!("the log was started before");
         }
     }
+}
+
+/// Whether each part is a level, or something of which a level is told: a
+/// lone word is a module to the parser, and a misspelt level the end of the log.
+fn is_filter(text: &str) -> bool {
+    let told = |part: &str| {
+        part.contains('=') || part.parse::<tracing::level_filters::LevelFilter>().is_ok()
+    };
+    !text.is_empty() && text.split(',').map(str::trim).all(told) && EnvFilter::try_new(text).is_ok()
 }

@@ -184,7 +184,9 @@ fn read_dir(
             ));
             continue;
         }
-        let text = std::fs::read_to_string(&path)?;
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })?;
         files.insert(name, (path, text.trim().to_owned()));
     }
     warnings.sort();
@@ -255,6 +257,11 @@ mod tests {
 
     #[test]
     fn a_missing_directory_is_named() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        std::fs::write(dir.path().join("mtu"), b"\xff\xfe").expect("write");
+        let flag = format!("--config-dir={}", dir.path().display());
+        let error = Settings::resolve(&args(&[&flag]), |_| None).expect_err("no text");
+        assert!(error.expected.contains("/mtu: "), "{error}");
         let error = Settings::resolve(&args(&["--config-dir=/nonexistent/x"]), |_| None)
             .expect_err("no such directory");
         assert_eq!(error.option, "config-dir");
