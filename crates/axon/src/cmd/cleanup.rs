@@ -78,7 +78,7 @@ fn refuse_under_an_agent(common: &Common) -> Result<(), Failure> {
             "an agent lives at {}",
             common.connection.socket.display()
         ))
-        .remedy("stop it first (`systemctl stop axon`)")),
+        .remedy("stop it first (`systemctl stop axon-agent`)")),
     }
 }
 
