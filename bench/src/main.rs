@@ -130,9 +130,9 @@ fn run(args: &RunArgs) -> Result<()> {
         }
     }
     if args.json {
-        results.print_json()
+        results.print_json();
     } else {
-        results.print_table()
+        results.print_table();
     }
     Ok(())
 }

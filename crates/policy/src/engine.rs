@@ -1,4 +1,4 @@
-//! The incremental twin of [`crate::resolve`].
+//! The incremental twin of [`crate::resolve()`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::state::{Selection, SetKey, SetState, SubjectState, indices, matching,
 use crate::{IdentityInfo, NamedPorts, Numbers, PolicyConfig, PolicySet, Resolution};
 
 /// Keeps policy sets resolved while identities and policies come and go:
-/// always what [`crate::resolve`] would say of the same world.
+/// always what [`crate::resolve()`] would say of the same world.
 ///
 /// What an edit touches: an identity re-evaluates the selectors in use for
 /// itself and rebuilds the rows of sets that select it differently than

@@ -8,7 +8,7 @@
 //!                              PolicyRows: set row, class rows, entries
 //! ```
 //!
-//! [`resolve`] is the slow, obvious function; [`Engine`] gives the same answer
+//! [`resolve()`] is the slow, obvious function; [`Engine`] gives the same answer
 //! incrementally, tested against it.
 //!
 //! Invariants: pure logic without clock or I/O; the same input and numbers

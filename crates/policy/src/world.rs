@@ -84,7 +84,7 @@ impl PolicyConfig {
     }
 }
 
-/// Everything that [`crate::resolve`] looks at.
+/// Everything that [`crate::resolve()`] looks at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct World {
     /// Every known identity, the reserved ones ([`reserved_identities`]) too.
