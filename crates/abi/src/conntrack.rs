@@ -7,8 +7,10 @@ use crate::{Be16, Identity, IpKey};
 /// An IPv4 flow, the same key for both of its directions: the lesser of
 /// (address, port), compared as bytes, comes first. Key of `axon_ct4_v1`.
 ///
-/// ICMP queries have the query's identifier as the asking side's port and 0 as
-/// the answering side's, so that two hosts pinging each other are two flows.
+/// ICMP queries have the query's identifier as the asking side's port; the
+/// answering side's is 0 of an echo, so that two hosts pinging each other are
+/// two flows, and the query's type of any other, so that a verdict on one type
+/// is none on another.
 #[repr(C)]
 #[derive(
     Clone,
@@ -201,7 +203,10 @@ pub struct FragmentKey {
     /// IP protocol number of the datagram.
     pub protocol: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: u8,
+    /// Number of the endpoint at whose device the fragment is, 0 for the
+    /// node's uplinks: nobody speaks for the first fragments of another.
+    pub endpoint: u16,
 }
 
 const _: () = assert!(size_of::<FragmentKey>() == 40);

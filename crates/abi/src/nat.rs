@@ -9,7 +9,8 @@ use crate::{Be16, IpKey};
 /// Outbound (`inbound` = 0) the key is the packet's tuple before translation;
 /// inbound (`inbound` = 1) it is the tuple of the answering packet before the
 /// translation back. ICMP queries have the identifier in `destination_port`
-/// inbound and in `source_port` outbound, and 0 in the other.
+/// inbound and in `source_port` outbound, and the answering side's port of
+/// [`crate::CtKey4`] in the other.
 #[repr(C)]
 #[derive(
     Clone,

@@ -46,8 +46,11 @@ pub(crate) fn track<F: Family>(
         scratch.replaces = true;
         let config = tables.config();
         let now_s = tables.now_s();
-        if now_s < entry.expires_s && !state::reopens(&scratch.flow, &entry) {
-            let forward = (entry.flags & CtFlags::OPENED_BY_LOW != 0) == scratch.low;
+        let forward = (entry.flags & CtFlags::OPENED_BY_LOW != 0) == scratch.low;
+        let is_void = now_s >= entry.expires_s
+            || state::reopens(&scratch.flow, &entry)
+            || crosses(scratch.flow.kind, forward);
+        if !is_void {
             scratch.forward = forward;
             if scratch.from_outside && claims_ours(&entry, forward) {
                 return Err(DropReason::InvalidSourceIp);
@@ -77,6 +80,18 @@ pub(crate) fn track<F: Family>(
         }
     }
     open::<F>(packet, tables, scratch)
+}
+
+/// Whether an ICMP query goes the way of the answers, or an answer that of the
+/// queries: with the identifier 0 both sides' echoes have one key, and what one
+/// side may ask the other may not.
+#[inline(always)]
+fn crosses(kind: Kind, forward: bool) -> bool {
+    match kind {
+        Kind::Query => !forward,
+        Kind::Answer => forward,
+        Kind::Single | Kind::Session | Kind::Error => false,
+    }
 }
 
 /// Whether the verdict in the entry was made under what is in force now.

@@ -257,6 +257,9 @@ impl Family for V6 {
         begin(flow, Self::VERSION, len, ip.hop_limit);
         flow.tuple.source = IpKey(ip.source);
         flow.tuple.destination = IpKey(ip.destination);
+        if is_mapped(&flow.tuple.source) || is_mapped(&flow.tuple.destination) {
+            return Err(DropReason::InvalidPacket);
+        }
         flow.tuple.protocol = ip.next_header;
         flow.l4_at = Self::L4_AT;
         flow.dont_fragment = true;
@@ -423,6 +426,14 @@ fn order6(addr: &IpKey) -> (u64, u64) {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = addr.0;
     let high = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
     (high, u64::from_be_bytes([i, j, k, l, m, n, o, p]))
+}
+
+/// Whether this is the key of an IPv4 address. In an IPv6 header it would pass
+/// for that IPv4 address and its identity.
+#[inline(always)]
+fn is_mapped(addr: &IpKey) -> bool {
+    let (high, low) = order6(addr);
+    high == 0 && low >> 32 == 0xffff
 }
 
 /// Whether two addresses are the same: two comparisons, no call.

@@ -14,13 +14,15 @@ fn set_key(scratch: &mut Scratch) {
     let Scratch {
         flow,
         fragment_key: key,
+        endpoint,
         ..
     } = scratch;
     key.source = flow.tuple.source;
     key.destination = flow.tuple.destination;
     key.id = flow.fragment_id;
     key.protocol = flow.tuple.protocol;
-    key.pad = [0; 3];
+    key.pad = 0;
+    key.endpoint = *endpoint;
 }
 
 /// Remembers the ports of a datagram's first fragment.
@@ -58,7 +60,8 @@ pub(crate) fn recall<F: Family>(
     set_key(scratch);
     let ports = tables.fragment(&scratch.fragment_key).ok_or(missing)?;
     let lifetime = tables.config().timeouts.fragment_s;
-    if tables.now_s().wrapping_sub(ports.seen_s) > lifetime {
+    // Another CPU's clock may be a second ahead.
+    if tables.now_s() > ports.seen_s.saturating_add(lifetime) {
         return Err(missing);
     }
     let flow = &mut scratch.flow;

@@ -64,6 +64,10 @@ fn forward<F: Family>(
     let sets = Sets {
         sender: Some(row.policy_set),
         receiver: match receiver {
+            // A flow may be older than the endpoint that has its address now.
+            Some(receiver) if receiver.policy_set == 0 => {
+                return Err(DropReason::EndpointNotReady);
+            }
             Some(receiver) => receiver.policy_set,
             None => 0,
         },

@@ -55,6 +55,17 @@ pub(crate) const fn classify_v6(kind: u8) -> Message {
     }
 }
 
+/// The answering side's port of a query: 0 of an echo, else the query's type,
+/// so that queries of different types are different flows, each with its own
+/// verdict.
+#[inline(always)]
+const fn answering_port(asked: u8) -> Be16 {
+    match asked {
+        8 | 128 => Be16::ZERO,
+        _ => Be16::new(asked as u16),
+    }
+}
+
 /// Reads an ICMP message at `flow.l4_at`.
 #[inline(always)]
 pub(crate) fn parse<F: Family>(
@@ -71,10 +82,12 @@ pub(crate) fn parse<F: Family>(
         Message::Query => {
             flow.kind = Kind::Query;
             flow.tuple.source_port = head.id;
+            flow.tuple.destination_port = answering_port(head.kind);
         }
         Message::Answer { asked } => {
             flow.kind = Kind::Answer;
             flow.policy_type = asked;
+            flow.tuple.source_port = answering_port(asked);
             flow.tuple.destination_port = head.id;
         }
         Message::Error => {
@@ -106,11 +119,11 @@ fn quoted<F: Family>(packet: &impl Packet, flow: &mut Flow) -> Option<()> {
         other if other == F::ICMP => match F::icmp(head.kind, head.code) {
             Message::Query => {
                 asked = head.kind;
-                (Be16::ZERO, head.id)
+                (answering_port(head.kind), head.id)
             }
             Message::Answer { asked: kind } => {
                 asked = kind;
-                (head.id, Be16::ZERO)
+                (head.id, answering_port(kind))
             }
             Message::Error | Message::Other | Message::Forbidden(_) => return None,
         },

@@ -36,7 +36,8 @@ pub(crate) fn masquerade<F: Family>(
     // An error about somebody else's packet stays what it is.
     let turned = matches!(scratch.flow.kind, Kind::Error)
         && !same(&scratch.flow.about.source, &scratch.flow.tuple.source);
-    let free = own && tuple.source_port.get() < config.nat_port_min;
+    let port = tuple.source_port.get();
+    let free = own && (port < config.nat_port_min || port > config.nat_port_max);
     if turned || free {
         return Ok(Verdict::Ignore);
     }
@@ -185,6 +186,10 @@ fn allocate<F: Family>(
     nat_back.protocol = flow.tuple.protocol;
     nat_back.inbound = 1;
     nat_back.pad = [0; 2];
+    // A node may have no address of the family, or none yet.
+    if F::unroutable(&nat_back.destination) {
+        return Err(DropReason::NoNatMapping);
+    }
     let mut entry = NatEntry {
         addr: flow.tuple.source,
         port: flow.tuple.source_port,

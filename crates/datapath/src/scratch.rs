@@ -14,7 +14,8 @@ use crate::policy::{Decision, Question};
 use crate::tables::NextHop;
 
 /// Two ends and how they talk. ICMP queries have their identifier as the
-/// asking side's port and 0 as the other's.
+/// asking side's port, and as the other's 0 if they are echoes, else their
+/// type.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,

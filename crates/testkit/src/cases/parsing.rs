@@ -2,7 +2,7 @@
 
 use axon_abi::{DropReason, Hook};
 
-use super::scene::{Net, POD_A, POD_B, sends, step, to};
+use super::scene::{Net, POD_A, POD_B, arrives, sends, step, to};
 use crate::Build;
 use crate::run::{Case, Step};
 
@@ -120,6 +120,12 @@ fn headers(net: &Net) -> Vec<Step> {
         steps.push(sends("seven extension headers", POD_A, &many, invalid));
         many.extensions.truncate(6);
         steps.push(sends("six extension headers", POD_A, &many, to(POD_B)));
+        let mapped = Build::tcp("::ffff:10.0.1.21", net.a, (40000, 80), ACK);
+        steps.push(arrives(
+            "an IPv4 address in an IPv6 header",
+            &mapped,
+            Err(DropReason::InvalidPacket),
+        ));
         many.extensions = vec![(60, vec![0; 7]), (0, vec![0; 7])];
         steps.push(sends(
             "hop-by-hop options in second place",

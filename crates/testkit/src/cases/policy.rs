@@ -42,6 +42,7 @@ pub(super) fn cases(net: &Net) -> Vec<Case> {
         rules(net),
         directions(net),
         messages(net),
+        pings_across(net),
         limits(net),
         states(net),
     ];
@@ -135,6 +136,32 @@ fn directions(net: &Net) -> Case {
     )
 }
 
+/// A query that is no echo; IPv6 has none, there it is a private experiment.
+fn kind_of_time(net: &Net) -> u8 {
+    if net.version == 4 { 13 } else { 200 }
+}
+
+/// With the identifier 0 a flow looks alike from both sides.
+fn pings_across(net: &Net) -> Case {
+    net.case(
+        "a query is no answer",
+        closed(),
+        vec![
+            sends("out", POD_B, &Build::ping(net.b, net.a, 0), to(POD_A)),
+            sends("back", POD_A, &Build::pong(net.a, net.b, 0), to(POD_B)),
+            sends("in", POD_A, &Build::ping(net.a, net.b, 0), DENIED),
+            sends("still out", POD_B, &Build::ping(net.b, net.a, 0), to(POD_A)),
+            sends("still in", POD_A, &Build::ping(net.a, net.b, 0), DENIED),
+            sends(
+                "still back",
+                POD_A,
+                &Build::pong(net.a, net.b, 0),
+                to(POD_B),
+            ),
+        ],
+    )
+}
+
 fn messages(net: &Net) -> Case {
     let mut world = closed();
     let kind = if net.version == 4 { 8 } else { 128 };
@@ -170,6 +197,12 @@ fn messages(net: &Net) -> Case {
                 POD_B,
                 &Build::pong(net.b, net.a, 9),
                 to(POD_A),
+            ),
+            sends(
+                "another query under the identifier of one that is allowed",
+                POD_A,
+                &Build::icmp(net.a, net.b, (kind_of_time(net), 0, 9 << 16), &[0; 12]),
+                DENIED,
             ),
             sends("an error about nothing", POD_A, &error(&udp), DENIED),
             sends("a datagram", POD_B, &udp, to(POD_A)),

@@ -223,6 +223,18 @@ fn messages(net: &Net) -> Vec<Case> {
                     &large.clone().part(8, 24, 72),
                     Err(DropReason::FragmentNotFound),
                 ),
+                sends(
+                    "first in another's name",
+                    POD_B,
+                    &large.clone().part(8, 0, 24),
+                    Err(DropReason::InvalidSourceIp),
+                ),
+                sends(
+                    "later, of which only another knows the first",
+                    POD_A,
+                    &large.clone().part(8, 24, 72),
+                    Err(DropReason::FragmentNotFound),
+                ),
                 sends("first", POD_A, &large.clone().part(9, 0, 24), to(POD_B)),
                 sends("later", POD_A, &large.clone().part(9, 24, 72), to(POD_B)),
                 sends(
