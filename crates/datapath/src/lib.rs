@@ -16,7 +16,7 @@
 //! - IPv4 and IPv6 are one function over a [`Family`];
 //! - a drop is an error with a reason, a verdict is a value: nothing else
 //!   leaves a hook;
-//! - [`Scratch`] is dirty when a hook starts; [`Scratch::begin`] and the parser
+//! - [`Scratch`] is dirty when a hook starts; `Scratch::begin` and the parser
 //!   set every field before it is read (the native double poisons it);
 //! - every loop has a constant bound, every byte from outside is checked.
 //!

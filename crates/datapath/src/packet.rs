@@ -63,7 +63,7 @@ pub trait Packet {
         T: IntoBytes + Immutable;
 
     /// Adjusts the IPv4 header checksum at `at` by a difference of
-    /// [`checksum::difference`](crate::checksum).
+    /// `checksum::difference`.
     fn fix_ip_checksum(&mut self, at: u32, difference: u32) -> Option<()>;
 
     /// Adjusts the transport checksum at `at`.

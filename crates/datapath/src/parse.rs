@@ -1,4 +1,4 @@
-//! Reads a packet once; what is found lies in [`Flow`](crate::Flow).
+//! Reads a packet once; what is found lies in [`Flow`].
 
 use axon_abi::DropReason;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

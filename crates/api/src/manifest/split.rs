@@ -56,11 +56,9 @@ pub(super) fn too_deep(chunk: &str, max: usize) -> Option<usize> {
                 comment = false;
             }
             _ if comment => {}
-            _ if quote.is_some() => {
-                if quote == Some(c) && before != '\\' {
-                    quote = None;
-                }
-            }
+            // In quotes nothing counts but their end.
+            _ if quote == Some(c) && before != '\\' => quote = None,
+            _ if quote.is_some() => {}
             '[' | '{' if depth > 0 || before.is_whitespace() => {
                 depth += 1;
                 if depth > max {

@@ -9,7 +9,7 @@ use super::{EndpointLink, LinkError, Netns, sysctl};
 use crate::device::{self, Device};
 use crate::netlink::{self, Netlink, RouteSpec};
 
-/// What differs from what [`super::create`] made, one sentence each.
+/// What differs from what [`super::create()`] made, one sentence each.
 ///
 /// # Errors
 /// [`LinkError::Netns`], [`LinkError::Netlink`].
