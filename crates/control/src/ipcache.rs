@@ -7,10 +7,10 @@
 //! Only prefixes whose strongest claim may have changed are looked at again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use axon_abi::{Identity, IpKey, IpcacheRow, LpmKey};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use crate::views::{IpEntry, IpSource};
 
@@ -60,8 +60,11 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    /// Puts an owner's claims in place of those it had.
-    pub(crate) fn set(&mut self, owner: &Owner, claims: BTreeMap<IpNet, Claim>) {
+    /// Puts an owner's claims in place of those it had. Claims of
+    /// IPv4-mapped addresses count for nothing: their rows would be those of
+    /// the IPv4 addresses, which are somebody else.
+    pub(crate) fn set(&mut self, owner: &Owner, mut claims: BTreeMap<IpNet, Claim>) {
+        claims.retain(|prefix, _| !is_mapped(prefix));
         let old = self.by_owner.remove(owner).unwrap_or_default();
         for (prefix, claim) in &claims {
             if old.get(prefix) != Some(claim) {
@@ -147,6 +150,38 @@ pub(crate) fn single(addr: IpAddr) -> IpNet {
     IpNet::from(addr)
 }
 
+/// ::ffff:0:0/96, by which kernel rows know IPv4 addresses.
+const MAPPED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
+
+/// Whether every address of an IPv6 prefix is an IPv4-mapped one.
+fn is_mapped(prefix: &IpNet) -> bool {
+    matches!(prefix, IpNet::V6(prefix) if MAPPED.contains(prefix))
+}
+
+/// A prefix without the IPv4-mapped addresses in it: in a trie that both
+/// families share, an IPv6 prefix is to hold no IPv4 address.
+pub(crate) fn without_mapped(prefix: IpNet) -> Vec<IpNet> {
+    let mut rest = match prefix {
+        IpNet::V6(prefix) if prefix.contains(&MAPPED) => prefix.trunc(),
+        _ if is_mapped(&prefix) => return Vec::new(),
+        _ => return vec![prefix],
+    };
+    let mut parts = Vec::new();
+    while rest != MAPPED {
+        let Ok(halves) = rest.subnets(rest.prefix_len() + 1) else {
+            break;
+        };
+        for half in halves {
+            if half.contains(&MAPPED) {
+                rest = half;
+            } else {
+                parts.push(IpNet::V6(half));
+            }
+        }
+    }
+    parts
+}
+
 /// The key of a prefix in a longest-prefix-match table.
 pub(crate) fn lpm_key(prefix: &IpNet) -> LpmKey {
     let prefix = prefix.trunc();
@@ -168,7 +203,7 @@ mod tests {
     use ipnet::IpNet;
     use proptest::prelude::*;
 
-    use super::{Claim, Claims, Owner, lpm_key};
+    use super::{Claim, Claims, Owner, lpm_key, without_mapped};
     use crate::views::IpSource;
 
     #[test]
@@ -184,6 +219,48 @@ mod tests {
             let key = lpm_key(&prefix);
             assert_eq!(key.prefix_bits, bits, "{prefix}");
             assert_eq!(key.addr, axon_abi::IpKey::from(prefix.addr()), "{prefix}");
+        }
+    }
+
+    #[test]
+    fn nobody_claims_an_ipv4_address_in_ipv6_clothes() {
+        let mut claims = Claims::default();
+        let owner = (IpSource::Policy, String::new());
+        let of = |text: &str| (text.parse().expect("prefix"), Claim::of(Identity(300)));
+        let wanted = ["::ffff:10.0.0.5/128", "::ffff:10.0.0.0/120", "fd00::5/128"];
+        claims.set(&owner, wanted.map(of).into());
+        let dirty: Vec<String> = claims.take_dirty().iter().map(IpNet::to_string).collect();
+        assert_eq!(dirty, ["fd00::5/128"]);
+        assert_eq!(claims.count(), (1, 0));
+    }
+
+    #[test]
+    fn ipv6_without_ipv4_is_all_but_the_mapped_addresses() {
+        let all: Vec<IpNet> = without_mapped("::/0".parse().expect("prefix"));
+        let holding = |addr: &str| {
+            let addr: std::net::IpAddr = addr.parse().expect("address");
+            all.iter().filter(|part| part.contains(&addr)).count()
+        };
+        for (addr, times) in [
+            ("::ffff:10.0.0.5", 0),
+            ("::ffff:0.0.0.0", 0),
+            ("::ffff:255.255.255.255", 0),
+            ("::", 1),
+            ("::fffe:ffff:ffff", 1),
+            ("::1:0:0:0", 1),
+            ("2001:db8::1", 1),
+            ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 1),
+        ] {
+            assert_eq!(holding(addr), times, "{addr}");
+        }
+        for (prefix, parts) in [
+            ("10.0.0.0/8", 1),
+            ("fd00::/8", 1),
+            ("::ffff:0:0/96", 0),
+            ("::ffff:10.0.0.0/104", 0),
+        ] {
+            let prefix: IpNet = prefix.parse().expect("prefix");
+            assert_eq!(without_mapped(prefix).len(), parts, "{prefix}");
         }
     }
 

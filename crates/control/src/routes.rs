@@ -7,6 +7,7 @@ use axon_model::{Node, Route};
 use ipnet::IpNet;
 
 use crate::config::Config;
+use crate::ipcache::without_mapped;
 
 /// Two nodes that say they own the same prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +82,8 @@ pub(crate) fn nomasq(config: &Config, cidrs: &BTreeMap<IpNet, String>) -> Vec<Ip
     let mut all: Vec<IpNet> = cidrs.keys().copied().collect();
     all.extend(config.native_routing_cidrs.iter().map(IpNet::trunc));
     all.extend(always);
-    IpNet::aggregate(&all)
+    let joined = IpNet::aggregate(&all);
+    joined.into_iter().flat_map(without_mapped).collect()
 }
 
 #[cfg(test)]
@@ -189,5 +191,22 @@ mod tests {
         ];
         expected.sort();
         assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn all_of_ipv6_is_nothing_of_ipv4() {
+        let config = Config {
+            native_routing_cidrs: vec!["::/0".parse().expect("prefix")],
+            ..Config::default()
+        };
+        let pod_cidrs = std::collections::BTreeMap::new();
+        for prefix in nomasq(&config, &pod_cidrs) {
+            let key = crate::ipcache::lpm_key(&prefix);
+            let world = axon_abi::IpKey::from_v4([198, 51, 100, 7]);
+            let bits = key.prefix_bits;
+            let number = |key: &axon_abi::IpKey| u128::from_be_bytes(key.0);
+            let differs = number(&key.addr) ^ number(&world);
+            assert!(bits > differs.leading_zeros(), "{prefix} holds {world:?}");
+        }
     }
 }
