@@ -103,11 +103,9 @@ fn facts_about_devices_are_told_and_watched() {
     let node = Node::new("facts");
     let mut watch = node.run(device::Watch::new).expect("a watch");
     assert!(!watch.wait(Duration::ZERO).expect("no change"));
+    node.run(|| common::veth::add("up0", 0, "up1", 1450));
     for args in [
-        &[
-            "link", "add", "up0", "mtu", "1450", "type", "veth", "peer", "name", "up1",
-        ][..],
-        &["link", "set", "up0", "up"],
+        &["link", "set", "up0", "up"][..],
         &["link", "set", "up1", "up"],
         &["addr", "add", "192.0.2.1/24", "dev", "up0"],
         &["addr", "add", "198.51.100.1/24", "dev", "up1"],
@@ -166,6 +164,10 @@ fn a_child_lives_where_it_is_put() {
     let Some(()) = root() else { return };
     let ns = netns::create_anonymous().expect("a namespace");
     let dir = tempfile::tempdir().expect("a directory");
+    if !std::path::Path::new("/etc/hosts").exists() {
+        // A machine made for a test may have none to put another in place of.
+        std::fs::write("/etc/hosts", "").expect("a file");
+    }
     let hosts = dir.path().join("hosts");
     std::fs::write(&hosts, "192.0.2.7 only-here\n").expect("a file");
     let group = cgroup::mount_point()

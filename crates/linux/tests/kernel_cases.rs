@@ -2,9 +2,9 @@
 //!
 //! Each packet goes through `BPF_PROG_TEST_RUN`. What the kernel cannot be told
 //! there (tags, the clock, routes) is left to the native run of the same
-//! tables. Needs root, and `ip` for devices in a network namespace of its own.
+//! tables. Needs root, for devices in a network namespace of its own.
 
-use std::process::Command;
+mod common;
 
 use axon_abi::{Direction, EventRecord, Hook, IpKey, LpmKey, MAPS, METRICS_ENTRIES, MetricsRow};
 use axon_testkit::{Action, Backend, MemPacket, Outcome, World, cases, run_case};
@@ -200,13 +200,7 @@ impl Backend for Kernel {
 fn make_devices() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a namespace");
     for index in [10, 11, 12, 13, 77] {
-        let (name, peer, index) = (format!("d{index}"), format!("p{index}"), index.to_string());
-        let status = Command::new("ip")
-            .args([
-                "link", "add", &name, "index", &index, "type", "veth", "peer", "name", &peer,
-            ])
-            .status();
-        assert!(status.is_ok_and(|status| status.success()), "device {name}");
+        common::veth::add(&format!("d{index}"), index, &format!("p{index}"), 1500);
     }
 }
 

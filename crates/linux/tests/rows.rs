@@ -248,9 +248,9 @@ fn a_full_map_names_itself_and_recovers() {
 fn routes_of_ours_follow_the_table_and_others_stay() {
     let Some(()) = root() else { return };
     let node = Node::new("routes");
+    node.run(|| common::veth::add("up0", 0, "up1", 1500));
     for args in [
-        &["link", "add", "up0", "type", "veth", "peer", "name", "up1"][..],
-        &["link", "set", "up0", "up"],
+        &["link", "set", "up0", "up"][..],
         &["link", "set", "up1", "up"],
         &["addr", "add", "192.0.2.1/24", "dev", "up0"],
         &["-6", "addr", "add", "2001:db8::1/64", "dev", "up0", "nodad"],

@@ -1,7 +1,9 @@
 //! Stubs as filters of a clsact qdisc, for kernels without tcx.
 //!
 //! A filter has a fixed priority and handle, so that attaching again replaces
-//! it; its name tells ours from others'.
+//! it; its name tells ours from others'. Nothing is pinned: what is there is
+//! asked of the kernel. The qdisc goes with its last filter, whosever it is:
+//! without filters it does nothing.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -19,6 +21,8 @@ use crate::link::LinkError;
 use crate::netlink::{Netlink, Request};
 use crate::sys::TcxHook;
 
+/// The qdisc whose filters see a device's packets in both directions.
+const KIND: &str = "clsact";
 /// Before every filter that asks for no place of its own.
 const PRIORITY: u32 = 1;
 /// Ours among the filters of that priority.
@@ -59,17 +63,19 @@ fn name(hook: Hook) -> String {
     format!("axon_{}", stub_name(hook))
 }
 
-/// Puts a stub on a device, or replaces the one that is there.
-pub(super) fn attach(ifindex: u32, hook: Hook, stub: BorrowedFd<'_>) -> Result<(), LinkError> {
-    let mut qdisc = device(ifindex);
-    qdisc.header.handle = TcHandle {
+fn qdisc(ifindex: u32) -> TcMessage {
+    let mut message = device(ifindex);
+    message.header.handle = TcHandle {
         major: 0xffff,
         minor: 0,
     };
-    qdisc.header.parent = TcHandle::CLSACT;
-    qdisc
-        .attributes
-        .push(TcAttribute::Kind("clsact".to_owned()));
+    message.header.parent = TcHandle::CLSACT;
+    message.attributes.push(TcAttribute::Kind(KIND.to_owned()));
+    message
+}
+
+/// Puts a stub on a device, or replaces the one that is there.
+pub(super) fn attach(ifindex: u32, hook: Hook, stub: BorrowedFd<'_>) -> Result<(), LinkError> {
     let mut filter = filter(ifindex, hook);
     filter.attributes.push(TcAttribute::Options(vec![
         TcOption::Bpf(TcFilterBpfOption::ProgFd(stub.as_raw_fd().unsigned_abs())),
@@ -79,7 +85,7 @@ pub(super) fn attach(ifindex: u32, hook: Hook, stub: BorrowedFd<'_>) -> Result<(
     Netlink::open()?.batch(vec![
         Request::new(
             "adding the clsact qdisc",
-            RouteNetlinkMessage::NewQueueDiscipline(qdisc),
+            RouteNetlinkMessage::NewQueueDiscipline(qdisc(ifindex)),
             NLM_F_CREATE | NLM_F_EXCL,
         )
         .tolerate(libc::EEXIST),
@@ -91,50 +97,102 @@ pub(super) fn attach(ifindex: u32, hook: Hook, stub: BorrowedFd<'_>) -> Result<(
     ])
 }
 
-/// Takes a stub off a device.
+/// Takes a stub off a device, and the qdisc if that was its last filter.
 pub(super) fn detach(ifindex: u32, hook: Hook) -> Result<(), LinkError> {
-    Netlink::open()?.request(Request::new(
+    let mut netlink = Netlink::open()?;
+    netlink.request(Request::new(
         format!("removing the filter {}", name(hook)),
         RouteNetlinkMessage::DelTrafficFilter(filter(ifindex, hook)),
         0,
-    ))
+    ))?;
+    for minor in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
+        if !filters(&mut netlink, ifindex, minor)?.is_empty() {
+            return Ok(());
+        }
+    }
+    netlink.request(
+        Request::new(
+            "removing the clsact qdisc",
+            RouteNetlinkMessage::DelQueueDiscipline(qdisc(ifindex)),
+            0,
+        )
+        .tolerate(libc::ENOENT),
+    )
 }
 
 /// Takes every stub off every device of the calling thread's namespace; says
 /// how many there were.
 pub(super) fn detach_all() -> Result<usize, LinkError> {
+    let found = find()?;
+    for (ifindex, hook) in &found {
+        detach(*ifindex, *hook)?;
+    }
+    Ok(found.len())
+}
+
+/// The stubs on the devices of the calling thread's namespace.
+pub(super) fn find() -> Result<Vec<(u32, Hook)>, LinkError> {
     let mut netlink = Netlink::open()?;
-    let mut detached = 0;
-    for found in crate::device::list()? {
-        for hook in Hook::ALL {
-            let mut query = device(found.ifindex);
-            query.header.parent = parent(hook);
-            // A device without clsact has no filters to list.
-            let filters = netlink
-                .dump(
-                    "listing filters",
-                    &RouteNetlinkMessage::GetTrafficFilter(query),
-                )
-                .unwrap_or_default();
-            if filters.iter().any(|filter| has_name(filter, &name(hook))) {
-                detach(found.ifindex, hook)?;
-                detached += 1;
-            }
+    let qdiscs = netlink.dump(
+        "listing qdiscs",
+        &RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()),
+    )?;
+    let mut found = Vec::new();
+    for ifindex in qdiscs.iter().filter_map(device_of_clsact) {
+        for minor in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
+            let filters = filters(&mut netlink, ifindex, minor)?;
+            let ours = |hook: &Hook| {
+                parent(*hook).minor == minor
+                    && filters.iter().any(|filter| has_name(filter, &name(*hook)))
+            };
+            found.extend(
+                Hook::ALL
+                    .into_iter()
+                    .filter(ours)
+                    .map(|hook| (ifindex, hook)),
+            );
         }
     }
-    Ok(detached)
+    Ok(found)
+}
+
+fn device_of_clsact(message: &RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = message else {
+        return None;
+    };
+    let clsact =
+        |attribute: &TcAttribute| matches!(attribute, TcAttribute::Kind(kind) if kind == KIND);
+    qdisc
+        .attributes
+        .iter()
+        .any(clsact)
+        .then(|| u32::try_from(qdisc.header.index).ok())?
+}
+
+/// The filters of one side of a device; none where it has no clsact.
+fn filters(
+    netlink: &mut Netlink,
+    ifindex: u32,
+    minor: u16,
+) -> Result<Vec<RouteNetlinkMessage>, LinkError> {
+    let mut query = device(ifindex);
+    query.header.parent = TcHandle {
+        major: 0xffff,
+        minor,
+    };
+    netlink.dump(
+        "listing filters",
+        &RouteNetlinkMessage::GetTrafficFilter(query),
+    )
 }
 
 fn has_name(message: &RouteNetlinkMessage, name: &str) -> bool {
     let RouteNetlinkMessage::NewTrafficFilter(filter) = message else {
         return false;
     };
-    filter.attributes.iter().any(|attribute| {
-        match attribute {
-        TcAttribute::Options(options) => options.iter().any(|option| {
-            matches!(option, TcOption::Bpf(TcFilterBpfOption::ProgName(found)) if found == name)
-        }),
+    let named = |option: &TcOption| matches!(option, TcOption::Bpf(TcFilterBpfOption::ProgName(found)) if found == name);
+    filter.attributes.iter().any(|attribute| match attribute {
+        TcAttribute::Options(options) => options.iter().any(named),
         _ => false,
-    }
     })
 }

@@ -61,7 +61,7 @@ pub struct Adoption {
     pub created: Vec<&'static str>,
     /// Maps that were there with another layout or size.
     pub recreated: Vec<RecreatedMap>,
-    /// Links kept.
+    /// Stubs found on devices and kept.
     pub links: usize,
     /// Pins of links removed because their device is gone.
     pub stale_links: usize,
@@ -374,11 +374,11 @@ fn refuse_other_namespace(
     stubs: &Stubs,
 ) -> Result<(), DatapathError> {
     match &adoption.previous {
-        Some(owner) if owner.netns != this.netns && stubs.len() > 0 => {
+        Some(owner) if owner.netns != this.netns && stubs.links() > 0 => {
             Err(DatapathError::OtherNamespace {
                 root: root.display().to_string(),
                 owner: owner.clone(),
-                links: stubs.len(),
+                links: stubs.links(),
             })
         }
         _ => Ok(()),

@@ -75,7 +75,7 @@ fn device_name(ifindex: u32) -> String {
 
 impl Stubs {
     /// Opens the pinned links; those whose device is gone are unpinned, and
-    /// counted.
+    /// counted. Filters are looked for on the namespace's devices.
     pub(super) fn adopt(root: &Path, clsact: bool) -> Result<(Self, usize), DatapathError> {
         let dir = root.join(LINKS);
         fs::create_dir_all(&dir).map_err(path_error("making", &dir))?;
@@ -99,6 +99,11 @@ impl Stubs {
                 }
             }
         }
+        if clsact {
+            for key in clsact::find()? {
+                attached.entry(key).or_insert(None);
+            }
+        }
         Ok((
             Self {
                 dir,
@@ -109,23 +114,30 @@ impl Stubs {
         ))
     }
 
-    /// How many links were adopted.
+    /// How many stubs were adopted.
     pub(super) fn len(&self) -> usize {
         self.attached.len()
     }
 
-    /// Moves every adopted link to the stubs of this process; no packet sees
-    /// none.
+    /// How many of them are links, which may be of another namespace.
+    pub(super) fn links(&self) -> usize {
+        self.attached.values().flatten().count()
+    }
+
+    /// Makes every adopted device have the stubs of this process; no packet
+    /// sees none.
     pub(super) fn relink<'a>(
         &mut self,
         stub: impl Fn(Hook) -> Result<BorrowedFd<'a>, DatapathError>,
     ) -> Result<(), DatapathError> {
         let keys: Vec<(u32, Hook)> = self.attached.keys().copied().collect();
         for (ifindex, hook) in keys {
-            let Some(Some(link)) = self.attached.get(&(ifindex, hook)) else {
-                continue;
+            let renewed = match self.attached.get(&(ifindex, hook)) {
+                Some(Some(link)) => link.update(stub(hook)?).is_ok(),
+                Some(None) => clsact::attach(ifindex, hook, stub(hook)?).is_ok(),
+                None => continue,
             };
-            if link.update(stub(hook)?).is_err() {
+            if !renewed {
                 // The device went away since; its pin goes too.
                 self.forget(ifindex, hook)?;
             }

@@ -1,6 +1,8 @@
 //! A node of its own for a test: a network namespace, a bpffs, and endpoints.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod veth;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
