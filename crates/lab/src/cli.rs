@@ -139,7 +139,7 @@ pub fn run(args: LabArgs) -> Result<ExitCode> {
             let was = up::exists(&lab);
             up::down(&lab)?;
             let what = if was { "is gone" } else { "was not up" };
-            println!("lab {} {what}", lab.name);
+            status::tell(&format!("lab {} {what}", lab.name));
         }
         Verb::Status { output } => status::run(&lab()?, output)?,
         Verb::Exec(inside) => {
@@ -189,7 +189,7 @@ fn read(manifests: &Manifests) -> Result<Vec<Object>> {
 fn bring_up(lab: &Lab, manifests: &Manifests) -> Result<()> {
     let began = Instant::now();
     let objects = read(manifests)?;
-    println!("lab {}: {} objects", lab.name, objects.len());
+    status::tell(&format!("lab {}: {} objects", lab.name, objects.len()));
     up::up(lab, objects)?;
     if manifests.no_wait {
         return Ok(());
@@ -201,13 +201,13 @@ fn bring_up(lab: &Lab, manifests: &Manifests) -> Result<()> {
                 lab.name
             )
         })?;
-    println!(
+    status::tell(&format!(
         "lab {} is up after {:.1} s: {} nodes, {} pods, policy enforced",
         lab.name,
         began.elapsed().as_secs_f64(),
         report.nodes.len(),
         report.pods.len()
-    );
+    ));
     Ok(())
 }
 
@@ -219,12 +219,12 @@ fn change(lab: &Lab, manifests: &Manifests, request: &Request) -> Result<()> {
     match request {
         Request::Apply { objects } => {
             for object in objects {
-                println!("{} is in force", object.id);
+                status::tell(&format!("{} is in force", object.id));
             }
         }
         Request::Delete { ids } => {
             for id in ids {
-                println!("{id} is gone");
+                status::tell(&format!("{id} is gone"));
             }
         }
         Request::Report => {}

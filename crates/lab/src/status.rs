@@ -58,6 +58,12 @@ pub(crate) fn run(lab: &Lab, output: Output) -> Result<()> {
     say(&text)
 }
 
+/// Prints a line of progress. Nobody reading on is no reason to stop: what is
+/// being made is made.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// Prints; a reader who has seen enough is no error.
 pub(crate) fn say(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {

@@ -12,6 +12,7 @@ use crate::enter::{Place, axon, mount_flags};
 use crate::manifest::{self, Object};
 use crate::node::append;
 use crate::paths::Lab;
+use crate::status::tell;
 
 /// How long a supervisor may take to make the underlay.
 const START: Duration = Duration::from_secs(10);
@@ -24,7 +25,10 @@ pub(crate) fn up(lab: &Lab, objects: Vec<Object>) -> Result<()> {
     }
     if control::report(lab).is_err() {
         if exists(lab) {
-            println!("lab {}: clearing away what a crashed one left", lab.name);
+            tell(&format!(
+                "lab {}: clearing away what a crashed one left",
+                lab.name
+            ));
             down(lab)?;
         }
         start(lab)?;

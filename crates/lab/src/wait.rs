@@ -13,6 +13,7 @@ use crate::control::{self, PodReport, Report};
 use crate::http;
 use crate::manifest::Object;
 use crate::paths::Lab;
+use crate::status::tell;
 use crate::up::tail;
 
 /// How often is looked.
@@ -123,7 +124,7 @@ fn progress(report: &Report, told: &mut BTreeMap<String, String>) {
     });
     for (name, state) in nodes.chain(pods) {
         if told.get(&name) != Some(&state) {
-            println!("  {name:<32} {state}");
+            tell(&format!("  {name:<32} {state}"));
             told.insert(name, state);
         }
     }

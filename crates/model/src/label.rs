@@ -38,7 +38,7 @@ pub struct Label {
 
 /// Why a text is no label.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("label {text:?} has no key; expected source:key=value")]
+#[error("{text:?} is no label; expected [source:]key[=value], without blanks and commas")]
 pub struct LabelError {
     text: String,
 }
@@ -62,7 +62,8 @@ impl FromStr for Label {
     fn from_str(text: &str) -> Result<Self, LabelError> {
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
         let (source, key) = name.split_once(':').unwrap_or((source::UNSPEC, name));
-        if key.is_empty() || source.is_empty() {
+        let strange = |c: char| c.is_whitespace() || c.is_control() || c == ',';
+        if key.is_empty() || source.is_empty() || text.contains(strange) {
             return Err(LabelError {
                 text: text.to_owned(),
             });
@@ -201,7 +202,16 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["", "=v", ":k", "k8s:", "k8s:=v"] {
+        for text in [
+            "",
+            "=v",
+            ":k",
+            "k8s:",
+            "k8s:=v",
+            "bad label",
+            "a=b c",
+            "a,b",
+        ] {
             assert!(text.parse::<Label>().is_err(), "{text}");
         }
     }
