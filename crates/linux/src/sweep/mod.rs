@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!  every pass:  conntrack (expired) → NAT (its flow is gone) → fragments → counts by owner
-//!  above 80 %:  half-open and one-way flows go early, the soonest to expire first
+//!  above 80 %:  flows go early: half-open and one-way ones first, then idle ones
 //! ```
 //!
-//! A flow that both sides have spoken in is never removed before its time
-//! here; at the very end the kernel's own order of least recent use decides.
+//! Within each kind the soonest to expire goes first: of flows that both sides
+//! have spoken in, the longest idle. A flow that policy cut goes last, for its
+//! entry keeps the other side from opening it anew.
 
 mod nat;
 
@@ -108,12 +109,12 @@ impl Sweeper {
         let nat = sweep(
             &self.maps.nat,
             |key, entry| nat::is_stale(key, entry, &timeouts, now_s, &ct4.live, &ct6.live),
-            |_, entry| Some(entry.seen_s),
+            |_, entry| u64::from(entry.seen_s),
         )?;
         let fragment = sweep(
             &self.maps.fragment,
             |_, ports| ports.seen_s.saturating_add(timeouts.fragment_s.max(1)) <= now_s,
-            |_, ports| Some(ports.seen_s),
+            |_, ports| u64::from(ports.seen_s),
         )?;
         Ok(SweepReport {
             maps: vec![ct4.sweep, ct6.sweep, nat.sweep, fragment.sweep],
@@ -187,37 +188,35 @@ fn sweep_flows<K: FlowKey>(
     Ok(swept)
 }
 
-/// Flows that may go early, by when they would expire.
-fn early_order<K>(_: &K, entry: &CtEntry) -> Option<u32> {
-    let state = CtState::from_u8(entry.state);
-    matches!(
-        state,
-        None | Some(CtState::Opening | CtState::OneWay | CtState::Closing)
-    )
-    .then_some(entry.expires_s)
+/// In which order flows go early: by what losing them costs, then by when they
+/// would expire.
+fn early_order<K>(_: &K, entry: &CtEntry) -> u64 {
+    let cost = match CtState::from_u8(entry.state) {
+        _ if entry.denied != 0 => 2,
+        Some(CtState::Established | CtState::TwoWay) => 1,
+        None | Some(CtState::Opening | CtState::OneWay | CtState::Closing) => 0,
+    };
+    cost << 32 | u64::from(entry.expires_s)
 }
 
-/// Removes what is `expired`; if the map is still too full, the least of what
-/// has an `early` order too.
+/// Removes what is `expired`; if the map is still too full, the least by their
+/// `early` order too.
 fn sweep<K, V>(
     map: &Map<K, V>,
     expired: impl Fn(&K, &V) -> bool,
-    early: impl Fn(&K, &V) -> Option<u32>,
+    early: impl Fn(&K, &V) -> u64,
 ) -> Result<Swept<K>, MapError>
 where
     K: FromBytes + IntoBytes + Immutable + Copy + Ord,
     V: FromBytes + IntoBytes + Immutable,
 {
-    let (mut stale, mut optional, mut live) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut stale, mut live) = (Vec::new(), Vec::new());
     map.for_each(|key, value| {
         if expired(&key, &value) {
             stale.push(key);
             return;
         }
         live.push(key);
-        if let Some(order) = early(&key, &value) {
-            optional.push((order, key));
-        }
     })?;
     let mut sweep = MapSweep {
         map: map.name(),
@@ -230,8 +229,13 @@ where
             sweep.removed += 1;
         }
     }
-    for key in early_victims(live.len(), map.capacity(), optional) {
-        sweep.evicted_early += u32::from(map.remove(&key)?);
+    if is_too_full(live.len(), map.capacity()) {
+        // Read once more: most passes need no order of half a million flows.
+        let mut order = Vec::new();
+        map.for_each(|key, value| order.push((early(&key, &value), key)))?;
+        for key in early_victims(map.capacity(), order) {
+            sweep.evicted_early += u32::from(map.remove(&key)?);
+        }
     }
     sweep.entries = u32::try_from(live.len())
         .unwrap_or(u32::MAX)
@@ -242,60 +246,56 @@ where
     })
 }
 
+fn is_too_full(live: usize, capacity: u32) -> bool {
+    live as u64 * 100 > u64::from(capacity) * HIGH_PERCENT
+}
+
 /// Which entries go before their time.
-fn early_victims<K: Ord>(live: usize, capacity: u32, mut optional: Vec<(u32, K)>) -> Vec<K> {
-    let (live, capacity) = (live as u64, u64::from(capacity));
-    if live * 100 <= capacity * HIGH_PERCENT {
-        return Vec::new();
-    }
-    let surplus = live.saturating_sub(capacity * TARGET_PERCENT / 100);
-    optional.sort_unstable();
+fn early_victims<K: Ord>(capacity: u32, mut order: Vec<(u64, K)>) -> Vec<K> {
+    let target = u64::from(capacity) * TARGET_PERCENT / 100;
+    let surplus = (order.len() as u64).saturating_sub(target);
+    order.sort_unstable();
     let count = usize::try_from(surplus).unwrap_or(usize::MAX);
-    optional
-        .into_iter()
-        .take(count)
-        .map(|(_, key)| key)
-        .collect()
+    order.into_iter().take(count).map(|(_, key)| key).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use axon_abi::{CtEntry, CtState};
 
-    use super::{early_order, early_victims};
+    use super::{early_order, early_victims, is_too_full};
 
     #[test]
     fn only_a_map_that_is_too_full_loses_entries_early() {
-        let optional = |n: u32| (0..n).map(|k| (100 - k, k)).collect();
-        assert!(early_victims(80, 100, optional(50)).is_empty());
-        let victims = early_victims(81, 100, optional(50));
+        let order = |n: u64| (0..n).map(|k| (100 - k, k)).collect();
+        assert!(!is_too_full(80, 100) && is_too_full(81, 100));
         assert_eq!(
-            victims,
-            [49, 48, 47, 46, 45, 44],
+            early_victims(100, order(81)),
+            [80, 79, 78, 77, 76, 75],
             "the soonest to expire, down to 75 of 100"
-        );
-        assert_eq!(
-            early_victims(100, 100, optional(3)).len(),
-            3,
-            "the others stay"
         );
     }
 
     #[test]
-    fn flows_with_both_sides_are_not_evicted_early() {
-        for (state, early) in [
-            (CtState::Opening, true),
-            (CtState::Established, false),
-            (CtState::Closing, true),
-            (CtState::OneWay, true),
-            (CtState::TwoWay, false),
-        ] {
+    fn what_costs_least_goes_first() {
+        let order = |state: CtState, denied: u8, expires_s: u32| {
             let entry = CtEntry {
                 state: state as u8,
-                expires_s: 7,
+                denied,
+                expires_s,
                 ..CtEntry::default()
             };
-            assert_eq!(early_order(&(), &entry), early.then_some(7), "{state:?}");
-        }
+            early_order(&(), &entry)
+        };
+        let costs = [
+            order(CtState::OneWay, 0, 5),
+            order(CtState::Opening, 0, 6),
+            order(CtState::Closing, 0, u32::MAX),
+            order(CtState::TwoWay, 0, 0),
+            order(CtState::Established, 0, 1),
+            order(CtState::Established, 0, 2),
+            order(CtState::Opening, 133, 0),
+        ];
+        assert!(costs.is_sorted(), "{costs:?}");
     }
 }
