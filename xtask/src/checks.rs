@@ -64,7 +64,7 @@ pub(crate) fn deny(advisories: bool) -> Result<()> {
 pub(crate) fn test(args: &[String]) -> Result<()> {
     cmd::run(
         cmd::cargo()
-            .args(["test", "--workspace", "--quiet"])
+            .args(["test", "--workspace", "--quiet", "--no-fail-fast"])
             .args(args),
     )
 }

@@ -88,7 +88,7 @@ fn wrong_arguments_are_refused_by_name() {
         (&["monitor", "--type", "l7"], "trace:POINT"),
         (&["monitor", "--port", "http"], "http"),
         (&["metrics", "list", "-p", "("], "("),
-        (&["run", "--label", "=v", "--", "true"], "source:key=value"),
+        (&["run", "--label", "=v", "--", "true"], "is no label"),
         (&["run"], "COMMAND"),
         (&["status", "-o", "xml"], "xml"),
         (&["completion", "tcsh"], "tcsh"),

@@ -19,7 +19,7 @@ use crate::wire;
 /// How soon a dead agent is followed by the next one, at first and at most.
 const RESTART_FIRST: Duration = Duration::from_millis(50);
 const RESTART_MAX: Duration = Duration::from_millis(400);
-/// An agent that lived this long was well.
+/// An agent that lived this long was well, whether it was asked or not.
 const SETTLED: Duration = Duration::from_secs(5);
 /// So many deaths in a row are a problem that somebody has to look at.
 const DEATHS_MAX: u32 = 5;
@@ -90,7 +90,9 @@ fn keep_agent(shared: &Shared, name: &str, stop: &Stop) {
             Ok(child) => watch_agent(shared, name, &paths, child, stop),
             Err(error) => format!("{error:#}"),
         };
+        let mut well = started.elapsed() > SETTLED;
         shared.node(name, |node| {
+            well |= node.answers;
             node.agent_pid = None;
             node.answers = false;
         });
@@ -98,7 +100,7 @@ fn keep_agent(shared: &Shared, name: &str, stop: &Stop) {
             return;
         }
         log(&format!("node {name}: the agent ended: {end}"));
-        if started.elapsed() > SETTLED {
+        if well {
             wait = RESTART_FIRST;
             shared.node(name, |node| node.deaths = 0);
         }

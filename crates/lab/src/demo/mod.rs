@@ -132,7 +132,7 @@ fn play(lab: &Lab, script: Script, show: &mut Show) -> Result<()> {
         "the death star has seen nothing of the xwing since",
         after == before,
     );
-    verdicts(&socket, show)?;
+    verdicts(lab, &socket, show)?;
 
     show.act("kill -9 of the agent, while ships land");
     survive(lab, show)
@@ -161,14 +161,23 @@ fn everybody(lab: &Lab) -> Result<Vec<Landing>> {
 }
 
 /// Shows what the agent says of the dropped packets, of each family.
-fn verdicts(socket: &Path, show: &mut Show) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(5);
+///
+/// What an agent has seen is gone with it: if nobody tells of a drop, somebody
+/// may have killed it, so the alliance tries once more.
+fn verdicts(lab: &Lab, socket: &Path, show: &mut Show) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
     for (family, v6) in [("IPv4", false), ("IPv6", true)] {
+        let mut tried = Instant::now();
         let flow = loop {
-            let flows = http::get_lines(socket, "/v1/monitor?last=500&follow=false")?;
+            let flows =
+                http::get_lines(socket, "/v1/monitor?last=500&follow=false").unwrap_or_default();
             let found = flows.iter().rev().find_map(|line| ship::dropped(line, v6));
             if found.is_some() || Instant::now() > end {
                 break found;
+            }
+            if tried.elapsed() > Duration::from_secs(1) {
+                ship::land(lab, "xwing", v6, Target::Once)?;
+                tried = Instant::now();
             }
             std::thread::sleep(Duration::from_millis(50));
         };
