@@ -161,6 +161,8 @@ fn switch_under_ping(name: &str, attach: AttachMode) {
     let desired = desired(&[&a, &b]);
     let report = reconciler(&node, datapath.maps()).sync(0, &desired);
     assert_eq!(report.failing_rows(), 0, "{report:?}");
+    // A report may have come between the stubs and the rows.
+    let missed_before = missed(datapath.maps());
     // Long enough for several switches, however slow the machine.
     let started = Instant::now();
     drop(datapath);
@@ -191,16 +193,20 @@ fn switch_under_ping(name: &str, attach: AttachMode) {
         );
         assert!(switches > 1);
     }
-    // The pods' kernels report their multicast groups whenever they like, and
-    // that is refused.
+    let metrics = axon_linux::read_metrics(datapath.maps());
+    assert_eq!(missed(datapath.maps()), missed_before, "{metrics:?}");
+}
+
+/// Packets dropped. The pods' kernels report their multicast groups whenever
+/// they like; that this is refused does not count.
+fn missed(maps: &Maps) -> u64 {
     let reports = DropReason::ForbiddenIcmpv6Message as u8;
-    let missed: u64 = axon_linux::read_metrics(datapath.maps())
+    axon_linux::read_metrics(maps)
         .expect("metrics")
         .iter()
         .filter(|row| row.reason != 0 && row.reason != reports)
         .map(|row| row.packets)
-        .sum();
-    assert_eq!(missed, 0, "{:?}", axon_linux::read_metrics(datapath.maps()));
+        .sum()
 }
 
 #[test]
