@@ -32,7 +32,7 @@ pub trait Target {
     /// Everything that is there, for a full pass.
     ///
     /// # Errors
-    /// The full pass does not happen.
+    /// The full pass writes every row and takes none away.
     fn dump(&mut self) -> Result<BTreeMap<Self::Key, Self::Value>, Self::Error>;
 }
 
@@ -66,7 +66,7 @@ pub struct RowFailure {
 }
 
 /// What a pass has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Rows put in place.
     pub updated: usize,
@@ -76,6 +76,11 @@ pub struct Report {
     pub failing: usize,
     /// When the next retry is due.
     pub retry_due_ms: Option<u64>,
+    /// Whether this was a full pass.
+    pub full: bool,
+    /// Of a full pass: why it could not read the target, in the target's
+    /// words. Every row was written then, and none taken away.
+    pub unread: Option<String>,
 }
 
 /// Follows one table into one target.
@@ -146,10 +151,16 @@ impl<K: Ord + Clone> Reconciler<K> {
         T: Target<Key = K>,
     {
         let snapshot = table.snapshot();
-        let mut report = Report::default();
-        // Without a dump every row is written and nothing is removed; what
-        // fails is noted row by row.
-        let present = target.dump().unwrap_or_default();
+        let mut report = Report {
+            full: true,
+            ..Report::default()
+        };
+        // Without a dump every row is written and nothing is removed: what is
+        // there in excess may stay in force, which the caller is to tell.
+        let present = target.dump().unwrap_or_else(|error| {
+            report.unread = Some(error.to_string());
+            BTreeMap::new()
+        });
         for (key, value) in snapshot.iter() {
             if present.get(key).is_none_or(|old| old != value.as_ref()) {
                 let result = target.update(key, value);
@@ -214,6 +225,7 @@ mod tests {
     struct Fake {
         rows: BTreeMap<u8, u8>,
         refused: BTreeSet<u8>,
+        unreadable: bool,
         writes: usize,
     }
 
@@ -238,8 +250,31 @@ mod tests {
         }
 
         fn dump(&mut self) -> Result<BTreeMap<u8, u8>, String> {
+            if self.unreadable {
+                return Err("no dump".to_owned());
+            }
             Ok(self.rows.clone())
         }
+    }
+
+    #[test]
+    fn a_target_that_cannot_be_read_is_told_and_loses_nothing() {
+        let table: Table<u8, u8> = Table::default();
+        let mut target = Fake {
+            rows: [(7, 7)].into(),
+            unreadable: true,
+            ..Fake::default()
+        };
+        let mut reconciler = Reconciler::new(Backoff::default());
+        table.replace([(1, 1)]);
+        table.mark_complete();
+        let report = reconciler.full(0, &table, &mut target);
+        assert_eq!(report.unread.as_deref(), Some("no dump"));
+        assert_eq!(target.rows, [(1, 1), (7, 7)].into());
+        target.unreadable = false;
+        let report = reconciler.full(0, &table, &mut target);
+        assert_eq!((report.unread, report.deleted), (None, 1));
+        assert_eq!(target.rows, [(1, 1)].into());
     }
 
     #[test]

@@ -13,12 +13,20 @@ struct Removal {
     error: String,
 }
 
+/// What a full pass could not read; it is due again.
+struct Unread {
+    due_ms: u64,
+    attempts: u32,
+    error: String,
+}
+
 /// Follows a table into a target in two steps, [`Follower::put`] and
 /// [`Follower::take`], so that several of them can be interleaved.
 pub(super) struct Follower<T: Target> {
     target: T,
     reconciler: Reconciler<T::Key>,
     removals: BTreeMap<T::Key, Removal>,
+    unread: Option<Unread>,
     backoff: Backoff,
     grace_ms: u64,
     name: fn(&T::Key) -> String,
@@ -61,6 +69,7 @@ impl<T: Target> Follower<T> {
             target,
             reconciler: Reconciler::new(backoff),
             removals: BTreeMap::new(),
+            unread: None,
             backoff,
             grace_ms: 0,
             name,
@@ -95,10 +104,22 @@ impl<T: Target> Follower<T> {
             removals: &mut self.removals,
             due_ms: now_ms + self.grace_ms,
         };
+        let due = self
+            .unread
+            .as_ref()
+            .is_some_and(|unread| unread.due_ms <= now_ms);
         let done = match pass {
-            Pass::Changes => self.reconciler.sync(now_ms, table, &mut target),
-            Pass::Everything => self.reconciler.full(now_ms, table, &mut target),
+            Pass::Changes if !due => self.reconciler.sync(now_ms, table, &mut target),
+            Pass::Changes | Pass::Everything => self.reconciler.full(now_ms, table, &mut target),
         };
+        if done.full {
+            let attempts = self.unread.as_ref().map_or(0, |unread| unread.attempts) + 1;
+            self.unread = done.unread.map(|error| Unread {
+                due_ms: now_ms + wait_ms(self.backoff, attempts),
+                attempts,
+                error,
+            });
+        }
         report.tables.entry(name).or_default().updated += done.updated;
         failed
             .iter()
@@ -147,6 +168,14 @@ impl<T: Target> Follower<T> {
             .iter()
             .filter(|(_, r)| r.attempts > 0)
             .map(|(key, r)| (key, &r.error));
+        if let Some(unread) = &self.unread {
+            row.failing_rows += 1;
+            let error = format!(
+                "cannot be read, so that none is taken away: {}",
+                unread.error
+            );
+            row.failing.push(("rows".to_owned(), error));
+        }
         for (key, error) in updates.chain(removals) {
             row.failing_rows += 1;
             if row.failing.len() < FAILING_SHOWN {
@@ -159,7 +188,9 @@ impl<T: Target> Follower<T> {
             .values()
             .map(|failure| failure.due_ms);
         let waiting = self.removals.values().map(|removal| removal.due_ms);
-        report.due_ms = retries.chain(waiting).chain(report.due_ms).min();
+        let unread = self.unread.as_ref().map(|unread| unread.due_ms);
+        let due = retries.chain(waiting).chain(unread).chain(report.due_ms);
+        report.due_ms = due.min();
         late
     }
 }
@@ -190,6 +221,7 @@ mod tests {
         name: &'static str,
         rows: BTreeMap<u8, u8>,
         stuck: bool,
+        unreadable: bool,
         log: Log,
     }
 
@@ -214,6 +246,9 @@ mod tests {
         }
 
         fn dump(&mut self) -> Result<BTreeMap<u8, u8>, String> {
+            if self.unreadable {
+                return Err("no dump".to_owned());
+            }
             Ok(self.rows.clone())
         }
     }
@@ -223,6 +258,7 @@ mod tests {
             name,
             rows: BTreeMap::new(),
             stuck: false,
+            unreadable: false,
             log: Rc::clone(log),
         };
         Follower::new(
@@ -275,6 +311,34 @@ mod tests {
         assert_eq!(pass(50, &table), Some(110), "the other removal still waits");
         assert_eq!(pass(110, &table), None);
         assert_eq!(*log.borrow(), ["s+1", "s+2", "s+2", "s-1"]);
+    }
+
+    #[test]
+    fn a_full_pass_that_cannot_read_is_told_and_made_again() {
+        let log = Log::default();
+        let mut sets = follower("s", &log);
+        let table = Table::default();
+        table.replace([(1, 1)]);
+        table.mark_complete();
+        sets.target.rows.insert(7, 7);
+        sets.target.unreadable = true;
+        let mut pass = |sets: &mut Follower<Fake>, kind, now_ms| {
+            let mut report = ReconcileReport::default();
+            sets.put(kind, now_ms, &table, "s", &mut report);
+            sets.take(now_ms, "s", &mut report);
+            report
+        };
+        let report = pass(&mut sets, Pass::Everything, 0);
+        assert_eq!((report.failing_rows(), report.due_ms), (1, Some(10)));
+        let (_, error) = &report.tables["s"].failing[0];
+        assert!(error.ends_with("no dump"), "{error}");
+        assert_eq!(sets.target.rows, [(1, 1), (7, 7)].into());
+        let report = pass(&mut sets, Pass::Changes, 9);
+        assert_eq!(report.failing_rows(), 1, "it is still to be told");
+        sets.target.unreadable = false;
+        let report = pass(&mut sets, Pass::Changes, 10);
+        assert_eq!((report.failing_rows(), report.due_ms), (0, None));
+        assert_eq!(sets.target.rows, [(1, 1)].into());
     }
 
     #[test]
