@@ -36,6 +36,10 @@ pub struct Network {
     pub devices: Vec<String>,
     /// MTU of the pods; 0 is that of the devices.
     pub mtu: u32,
+    /// Let IPv4 of pods travel in aggregates beyond 64 KiB.
+    pub big_tcp_ipv4: bool,
+    /// Let IPv6 of pods travel so.
+    pub big_tcp_ipv6: bool,
     /// Destinations towards which pods keep their address.
     pub native: Vec<IpNet>,
     /// Give pods the node's IPv4 address outside the cluster.
@@ -74,6 +78,8 @@ impl Network {
             ipv6: reader.boolean("enable-ipv6"),
             devices: reader.settings.list("devices"),
             mtu: reader.number("mtu", 0..=65535),
+            big_tcp_ipv4: reader.boolean("enable-ipv4-big-tcp"),
+            big_tcp_ipv6: reader.boolean("enable-ipv6-big-tcp"),
             native: [
                 reader.prefix("ipv4-native-routing-cidr", false),
                 reader.prefix("ipv6-native-routing-cidr", true),

@@ -28,7 +28,7 @@ pub(crate) async fn check(node: Arc<Node>, request: EndpointCheck) -> Result<(),
     for address in request.ips.iter().filter(|address| !own.contains(address)) {
         wrong.push(format!("{address} is not an address of the endpoint"));
     }
-    let link = link_of(&record);
+    let link = link_of(&record, &node.config.network);
     let netns = Netns::Path(PathBuf::from(&request.netns));
     wrong.extend(
         blocking(move || {

@@ -167,7 +167,7 @@ async fn again(node: &Arc<Node>, request: &EndpointCreate) -> Result<Option<Reco
         && known.endpoint.namespace == request.namespace
         && known.endpoint.pod_name == request.pod_name;
     if same {
-        let link = link_of(&known);
+        let link = link_of(&known, &node.config.network);
         let netns = Netns::Path(PathBuf::from(&request.netns));
         let intact = blocking(move || Ok(link::check(&netns, &link).is_ok_and(|d| d.is_empty())));
         if intact.await? {
@@ -199,7 +199,7 @@ fn make(node: &Node, request: &EndpointCreate) -> Result<Record, Refusal> {
         remove::undo(node, &record);
         refusal
     };
-    let link = link_of(&record);
+    let link = link_of(&record, &node.config.network);
     let netns = Netns::Path(PathBuf::from(&request.netns));
     // Whoever had the address before left connections that are not this
     // endpoint's.

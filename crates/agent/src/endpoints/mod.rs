@@ -26,6 +26,7 @@ use axon_linux::link::{self, EndpointLink};
 use axon_model::Endpoint;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::config::Network;
 use crate::node::{Node, lock};
 use crate::problem::{Refusal, chain};
 use crate::store::{IPAM, StoreError};
@@ -78,7 +79,7 @@ fn addresses(endpoint: &Endpoint) -> Vec<IpAddr> {
         .collect()
 }
 
-fn link_of(record: &Record) -> EndpointLink {
+fn link_of(record: &Record, network: &Network) -> EndpointLink {
     let endpoint = &record.endpoint;
     EndpointLink {
         host_name: endpoint.interface.clone(),
@@ -88,7 +89,8 @@ fn link_of(record: &Record) -> EndpointLink {
         mtu: record.mtu,
         ipv4: endpoint.ipv4,
         ipv6: endpoint.ipv6,
-        big_tcp: false,
+        big_tcp_ipv4: network.big_tcp_ipv4,
+        big_tcp_ipv6: network.big_tcp_ipv6,
     }
 }
 

@@ -117,12 +117,6 @@ pub const OPTIONS: &[Spec] = &[
         "/sys/fs/bpf/axon",
         "Where maps and links are pinned, on a bpffs",
     ),
-    option(
-        "cgroup-root",
-        Path,
-        "",
-        "The cgroup2 hierarchy [default: found from the mount table]",
-    ),
     option("enable-ipv4", Bool, "true", "Serve IPv4"),
     option("enable-ipv6", Bool, "true", "Serve IPv6"),
     option(
@@ -136,6 +130,18 @@ pub const OPTIONS: &[Spec] = &[
         Number,
         "0",
         "MTU of the pods; 0 is that of the devices",
+    ),
+    option(
+        "enable-ipv4-big-tcp",
+        Bool,
+        "true",
+        "Let IPv4 of new pods travel in aggregates beyond 64 KiB",
+    ),
+    option(
+        "enable-ipv6-big-tcp",
+        Bool,
+        "true",
+        "Let IPv6 of new pods travel in aggregates beyond 64 KiB",
     ),
     option(
         "routing-mode",

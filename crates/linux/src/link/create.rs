@@ -142,13 +142,17 @@ fn no_link_local(name: &str, ifindex: u32) -> Request {
 
 /// Not every kernel has every one of them: each is asked for by itself, and a
 /// refusal leaves the device as good as without.
-fn raise_aggregates(netlink: &mut Netlink, ifindex: u32) {
-    for attribute in [
+fn raise_aggregates(netlink: &mut Netlink, ifindex: u32, link: &EndpointLink) {
+    let ipv6 = [
         LinkAttribute::GsoMaxSize(BIG_TCP_LEN),
         LinkAttribute::GroMaxSize(BIG_TCP_LEN),
+    ];
+    let ipv4 = [
         LinkAttribute::GsoIpv4MaxSize(BIG_TCP_LEN),
         LinkAttribute::GroIpv4MaxSize(BIG_TCP_LEN),
-    ] {
+    ];
+    let wanted = ipv6.into_iter().filter(|_| link.big_tcp_ipv6);
+    for attribute in wanted.chain(ipv4.into_iter().filter(|_| link.big_tcp_ipv4)) {
         let _ = netlink.request(Request::new(
             "raising the length of aggregates",
             netlink::set_link(ifindex, vec![attribute]),
@@ -168,9 +172,7 @@ fn set_up_inside(link: &EndpointLink) -> Result<(), LinkError> {
             source,
         })?;
     }
-    if link.big_tcp {
-        raise_aggregates(&mut netlink, ifindex);
-    }
+    raise_aggregates(&mut netlink, ifindex, link);
     let mut requests = vec![
         Request::new(
             "setting lo up",
@@ -229,9 +231,7 @@ pub(super) fn host_route(addr: IpAddr, ifindex: u32) -> RouteSpec {
 fn set_up_host_side(netlink: &mut Netlink, link: &EndpointLink) -> Result<u32, LinkError> {
     let name = &link.host_name;
     let ifindex = existing(netlink, name)?;
-    if link.big_tcp {
-        raise_aggregates(netlink, ifindex);
-    }
+    raise_aggregates(netlink, ifindex, link);
     let mut requests = vec![
         no_link_local(name, ifindex),
         Request::new(format!("setting {name} up"), netlink::set_up(ifindex), 0),

@@ -112,8 +112,10 @@ pub struct EndpointLink {
     pub ipv4: Option<Ipv4Addr>,
     /// The endpoint's IPv6 address.
     pub ipv6: Option<Ipv6Addr>,
-    /// Whether to ask for aggregates beyond 64 KiB (BIG TCP).
-    pub big_tcp: bool,
+    /// Whether IPv4 may be in aggregates beyond 64 KiB (BIG TCP).
+    pub big_tcp_ipv4: bool,
+    /// Whether IPv6 may be.
+    pub big_tcp_ipv6: bool,
 }
 
 impl EndpointLink {

@@ -116,7 +116,8 @@ impl Pod {
             mtu: 1500,
             ipv4: Some(Ipv4Addr::new(10, 7, 0, n)),
             ipv6: Some(Ipv6Addr::new(0xfd07, 0, 0, 0, 0, 0, 0, u16::from(n))),
-            big_tcp: true,
+            big_tcp_ipv4: true,
+            big_tcp_ipv6: true,
         };
         let fd = Netns::Fd(netns.as_fd().try_clone_to_owned().expect("a descriptor"));
         let ifindex = node.run(|| link::create(&fd, &link)).expect("devices");
