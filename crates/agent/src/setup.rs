@@ -73,6 +73,7 @@ pub(crate) fn controller(
         epoch: pinned.map_or(0, |config| config.epoch),
     });
     controller.set_local_addresses(uplinks.addresses.clone());
+    controller.set_leaving_addresses(uplinks.leaving.clone());
     controller
 }
 

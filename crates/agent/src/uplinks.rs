@@ -36,6 +36,8 @@ pub(crate) struct Uplinks {
     pub(crate) mtu: u32,
     /// Every address of the node.
     pub(crate) addresses: Vec<IpAddr>,
+    /// Of each family the address with which packets leave by the devices.
+    pub(crate) leaving: Vec<IpAddr>,
     /// Why the node does not forward what its pods send; empty if it does.
     pub(crate) not_forwarding: String,
 }
@@ -79,6 +81,7 @@ pub(crate) fn look(config: &Config, observed: &Observed) -> Result<Uplinks, Link
             config.network.mtu
         },
         addresses: node_addresses(&all),
+        leaving: leaving(&devices),
         not_forwarding: forward(config),
         devices,
         missing,
@@ -104,15 +107,30 @@ fn node_addresses(all: &[Device]) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = all
         .iter()
         .filter(|d| !d.loopback && !d.name.starts_with("lxc"))
-        .flat_map(|d| d.addresses.iter().map(|(addr, _)| *addr))
-        .filter(|addr| match addr {
-            IpAddr::V4(v4) => !v4.is_link_local(),
-            IpAddr::V6(v6) => !v6.is_unicast_link_local(),
-        })
+        .flat_map(unique_addresses)
         .collect();
     addresses.sort();
     addresses.dedup();
     addresses
+}
+
+/// Addresses of a device, in the kernel's order, without link-local ones.
+fn unique_addresses(device: &Device) -> impl Iterator<Item = IpAddr> {
+    let addresses = device.addresses.iter().map(|(addr, _)| *addr);
+    addresses.filter(|addr| match addr {
+        IpAddr::V4(v4) => !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    })
+}
+
+/// The first address of each family that the devices have, as the kernel would
+/// take it for what leaves by them.
+fn leaving(devices: &[Device]) -> Vec<IpAddr> {
+    let of = |v6| {
+        let mut addresses = devices.iter().flat_map(unique_addresses);
+        addresses.find(|addr| addr.is_ipv6() == v6)
+    };
+    [false, true].into_iter().filter_map(of).collect()
 }
 
 /// Follows the devices until the agent stops.
@@ -180,9 +198,11 @@ fn apply(node: &Node, uplinks: &Uplinks) {
             "the node's devices are not attached to"
         );
     }
-    let (addresses, mtu) = (uplinks.addresses.clone(), uplinks.mtu);
+    let (addresses, leaving) = (uplinks.addresses.clone(), uplinks.leaving.clone());
+    let mtu = uplinks.mtu;
     node.engine.tell(move |controller| {
         controller.set_local_addresses(addresses);
+        controller.set_leaving_addresses(leaving);
         controller.set_mtu(mtu);
     });
 }

@@ -76,6 +76,7 @@ pub struct Controller {
     incomplete: Option<Vec<&'static str>>,
     conditions: Vec<Condition>,
     local_addresses_changed: bool,
+    pub(crate) leaving: Vec<IpAddr>,
 }
 
 impl Controller {
@@ -119,6 +120,7 @@ impl Controller {
             incomplete: None,
             conditions: Vec::new(),
             local_addresses_changed: false,
+            leaving: Vec::new(),
         }
     }
 
@@ -140,6 +142,12 @@ impl Controller {
         let claims = carried.map(|addr| (single(addr), host_claim())).collect();
         self.claims.set(&(IpSource::Node, String::new()), claims);
         self.local_addresses_changed = true;
+    }
+
+    /// Names the address of each family with which packets leave this node, for
+    /// a Node object that tells no InternalIP of the family.
+    pub fn set_leaving_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.leaving = addresses;
     }
 
     /// Says how many bytes of an IP packet the underlay carries now.

@@ -1,5 +1,7 @@
 //! The programs' configuration, and the epoch of identities in it.
 
+use std::net::IpAddr;
+
 use axon_abi::{ConfigFlags, IpKey, RuntimeConfig};
 use axon_model::Node;
 
@@ -56,8 +58,19 @@ impl Epoch {
 /// The programs' configuration on this node. That the node reaches its
 /// endpoints is an entry of their sets, so that a deny of the host counts;
 /// [`ConfigFlags::ALLOW_LOCALHOST`], which asks no set at all, stays off.
-pub(crate) fn runtime_config(config: &Config, node: Option<&Node>, epoch: u32) -> RuntimeConfig {
-    let address = |v6| node.and_then(|node| node.internal_ip(v6)).map(IpKey::from);
+///
+/// The node's own address is what its object says, else the one of `leaving`.
+pub(crate) fn runtime_config(
+    config: &Config,
+    node: Option<&Node>,
+    leaving: &[IpAddr],
+    epoch: u32,
+) -> RuntimeConfig {
+    let address = |v6| {
+        let told = node.and_then(|node| node.internal_ip(v6));
+        let seen = || leaving.iter().copied().find(|addr| addr.is_ipv6() == v6);
+        told.or_else(seen).map(IpKey::from)
+    };
     let flags = [
         (config.ipv4, ConfigFlags::IPV4),
         (config.ipv6, ConfigFlags::IPV6),

@@ -66,7 +66,8 @@ impl Controller {
         if node.is_none() && !complete {
             return;
         }
-        let row = runtime_config(&self.config, node.map(|node| &**node), self.persisted.epoch);
+        let node = node.map(|node| &**node);
+        let row = runtime_config(&self.config, node, &self.leaving, self.persisted.epoch);
         desired.config.write(|txn| txn.insert(0, row));
         if complete {
             desired.config.mark_complete();

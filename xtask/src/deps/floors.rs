@@ -52,6 +52,18 @@ const NO_CLIENTS: &[&str] = &[
 ];
 const NO_KERNEL: &[&str] = &["aya*", "netlink*", "rtnetlink", "genetlink"];
 
+/// What decides about packets knows numbers only: no pod, no label, no table of them.
+const NO_NOUNS: &[&str] = &[
+    "aya*",
+    "tracing*",
+    "log",
+    "tokio*",
+    "axon-statedb",
+    "axon-model",
+];
+/// The same for what runs in the kernel, which has its helpers from aya-ebpf.
+const NO_NOUNS_BUT_AYA: &[&str] = &["aya", "tokio*", "axon-statedb", "axon-model"];
+
 const fn floor(number: u8, name: &'static str, bans: &'static [&'static str]) -> Rule {
     let deep = number <= SHARED_FLOORS;
     Rule {
@@ -67,12 +79,12 @@ const fn floor(number: u8, name: &'static str, bans: &'static [&'static str]) ->
 pub(super) const RULES: &[Rule] = &[
     floor(0, "axon-abi", &["aya*", "tokio*", "serde_json"]),
     floor(0, "axon-statedb", PURE),
-    floor(1, "axon-datapath", &["aya*", "tracing*", "log", "tokio*"]),
+    floor(1, "axon-datapath", NO_NOUNS),
     floor(1, "axon-model", PURE),
     floor(2, "axon-policy", PURE),
     floor(2, "axon-api", NO_CLIENTS),
     floor(3, "axon-control", PURE),
-    floor(4, "axon-bpf", &["aya", "tokio*"]).with_unsafe(),
+    floor(4, "axon-bpf", NO_NOUNS_BUT_AYA).with_unsafe(),
     floor(4, "axon-linux", &["axon-policy", "kube*", "etcd*"]).with_unsafe(),
     floor(4, "axon-sources", NO_KERNEL),
     floor(4, "axon-proxy", &["aya*", "kube*"]),

@@ -143,6 +143,21 @@ fn a_single_stack_node_has_one_world() {
 }
 
 #[test]
+fn a_node_whose_object_tells_no_address_has_that_of_its_devices() {
+    let mut c = Cluster::new(config());
+    let mut node = (*c.observed.nodes.get(&"one".to_owned()).expect("own node")).clone();
+    node.addresses.retain(|address| address.addr.is_ipv4());
+    c.observed.nodes.write(|txn| txn.insert("one".into(), node));
+    let leaving = vec![ip("192.0.2.99"), ip("2001:db8::99")];
+    c.controller.set_leaving_addresses(leaving);
+    c.complete();
+    c.step();
+    let row = c.desired.config.get(&0).expect("configuration");
+    assert_eq!(row.node_ipv4, [192, 0, 2, 1], "what the object says counts");
+    assert_eq!(row.node_ipv6, axon_abi::IpKey::from(ip("2001:db8::99")));
+}
+
+#[test]
 fn policy_reaches_endpoints_by_a_set_that_is_there_first() {
     let mut c = Cluster::ready();
     c.pod("web", "one", "");
