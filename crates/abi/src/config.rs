@@ -84,4 +84,8 @@ impl ConfigFlags {
     pub const EVENT_TRACE: u32 = 1 << 7;
     /// Drops are reported.
     pub const EVENT_DROP: u32 = 1 << 8;
+    /// Rows of the ipcache are missing, for want of room: an address without a
+    /// row of its own is nobody known, since the prefix that would tell who it
+    /// is may be one of the missing. Set by the writer of the rows alone.
+    pub const IPCACHE_PARTIAL: u32 = 1 << 9;
 }

@@ -107,6 +107,11 @@ pub const fn program_slot(generation: u32, hook: Hook) -> u32 {
 ///
 /// - `axon_generation_v1`: index 0 holds the generation whose programs the
 ///   stubs call; one write switches every device, both directions.
+/// - `axon_uplink_v1`: the uplinks by index, whatever value; a full map means
+///   that what the node translates from further uplinks is refused.
+/// - `axon_icmp_limit_v1`: up to when (nanoseconds of the monotonic clock) the
+///   ICMP errors are spoken for, by endpoint's number; 0 for what comes from
+///   the network. Written by the programs.
 /// - `axon_ct_count_v1`: conntrack entries by owning endpoint's number,
 ///   counted up by the programs, set right by the sweep.
 /// - `axon_lost_v1`: events that found the ring buffer full.
@@ -130,6 +135,8 @@ pub const MAPS: &[MapSpec] = &[
     spec::<PolicyKey, PolicyEntry>("axon_policy_v1", MapKind::Hash, 262_144, true),
     spec::<CtKey4, CtEntry>("axon_ct4_v1", MapKind::LruHash, 524_288, true),
     spec::<CtKey6, CtEntry>("axon_ct6_v1", MapKind::LruHash, 524_288, true),
+    spec::<u32, u32>("axon_uplink_v1", MapKind::Hash, 256, false),
+    spec::<u32, u64>("axon_icmp_limit_v1", MapKind::Array, 65_536, false),
     spec::<u32, u32>("axon_ct_count_v1", MapKind::Array, 65_536, false),
     spec::<NatKey, NatEntry>("axon_nat_v1", MapKind::LruHash, 262_144, true),
     spec::<LpmKey, u32>("axon_nomasq_v1", MapKind::LpmTrie, 1024, false),

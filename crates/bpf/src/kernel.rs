@@ -109,6 +109,11 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn uplink(&self, ifindex: u32) -> bool {
+        maps::UPLINK.get_ptr(ifindex).is_some()
+    }
+
+    #[inline(always)]
     fn address(&self, addr: &IpKey) -> Option<&EndpointRow> {
         lend(maps::ADDRESS.get_ptr(addr))
     }
@@ -205,6 +210,22 @@ impl Tables for Kernel {
     fn fragment_insert(&self, key: &FragmentKey, ports: &FragmentPorts) {
         // A full map evicts; a datagram that loses its place is sent again.
         let _ = maps::FRAGMENT.insert(key, ports, BPF_ANY);
+    }
+
+    #[inline(always)]
+    fn icmp_spoken_for(&self, owner: u16, next: impl FnOnce(u64) -> Option<u64>) -> bool {
+        let Some(time) = maps::ICMP_LIMIT.get_ptr_mut(u32::from(owner)) else {
+            return false;
+        };
+        // SAFETY: the pointer is to a live map value. Two CPUs at once may count one error.
+        let time = unsafe { &mut *time };
+        match next(*time) {
+            Some(next) => {
+                *time = next;
+                true
+            }
+            None => false,
+        }
     }
 
     #[inline(always)]

@@ -55,6 +55,12 @@ pub static CT4: LruHashMap<CtKey4, CtEntry> = LruHashMap::with_max_entries(524_2
 #[map(name = "axon_ct6_v1")]
 pub static CT6: LruHashMap<CtKey6, CtEntry> = LruHashMap::with_max_entries(524_288, 0);
 
+#[map(name = "axon_uplink_v1")]
+pub static UPLINK: HashMap<u32, u32> = HashMap::with_max_entries(256, 0);
+
+#[map(name = "axon_icmp_limit_v1")]
+pub static ICMP_LIMIT: Array<u64> = Array::with_max_entries(65_536, 0);
+
 #[map(name = "axon_ct_count_v1")]
 pub static CT_COUNT: Array<u32> = Array::with_max_entries(65_536, 0);
 

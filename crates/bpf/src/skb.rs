@@ -137,6 +137,11 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn ingress_ifindex(&self) -> u32 {
+        field!(self, ingress_ifindex)
+    }
+
+    #[inline(always)]
     fn gso_size(&self) -> u32 {
         field!(self, gso_size)
     }

@@ -19,6 +19,29 @@ use crate::verdict::Verdict;
 const QUOTE_MAX: u32 = 128;
 const HOPS: u8 = 64;
 
+/// Time that each error takes from its owner's budget: a hundred a second.
+const INTERVAL_NS: u64 = 10_000_000;
+/// Errors that may come at once.
+const BURST: u64 = 50;
+
+/// Takes an error from the budget of the endpoint that is answered; all that
+/// the network is answered comes from one budget, so that nobody out there
+/// uses up an endpoint's.
+#[inline(never)]
+fn afford(tables: &impl Tables, scratch: &Scratch) -> bool {
+    let now_ns = tables.now_ns();
+    let owner = if scratch.from_outside {
+        0
+    } else {
+        scratch.endpoint
+    };
+    tables.icmp_spoken_for(owner, |time| {
+        let time = time.max(now_ns);
+        let ahead = time.wrapping_sub(now_ns);
+        (ahead < BURST * INTERVAL_NS).then_some(time.wrapping_add(INTERVAL_NS))
+    })
+}
+
 /// What an ICMP error says.
 #[derive(Clone, Copy, Debug)]
 pub struct Error<'a> {
@@ -78,6 +101,9 @@ fn answer<F: Family>(
         || scratch.translated;
     if silent {
         return Err(reason);
+    }
+    if !afford(tables, scratch) {
+        return Err(DropReason::RateLimited);
     }
     event::report_drop(packet, tables, scratch, reason);
     let node = F::node(tables.config());

@@ -16,6 +16,9 @@ pub(crate) struct Who<'a> {
 
 /// Asks who an address is: an endpoint of this node, a single address, a
 /// prefix, or else the world. `lpm` is room for a key.
+///
+/// While rows are missing a wider prefix, or the world, may be allowed what
+/// the missing one is not: then whoever has no row of its own is unknown.
 #[inline(never)]
 pub(crate) fn who<'a>(tables: &'a impl Tables, addr: &IpKey, lpm: &mut LpmKey) -> Who<'a> {
     if let Some(row) = tables.address(addr) {
@@ -27,6 +30,13 @@ pub(crate) fn who<'a>(tables: &'a impl Tables, addr: &IpKey, lpm: &mut LpmKey) -
     }
     let mut row = tables.ipcache(addr);
     if row.is_none() {
+        if tables.config().flags & ConfigFlags::IPCACHE_PARTIAL != 0 {
+            return Who {
+                identity: Identity::UNKNOWN,
+                endpoint: None,
+                host: false,
+            };
+        }
         *lpm = LpmKey::host(*addr);
         row = tables.ipcache_cidr(lpm);
     }

@@ -159,8 +159,9 @@ fn leaves<F: Family>(tables: &impl Tables, scratch: &mut Scratch) -> bool {
     }
 }
 
-/// Finds a port of the node for a new flow: its own if that is free, else one
-/// at random and those after it.
+/// Finds a port of the node for a new flow: its own if that is free, else some
+/// at random. The node's own flow at last keeps its own port, unless a flow
+/// that lives has it.
 #[inline(never)]
 fn allocate<F: Family>(
     tables: &impl Tables,
@@ -196,14 +197,13 @@ fn allocate<F: Family>(
         node_own: u16::from(own),
         seen_s: now_s,
     };
-    let start = tables.random() % range;
     let mut n = 0;
     while n < TRIES {
         let kept = n == 0 && wanted >= first && wanted <= last;
         let port = if kept {
             wanted
         } else {
-            first + (start + n) % range
+            first + tables.random() % range
         };
         scratch.nat_back.destination_port = Be16::new(port as u16);
         if claim(tables, scratch, &entry) {
@@ -218,5 +218,55 @@ fn allocate<F: Family>(
         }
         n += 1;
     }
+    if own && keeps(tables, scratch, now_s) {
+        scratch.nat_entry = NatEntry {
+            addr: node,
+            port: Be16::new(wanted as u16),
+            ..entry
+        };
+        return Ok(());
+    }
     Err(DropReason::NoNatMapping)
+}
+
+/// Whether the node's own flow may keep its port: nobody has it, and only the
+/// map has no room to say so; or the flow that has it has been silent for as
+/// long as any of its kind may be.
+#[inline(never)]
+fn keeps(tables: &impl Tables, scratch: &mut Scratch, now_s: u32) -> bool {
+    let timeouts = &tables.config().timeouts;
+    let Scratch {
+        flow,
+        nat_key,
+        nat_back,
+        nat_entry,
+        ..
+    } = scratch;
+    nat_back.destination_port = flow.tuple.source_port;
+    let silence_s = if nat_back.protocol == protocol::TCP {
+        timeouts.tcp_established_s
+    } else {
+        timeouts.two_way_s
+    };
+    let is_silent = |seen_s: u32| now_s.wrapping_sub(seen_s) as i32 > silence_s as i32;
+    match tables.nat(nat_back) {
+        Some(holder) => *nat_entry = *holder,
+        None => return true,
+    }
+    // Either way may be silent for long; what the flow sends is in another entry.
+    let own_key = *nat_key;
+    nat_key.source = nat_entry.addr;
+    nat_key.source_port = nat_entry.port;
+    let sent_s = tables.nat(nat_key).map(|sent| sent.seen_s);
+    *nat_key = own_key;
+    if !is_silent(nat_entry.seen_s) || !sent_s.is_none_or(is_silent) {
+        return false;
+    }
+    let entry = NatEntry {
+        addr: nat_key.source,
+        port: nat_key.source_port,
+        node_own: 1,
+        seen_s: now_s,
+    };
+    tables.nat_insert(nat_back, &entry)
 }

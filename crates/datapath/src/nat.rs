@@ -184,16 +184,10 @@ fn rewrite_transport<F: Family>(
     if !icmp || F::VERSION == 6 {
         packet.fix_l4_checksum(sum_at, change, how)?;
     }
-    let old = match end {
-        End::Source => flow.tuple.source_port,
-        End::Destination => flow.tuple.destination_port,
-    };
-    if old == new.port {
-        return Some(());
-    }
     how.pseudo = false;
-    let at = flow.l4_at + port_at(icmp, matches!(end, End::Destination));
-    replace_port(packet, (at, sum_at), old, new.port, how)
+    let second = matches!(end, End::Destination);
+    let place = (flow.l4_at + port_at(icmp, second), sum_at);
+    move_port(packet, place, (&flow.tuple, end), new.port, how)
 }
 
 /// The quoted packet went the other way: its other end is rewritten.
@@ -228,25 +222,28 @@ fn rewrite_quote<F: Family>(
         // The quoted header's own checksum makes up for its address.
         packet.fix_ip_checksum(flow.about_at + 10, change)?;
     }
-    let old = match end {
-        End::Source => flow.about.source_port,
-        End::Destination => flow.about.destination_port,
-    };
-    if old == new.port {
-        return Some(());
-    }
-    let at = flow.about_l4_at + port_at(flow.about.protocol == F::ICMP, second);
-    replace_port(packet, (at, sum_at), old, new.port, how)
+    let port_at = port_at(flow.about.protocol == F::ICMP, second);
+    let place = (flow.about_l4_at + port_at, sum_at);
+    move_port(packet, place, (&flow.about, end), new.port, how)
 }
 
+/// Puts a port in place of that of one end of a tuple, which stands at `at`
+/// and is covered by the checksum at `sum_at`.
 #[inline(always)]
-fn replace_port(
+fn move_port(
     packet: &mut impl Packet,
     (at, sum_at): (u32, u32),
-    old: Be16,
+    (tuple, end): (&Tuple, End),
     new: Be16,
     how: Checksum,
 ) -> Option<()> {
+    let old = match end {
+        End::Source => tuple.source_port,
+        End::Destination => tuple.destination_port,
+    };
+    if old == new {
+        return Some(());
+    }
     packet.store(at, &new)?;
     let change = difference(half(old.to_bytes()), half(new.to_bytes()));
     packet.fix_l4_checksum(sum_at, change, how)

@@ -28,6 +28,9 @@ pub trait Packet {
     /// The device the packet is seen on.
     fn ifindex(&self) -> u32;
 
+    /// The device that the node got the packet by; 0 if it is the node's own.
+    fn ingress_ifindex(&self) -> u32;
+
     /// Payload bytes of each segment, if this is an aggregate of several.
     fn gso_size(&self) -> u32;
 

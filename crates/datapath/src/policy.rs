@@ -47,7 +47,8 @@ pub struct Decision {
 /// Asks `scratch.question`; the entry that decided is in `scratch.decision`.
 ///
 /// Of all entries that match, the one with the highest precedence decides; if
-/// none does, the set's default.
+/// none does, the set's default. An unknown remote is denied then, unless the
+/// set has no entry at all: any entry might be about the remote.
 #[inline(always)]
 pub fn evaluate(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason> {
     scratch.decision = Decision::default();
@@ -71,7 +72,7 @@ pub fn evaluate(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropR
             Ok(())
         };
     }
-    if row.flags & closed != 0 {
+    if row.flags & closed != 0 || prefixes != 0 && scratch.class == class::ANY {
         Err(DropReason::PolicyDenied)
     } else {
         Ok(())

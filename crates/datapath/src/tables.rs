@@ -90,6 +90,8 @@ pub trait Tables {
 
     /// The endpoint behind a host-side device.
     fn endpoint(&self, ifindex: u32) -> Option<&EndpointRow>;
+    /// Whether a device is an uplink.
+    fn uplink(&self, ifindex: u32) -> bool;
     /// The endpoint of this node that has an address.
     fn address(&self, addr: &IpKey) -> Option<&EndpointRow>;
     /// Who a single address is.
@@ -132,6 +134,10 @@ pub trait Tables {
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;
     /// Remembers what it said.
     fn fragment_insert(&self, key: &FragmentKey, ports: &FragmentPorts);
+
+    /// Up to when the ICMP errors of an owner's budget are spoken for: puts what
+    /// `next` makes of it in place, if it makes something; says whether it did.
+    fn icmp_spoken_for(&self, owner: u16, next: impl FnOnce(u64) -> Option<u64>) -> bool;
 
     /// Asks the node's routes; [`Route::Via`] fills in `next_hop`.
     fn route(&self, query: &RouteQuery<'_>, next_hop: &mut NextHop) -> Route;

@@ -8,6 +8,7 @@ use crate::conntrack::{Sets, track};
 use crate::event;
 use crate::family::{Family, V4, V6};
 use crate::header::{Ethernet, ethertype};
+use crate::identity::who;
 use crate::packet::Packet;
 use crate::parse::parse;
 use crate::scratch::Scratch;
@@ -42,6 +43,47 @@ pub fn to_endpoint(
     Ok(Verdict::Pass)
 }
 
+/// Index of the loopback device, in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// An address of the node or of an endpoint says nothing on a packet that some
+/// other device brought: the kernel forwards it all the same (IPv6), or only
+/// refuses its own (IPv4).
+///
+/// The node's own packets came by no device, and endpoints' are checked where
+/// they are sent. By an uplink comes what the node's own address translation
+/// (kube-proxy) has made the node's; an endpoint's address it makes nobody's.
+#[inline(always)]
+fn check_origin(
+    packet: &impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    let came_by = packet.ingress_ifindex();
+    if came_by <= LOOPBACK {
+        return Ok(());
+    }
+    check_stranger(tables, scratch, came_by)
+}
+
+#[inline(never)]
+fn check_stranger(
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    came_by: u32,
+) -> Result<(), DropReason> {
+    if tables.endpoint(came_by).is_some() {
+        return Ok(());
+    }
+    let Scratch { flow, lpm, .. } = scratch;
+    let sender = who(tables, &flow.tuple.source, lpm);
+    if sender.endpoint.is_some() || sender.host && !tables.uplink(came_by) {
+        scratch.source_identity = sender.identity;
+        return Err(DropReason::InvalidSourceIp);
+    }
+    Ok(())
+}
+
 #[inline(never)]
 fn receive<F: Family>(
     packet: &mut impl Packet,
@@ -53,6 +95,7 @@ fn receive<F: Family>(
         return Err(DropReason::EndpointNotReady);
     }
     parse::<F>(packet, tables, scratch)?;
+    check_origin(packet, tables, scratch)?;
     track::<F>(
         packet,
         tables,

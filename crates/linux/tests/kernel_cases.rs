@@ -121,6 +121,20 @@ impl Backend for Kernel {
         for owner in 0..16 {
             counts.set(owner, 0, 0).expect("written");
         }
+        let map = self
+            .ebpf
+            .map_mut("axon_icmp_limit_v1")
+            .expect("the map exists");
+        let mut times: Array<&mut MapData, u64> = map.try_into().expect("an array");
+        let spoken_for = world.icmp_times.borrow();
+        for owner in 0..16_u16 {
+            let time = spoken_for.get(&owner).copied().unwrap_or(0);
+            times.set(u32::from(owner), time, 0).expect("written");
+        }
+        self.fill(
+            "axon_uplink_v1",
+            world.uplinks.iter().map(|ifindex| (*ifindex, 1_u32)),
+        );
         self.fill("axon_endpoint_v1", world.endpoints.clone());
         self.fill("axon_address_v1", world.addresses.clone());
         self.fill("axon_ipcache_v1", world.ipcache.clone());
@@ -159,8 +173,10 @@ impl Backend for Kernel {
     fn run(&mut self, hook: Hook, packet: &MemPacket) -> Outcome {
         let before = self.counts();
         self.events();
-        // `struct __sk_buff`: the device at 40, the segment size at 176.
+        // `struct __sk_buff`: the device it came by at 36, the device at 40, the segment size at
+        // 176.
         let mut context = [0u8; 192];
+        context[36..40].copy_from_slice(&packet.ingress_ifindex.to_ne_bytes());
         context[40..44].copy_from_slice(&packet.ifindex.to_ne_bytes());
         context[176..180].copy_from_slice(&packet.gso_size.to_ne_bytes());
         let mut out = vec![0u8; 4096];

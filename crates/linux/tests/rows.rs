@@ -5,7 +5,7 @@ mod common;
 use axon_abi::{
     ClassKey, ClassRow, Identity, IdentityRow, IpKey, IpcacheRow, LpmKey, PolicyEntry, PolicyKey,
 };
-use axon_linux::MapError;
+use axon_linux::{KernelReconciler, MapError, ReconcilerConfig};
 use axon_model::{PolicyRows, Route};
 use common::{Node, Pod, complete, desired, open, reconciler, root};
 
@@ -227,21 +227,38 @@ fn a_full_map_names_itself_and_recovers() {
             ..Default::default()
         },
     )]);
-    reconciler.sync(1, &desired);
-    assert_eq!(epoch(), 7);
+    let partial = || {
+        let row = maps.config.get(&0).expect("a look-up").unwrap_or_default();
+        row.flags & axon_abi::ConfigFlags::IPCACHE_PARTIAL != 0
+    };
+    let report = reconciler.sync(1, &desired);
+    let before = epoch();
+    assert!(report.ipcache_partial && partial(), "a prefix is missing");
     desired.identities.write(|txn| txn.remove(&Identity(1000)));
     reconciler.sync(100, &desired);
     let report = reconciler.sync(60_000, &desired);
     assert_eq!(report.tables["identities"].failing_rows, 0, "{report:?}");
+    assert!(report.ipcache_partial && partial(), "it still is");
     assert_ne!(
         epoch(),
-        7,
+        before,
         "verdicts are made again from the row that came late"
     );
     assert_eq!(
         reconciler.full(60_001, &desired).tables["config"].updated,
         0
     );
+    // What another agent finds, and has to set right.
+    let config = ReconcilerConfig::default();
+    let mut next = node.run(|| KernelReconciler::new(maps.clone(), config));
+    next.full(60_002, &desired);
+    assert!(partial());
+    let gone = desired.ipcache_cidrs.snapshot();
+    let (gone, _) = gone.iter().next().expect("a prefix");
+    desired.ipcache_cidrs.write(|txn| txn.remove(gone));
+    next.sync(60_003, &desired);
+    let report = next.sync(200_000, &desired);
+    assert!(!report.ipcache_partial && !partial(), "{report:?}");
 }
 
 #[test]

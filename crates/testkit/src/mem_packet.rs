@@ -10,6 +10,8 @@ pub struct MemPacket {
     pub bytes: Vec<u8>,
     /// The device it is seen on.
     pub ifindex: u32,
+    /// The device that the node got it by; 0 if it is the node's own.
+    pub ingress_ifindex: u32,
     /// Payload bytes of a segment, if it is an aggregate.
     pub gso_size: u32,
     /// Whether it carries a VLAN tag.
@@ -23,6 +25,7 @@ impl MemPacket {
         Self {
             bytes,
             ifindex,
+            ingress_ifindex: 0,
             gso_size: 0,
             vlan: false,
         }
@@ -59,6 +62,10 @@ impl Packet for MemPacket {
 
     fn ifindex(&self) -> u32 {
         self.ifindex
+    }
+
+    fn ingress_ifindex(&self) -> u32 {
+        self.ingress_ifindex
     }
 
     fn gso_size(&self) -> u32 {

@@ -23,6 +23,8 @@ pub struct World {
     pub now_ns: u64,
     /// Endpoints by device.
     pub endpoints: HashMap<u32, EndpointRow>,
+    /// Uplinks.
+    pub uplinks: HashSet<u32>,
     /// Endpoints by address.
     pub addresses: HashMap<IpKey, EndpointRow>,
     /// Who single addresses are.
@@ -55,6 +57,10 @@ pub struct World {
     pub events: RefCell<Vec<EventRecord>>,
     /// Packets by reason and direction.
     pub counts: RefCell<HashMap<(u8, Direction), u64>>,
+    /// Up to when ICMP errors are spoken for.
+    pub icmp_times: RefCell<HashMap<u16, u64>>,
+    /// Whether no more translations are taken.
+    pub nat_full: Cell<bool>,
     /// Whether conntrack takes no more entries.
     pub ct_full: Cell<bool>,
     /// State of the random numbers.
@@ -246,6 +252,10 @@ impl Tables for World {
         self.endpoints.get(&ifindex)
     }
 
+    fn uplink(&self, ifindex: u32) -> bool {
+        self.uplinks.contains(&ifindex)
+    }
+
     fn address(&self, addr: &IpKey) -> Option<&EndpointRow> {
         self.addresses.get(addr)
     }
@@ -312,13 +322,17 @@ impl Tables for World {
     }
 
     fn nat_insert(&self, key: &NatKey, entry: &NatEntry) -> bool {
-        self.nat.borrow_mut().insert(*key, *entry);
-        true
+        let mut nat = self.nat.borrow_mut();
+        let room = !self.nat_full.get() || nat.contains_key(key);
+        if room {
+            nat.insert(*key, *entry);
+        }
+        room
     }
 
     fn nat_create(&self, key: &NatKey, entry: &NatEntry) -> bool {
         let mut nat = self.nat.borrow_mut();
-        let free = !nat.contains_key(key);
+        let free = !self.nat_full.get() && !nat.contains_key(key);
         if free {
             nat.insert(*key, *entry);
         }
@@ -335,6 +349,14 @@ impl Tables for World {
 
     fn fragment_insert(&self, key: &FragmentKey, ports: &FragmentPorts) {
         self.fragments.borrow_mut().insert(*key, *ports);
+    }
+
+    fn icmp_spoken_for(&self, owner: u16, next: impl FnOnce(u64) -> Option<u64>) -> bool {
+        let mut times = self.icmp_times.borrow_mut();
+        let time = times.entry(owner).or_default();
+        let next = next(*time);
+        *time = next.unwrap_or(*time);
+        next.is_some()
     }
 
     fn route(&self, query: &RouteQuery<'_>, next_hop: &mut NextHop) -> Route {

@@ -171,6 +171,11 @@ impl Gathered {
             "Rows that the kernel does not take",
             [(vec![], float(failing))],
         );
+        self.gauge(
+            "axon_ipcache_partial",
+            "1 while rows of the ipcache are missing, so that other addresses are unknown to policy",
+            [(vec![], f64::from(u8::from(view.reconcile.ipcache_partial)))],
+        );
     }
 
     fn addresses(&mut self, node: &Node) {

@@ -64,10 +64,34 @@ pub(super) fn datapath(node: &Node, view: &View) -> PartStatus {
         }
     }
     if !failing.is_empty() {
+        let locked = if view.reconcile.ipcache_partial {
+            "; until it does, endpoints with policy reach no address that has no row of its own"
+        } else {
+            ""
+        };
         return bad(
             State::Failure,
-            format!("the kernel does not take rows: {}", few(failing)),
+            format!("the kernel does not take rows: {}{locked}", few(failing)),
             "they are tried again; where a map is full, raise its size option and restart the agent",
+        );
+    }
+    let guard = lock(&node.guard).clone();
+    if let Some(error) = guard.error {
+        return bad(
+            State::Failure,
+            format!("what keeps policy in force was taken away and cannot be put back: {error}"),
+            "see that the bpf-root is a bpffs or an empty directory; do not stop the agent before: \
+             it holds the programs open",
+        );
+    }
+    if !guard.unknown.is_empty() {
+        return bad(
+            State::Warning,
+            format!(
+                "nobody knows the endpoints of devices {}: their pods are cut off",
+                few(guard.unknown)
+            ),
+            "start those pods anew; the state-dir says by its *.corrupt files what was lost",
         );
     }
     let datapath = lock(&node.datapath);
@@ -83,17 +107,28 @@ pub(super) fn datapath(node: &Node, view: &View) -> PartStatus {
             )
         })
         .collect();
-    let generation = format!(
+    let mut text = format!(
         "generation {}, stubs on {} devices of endpoints, {} maps adopted",
         adoption.generation,
         datapath.attached().len(),
         adoption.adopted.len()
     );
-    if lost.is_empty() {
-        well(generation)
-    } else {
-        well(format!("{generation}; made anew: {}", few(lost)))
+    for (what, names) in [
+        ("made anew", lost),
+        ("of another version, let go", adoption.dropped.clone()),
+        ("not the agent's, left alone", adoption.foreign.clone()),
+    ] {
+        if !names.is_empty() {
+            text.push_str(&format!("; {what}: {}", few(names)));
+        }
     }
+    if guard.repairs > 0 {
+        text.push_str(&format!(
+            "; {} times somebody took pins or stubs away, and they were put back",
+            guard.repairs
+        ));
+    }
+    well(text)
 }
 
 pub(super) fn maps(uses: &[MapUse]) -> PartStatus {

@@ -313,6 +313,12 @@ impl Datapath {
     fn attach_uplinks(&mut self, uplinks: &[u32]) -> Result<(), DatapathError> {
         for ifindex in uplinks {
             self.attach(*ifindex, UPLINK_HOOKS)?;
+            self.maps.uplink.insert(ifindex, &1)?;
+        }
+        for (ifindex, _) in self.maps.uplink.dump()? {
+            if !uplinks.contains(&ifindex) {
+                self.maps.uplink.remove(&ifindex)?;
+            }
         }
         for ifindex in self.stubs.devices(&UPLINK_HOOKS) {
             if !uplinks.contains(&ifindex) {

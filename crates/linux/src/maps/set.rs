@@ -52,6 +52,10 @@ pub struct Maps {
     pub ct4: Map<CtKey4, CtEntry>,
     /// IPv6 flows.
     pub ct6: Map<CtKey6, CtEntry>,
+    /// Uplinks, by index.
+    pub uplink: Map<u32, u32>,
+    /// Up to when the ICMP errors to endpoints are spoken for, by their number.
+    pub icmp_limit: Map<u32, u64>,
     /// Flows by owning endpoint.
     pub ct_count: Map<u32, u32>,
     /// Translations.
@@ -106,6 +110,8 @@ impl Maps {
             policy: map(get("axon_policy_v1")?)?,
             ct4: map(get("axon_ct4_v1")?)?,
             ct6: map(get("axon_ct6_v1")?)?,
+            uplink: map(get("axon_uplink_v1")?)?,
+            icmp_limit: map(get("axon_icmp_limit_v1")?)?,
             ct_count: map(get("axon_ct_count_v1")?)?,
             nat: map(get("axon_nat_v1")?)?,
             nomasq: map(get("axon_nomasq_v1")?)?,

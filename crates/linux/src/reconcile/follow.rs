@@ -85,6 +85,11 @@ impl<T: Target> Follower<T> {
         &mut self.target
     }
 
+    /// Whether a wanted row is not in place.
+    pub(super) fn lacks_rows(&self) -> bool {
+        !self.reconciler.failures().is_empty()
+    }
+
     /// Puts rows in place, and notes those that are to go. Says whether a row
     /// is in place now that had failed before.
     pub(super) fn put(

@@ -9,6 +9,10 @@
 //! An endpoint's row is not written before the policy set that it names is
 //! whole in the kernel; a set is not removed while an endpoint names it. Rows that
 //! come late, after failures, are followed by an epoch of their own.
+//!
+//! While a row of the ipcache is missing, for want of room or whatever reason,
+//! the configuration says so: the programs then take an address without a row
+//! of its own for nobody known, instead of for the next wider prefix.
 
 mod endpoints;
 mod follow;
@@ -87,6 +91,10 @@ pub struct ReconcileReport {
     pub tables: BTreeMap<&'static str, TableReport>,
     /// When the next pass is due, for a retry or a removal that waits.
     pub due_ms: Option<u64>,
+    /// Whether rows of the ipcache are missing, so that addresses without a
+    /// row of their own are unknown to policy
+    /// ([`axon_abi::ConfigFlags::IPCACHE_PARTIAL`]).
+    pub ipcache_partial: bool,
 }
 
 impl ReconcileReport {
@@ -206,7 +214,9 @@ impl KernelReconciler {
             self.policy_sets.take(now_ms, "policy-sets", r),
             self.identities.take(now_ms, "identities", r),
         ];
-        if late.contains(&true) {
+        r.ipcache_partial = self.ipcache.lacks_rows() || self.ipcache_cidrs.lacks_rows();
+        let news = self.config.target_mut().set_partial(r.ipcache_partial);
+        if news || late.contains(&true) {
             self.config.target_mut().next_epoch();
         }
         self.config.put(pass, now_ms, &desired.config, "config", r);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axon_abi::RuntimeConfig;
+use axon_abi::{ConfigFlags, RuntimeConfig};
 use axon_statedb::Target;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -46,10 +46,12 @@ where
 /// The programs' configuration: one row, which cannot be removed.
 ///
 /// The epoch in the kernel is the desired one and the number of times that
-/// rows came late.
+/// rows came late; that rows of the ipcache are missing is known only here.
 pub(super) struct ConfigTarget {
     map: Map<u32, RuntimeConfig>,
     late: u32,
+    /// [`ConfigFlags::IPCACHE_PARTIAL`], or 0.
+    partial: u32,
     written: Option<RuntimeConfig>,
 }
 
@@ -58,8 +60,20 @@ impl ConfigTarget {
         Self {
             map,
             late: 0,
+            partial: 0,
             written: None,
         }
+    }
+
+    /// Says whether rows of the ipcache are missing; `true` if that is news,
+    /// which [`Self::next_epoch`] is to carry out.
+    pub(super) fn set_partial(&mut self, partial: bool) -> bool {
+        let partial = if partial {
+            ConfigFlags::IPCACHE_PARTIAL
+        } else {
+            0
+        };
+        std::mem::replace(&mut self.partial, partial) != partial
     }
 
     /// Has every verdict made again.
@@ -79,7 +93,13 @@ impl Target for ConfigTarget {
 
     fn update(&mut self, key: &u32, value: &RuntimeConfig) -> Result<(), RowError> {
         let epoch = value.epoch.wrapping_add(self.late);
-        self.map.insert(key, &RuntimeConfig { epoch, ..*value })?;
+        let flags = value.flags | self.partial;
+        let row = RuntimeConfig {
+            epoch,
+            flags,
+            ..*value
+        };
+        self.map.insert(key, &row)?;
         self.written = Some(*value);
         Ok(())
     }
@@ -93,6 +113,8 @@ impl Target for ConfigTarget {
         let mut rows: BTreeMap<u32, RuntimeConfig> = self.map.dump()?.into_iter().collect();
         for row in rows.values_mut() {
             row.epoch = row.epoch.wrapping_sub(self.late);
+            // What is not as it shall be differs from every desired row.
+            row.flags ^= self.partial;
         }
         self.written = rows.get(&0).copied();
         Ok(rows)

@@ -4,6 +4,7 @@
 mod netdev;
 mod parsing;
 mod policy;
+mod safety;
 mod scene;
 mod traffic;
 
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Case> {
                 parsing::cases(net),
                 policy::cases(net),
                 netdev::cases(net),
+                safety::cases(net),
             ]
         })
         .flatten()

@@ -1,0 +1,231 @@
+//! What becomes of packets where something is missing, spent or forged.
+
+use axon_abi::{
+    Be16, ConfigFlags, DropReason, Hook, Identity, IpcacheRow, LpmKey, NatEntry, NatKey,
+    PolicySetFlags, PolicySetRow,
+};
+use axon_datapath::Verdict;
+
+use super::scene::{IDENTITY_REMOTE, Net, POD_A, POD_B, UPLINK, arrives, leaves, sends, step, to};
+use crate::run::{Case, Step};
+use crate::world::Rule;
+use crate::{Build, World};
+
+const SYN: u8 = 2;
+/// A prefix that holds [`Net::world`].
+const WIDE: Identity = Identity(0x0100_0001);
+/// A prefix that policy denies.
+const OTHER: Identity = Identity(0x0100_0002);
+const DENIED: Result<Verdict, DropReason> = Err(DropReason::PolicyDenied);
+/// A device that is neither an uplink nor an endpoint's.
+const STRANGER: u32 = 77;
+
+pub(super) fn cases(net: &Net) -> Vec<Case> {
+    let mut cases = missing_rows(net);
+    cases.push(origins(net));
+    cases.push(errors(net));
+    cases.extend(ports(net));
+    cases
+}
+
+/// The second endpoint is closed but for a prefix and a remote endpoint; the
+/// first has no policy.
+fn prefixes(net: &Net) -> World {
+    let mut world = Net::scene();
+    let prefix_bits = if net.version == 4 { 120 } else { 48 };
+    let addr = Net::key(net.world);
+    let row = IpcacheRow {
+        identity: WIDE,
+        ..IpcacheRow::default()
+    };
+    world.cidrs.push((LpmKey { prefix_bits, addr }, row));
+    world.identities.extend([WIDE, OTHER]);
+    world.sets.insert(
+        2,
+        PolicySetRow {
+            flags: PolicySetFlags::DEFAULT_DENY_INGRESS,
+            ..PolicySetRow::default()
+        },
+    );
+    let allow = Rule {
+        precedence: 1,
+        ..Rule::default()
+    };
+    for identity in [WIDE, IDENTITY_REMOTE] {
+        world.rule(2, Some(identity), allow);
+    }
+    world
+}
+
+fn missing_rows(net: &Net) -> Vec<Case> {
+    let tcp = |from, to, port| Build::tcp(from, to, (port, 80), SYN);
+    let mut partial = prefixes(net);
+    partial.config.flags |= ConfigFlags::IPCACHE_PARTIAL;
+    let mut denies = partial.clone();
+    denies.sets.insert(2, PolicySetRow::default());
+    let deny = Rule {
+        precedence: 2,
+        deny: true,
+        ..Rule::default()
+    };
+    denies.rule(2, Some(OTHER), deny);
+    vec![
+        net.case(
+            "every prefix has its row",
+            prefixes(net),
+            vec![arrives("allowed", &tcp(net.world, net.b, 1), to(POD_B))],
+        ),
+        net.case(
+            "a prefix has no row",
+            partial,
+            vec![
+                arrives(
+                    "perhaps of the missing one",
+                    &tcp(net.world, net.b, 1),
+                    DENIED,
+                ),
+                arrives("known itself", &tcp(net.remote, net.b, 1), to(POD_B)),
+                arrives("to whom all may", &tcp(net.world, net.a, 1), to(POD_A)),
+                sends("of the node", POD_A, &tcp(net.a, net.b, 2), DENIED),
+            ],
+        ),
+        net.case(
+            "a prefix that is denied has no row",
+            denies,
+            vec![
+                arrives("perhaps it", &tcp(net.world, net.b, 1), DENIED),
+                arrives("known itself", &tcp(net.remote, net.b, 1), to(POD_B)),
+                sends("of the node", POD_A, &tcp(net.a, net.b, 2), to(POD_B)),
+            ],
+        ),
+    ]
+}
+
+/// What the node's stack sends to the second endpoint, by where it got it.
+fn came(name: &'static str, by: u32, packet: &Build, allowed: bool) -> Step {
+    let expected = if allowed {
+        Ok(Verdict::Pass)
+    } else {
+        Err(DropReason::InvalidSourceIp)
+    };
+    let mut step = step(name, (Hook::ToEndpoint, POD_B), packet.frame(), expected);
+    step.packet.ingress_ifindex = by;
+    step
+}
+
+fn origins(net: &Net) -> Case {
+    let mut world = Net::scene();
+    world.uplinks.insert(UPLINK);
+    let udp = |from| Build::udp(from, net.b, (4000, 53), 4);
+    net.case(
+        "who says that it is the node",
+        world,
+        vec![
+            came("a stranger", STRANGER, &udp(net.node), false),
+            came("the node", 0, &udp(net.node), true),
+            came("the node, by way of itself", 1, &udp(net.node), true),
+            came("a stranger, of a flow", STRANGER, &udp(net.node), false),
+            came("translated, by an uplink", UPLINK, &udp(net.node), true),
+            came("translated, by an endpoint", POD_A, &udp(net.node), true),
+            came("a stranger as an endpoint", STRANGER, &udp(net.a), false),
+            came("an uplink as an endpoint", UPLINK, &udp(net.a), false),
+            came("the endpoint", POD_A, &udp(net.a), true),
+            came("a stranger as itself", STRANGER, &udp(net.world), true),
+        ],
+    )
+}
+
+fn errors(net: &Net) -> Case {
+    let world = Net::scene();
+    world.icmp_times.borrow_mut().insert(1, u64::MAX);
+    let udp = |from, to| Build::udp(from, to, (4000, 53), 4).hops(1);
+    let answered = Ok(Verdict::Reflect {
+        dropped: Some(DropReason::TtlExceeded),
+    });
+    net.case(
+        "errors have a budget",
+        world,
+        vec![
+            sends(
+                "spent",
+                POD_A,
+                &udp(net.a, net.b),
+                Err(DropReason::RateLimited),
+            ),
+            sends("another's", POD_B, &udp(net.b, net.a), answered),
+            arrives("the network's", &udp(net.world, net.a), answered),
+        ],
+    )
+}
+
+/// The node's flows have four ports to share with those of endpoints, which
+/// have them all and were last seen then.
+fn four_ports(net: &Net, seen_s: u32) -> World {
+    let mut world = Net::scene();
+    (world.config.nat_port_min, world.config.nat_port_max) = (50000, 50003);
+    for port in 50000..=50003 {
+        let (pod, peer, node) = (Net::key(net.a), Net::key(net.world), Net::key(net.node));
+        let (port, peer_port) = (Be16::new(port), Be16::new(53));
+        let outbound = NatKey {
+            source: pod,
+            destination: peer,
+            source_port: port,
+            destination_port: peer_port,
+            protocol: 17,
+            ..NatKey::default()
+        };
+        let inbound = NatKey {
+            source: peer,
+            destination: node,
+            source_port: peer_port,
+            destination_port: port,
+            protocol: 17,
+            inbound: 1,
+            ..NatKey::default()
+        };
+        let mut nat = world.nat.borrow_mut();
+        for (key, addr) in [(outbound, node), (inbound, pod)] {
+            let entry = NatEntry {
+                addr,
+                port,
+                node_own: 0,
+                seen_s,
+            };
+            nat.insert(key, entry);
+        }
+    }
+    world
+}
+
+fn ports(net: &Net) -> Vec<Case> {
+    let udp = |from| Build::udp(from, net.world, (50000, 53), 5);
+    // Later than any clock of these tests; and long before.
+    let (alive, silent) = (0x7000_0000, 0);
+    vec![
+        net.case(
+            "every port is taken",
+            four_ports(net, alive),
+            vec![
+                leaves("the node", &udp(net.node), Err(DropReason::NoNatMapping)),
+                leaves("an endpoint", &udp(net.b), Err(DropReason::NoNatMapping)),
+            ],
+        ),
+        net.case(
+            "every port is taken, by silent flows",
+            four_ports(net, silent),
+            vec![
+                leaves(
+                    "the node keeps its own",
+                    &udp(net.node),
+                    Ok(Verdict::Ignore),
+                ),
+                arrives(
+                    "and has the answer",
+                    &Build::udp(net.world, net.node, (53, 50000), 5),
+                    Ok(Verdict::Ignore),
+                ),
+                leaves("an endpoint", &udp(net.b), Err(DropReason::NoNatMapping)),
+            ],
+        ),
+    ]
+}
