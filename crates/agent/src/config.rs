@@ -58,8 +58,6 @@ pub struct Paths {
     pub socket_group: String,
     /// Pinned maps and links.
     pub bpf: PathBuf,
-    /// The cgroup2 hierarchy; `None` is the one of the mount table.
-    pub cgroup: Option<PathBuf>,
 }
 
 impl Config {
@@ -100,9 +98,6 @@ impl Config {
                 socket: reader.path("socket-path"),
                 socket_group: settings.text("socket-group").to_owned(),
                 bpf: reader.path("bpf-root"),
-                cgroup: Some(settings.text("cgroup-root"))
-                    .filter(|path| !path.is_empty())
-                    .map(PathBuf::from),
             },
             network: Network::read(&mut reader),
             monitor: Monitor::read(&mut reader),

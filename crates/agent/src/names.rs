@@ -31,6 +31,7 @@ pub(crate) fn build(before: &NameTable, sources: &Sources<'_>) -> NameTable {
         desired,
         uplinks,
     } = sources;
+    let (rules, logs) = rules(controller, desired);
     NameTable {
         node: Arc::clone(node),
         labels: controller
@@ -42,7 +43,8 @@ pub(crate) fn build(before: &NameTable, sources: &Sources<'_>) -> NameTable {
             })
             .collect(),
         endpoints: endpoints(controller, observed),
-        rules: rules(controller, desired),
+        rules,
+        logs,
         sets: sets(controller, observed),
         interfaces: interfaces(observed, uplinks),
         monotonic_zero_ns: monotonic_zero_ns(),
@@ -92,7 +94,7 @@ fn endpoints(controller: &Controller, observed: &Observed) -> HashMap<IpAddr, En
         let name = EndpointName {
             id: endpoint.id,
             namespace: endpoint.namespace.as_str().into(),
-            pod_name: endpoint.pod_name.as_str().into(),
+            pod_name: endpoint.name().into(),
         };
         let v4 = endpoint.ipv4.map(IpAddr::V4);
         for address in v4.into_iter().chain(endpoint.ipv6.map(IpAddr::V6)) {
@@ -102,18 +104,30 @@ fn endpoints(controller: &Controller, observed: &Observed) -> HashMap<IpAddr, En
     names
 }
 
-fn rules(controller: &Controller, desired: &Desired) -> HashMap<u32, Policy> {
+/// The policy of each rule in use, and what is told with its verdicts.
+fn rules(
+    controller: &Controller,
+    desired: &Desired,
+) -> (HashMap<u32, Policy>, HashMap<u32, Arc<str>>) {
     let mut names = HashMap::new();
+    let mut logs = HashMap::new();
     for set in desired.policy_sets.snapshot().values() {
         for (_, entry) in &set.entries {
             if !names.contains_key(&entry.rule)
                 && let Some(rule) = controller.rule(entry.rule)
             {
-                names.insert(entry.rule, Policy::from(&rule.origin));
+                let policy = Policy {
+                    labels: rule.labels.into(),
+                    ..Policy::from(&rule.origin)
+                };
+                names.insert(entry.rule, policy);
+                if !rule.log.is_empty() {
+                    logs.insert(entry.rule, rule.log.into());
+                }
             }
         }
     }
-    names
+    (names, logs)
 }
 
 /// The policies of each set that must allow what is not to be denied.

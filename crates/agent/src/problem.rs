@@ -26,6 +26,19 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, error, expected)
     }
 
+    /// What the HTTP router refuses before a handler sees it.
+    pub(crate) fn router(status: StatusCode, said: String) -> Self {
+        let error = match said.trim() {
+            "" => status.to_string(),
+            said => said.to_owned(),
+        };
+        Self::new(
+            status,
+            error,
+            "send paths and queries as escaped UTF-8, and bodies of at most 4 MiB",
+        )
+    }
+
     /// There is no such thing.
     pub(crate) fn absent(error: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, error, remedy)

@@ -32,6 +32,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Everything that serves somebody outside.
 struct Listeners {
     api: UnixListener,
+    /// Goes last, also where the agent does not get as far as to serve.
+    file: http::SocketFile,
     health: Option<TcpListener>,
     metrics: Option<TcpListener>,
 }
@@ -67,8 +69,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 async fn listen(config: &Config) -> anyhow::Result<Listeners> {
+    let (api, file) = http::bind(&config.paths.socket, &config.paths.socket_group)?;
     Ok(Listeners {
-        api: http::bind(&config.paths.socket, &config.paths.socket_group)?,
+        api,
+        file,
         health: match config.health_port {
             Some(port) => Some(health::listen_health(port).await?),
             None => None,
@@ -159,17 +163,23 @@ async fn serve(parts: Parts, listeners: Listeners) -> anyhow::Result<()> {
         uplinks,
         source,
     } = parts;
+    let Listeners {
+        api,
+        file,
+        health,
+        metrics,
+    } = listeners;
     let engine_stop = Arc::new(AtomicBool::new(false));
     let mut engine = tokio::task::spawn_blocking({
         let (node, stop) = (Arc::clone(&node), Arc::clone(&engine_stop));
         move || engine.run(&node.store, &inbox, &stop)
     });
     let mut tasks = JoinSet::new();
-    tasks.spawn(http::serve(Arc::clone(&node), listeners.api));
-    if let Some(listener) = listeners.health {
+    tasks.spawn(http::serve(Arc::clone(&node), api));
+    if let Some(listener) = health {
         tasks.spawn(health::serve_health(Arc::clone(&node), listener));
     }
-    if let Some(listener) = listeners.metrics {
+    if let Some(listener) = metrics {
         tasks.spawn(health::serve_metrics(Arc::clone(&node), listener));
     }
     tasks.spawn(flows::run(Arc::clone(&node), events));
@@ -199,7 +209,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> anyhow::Result<()> {
         let _ = engine.await;
     }
     source.join().await;
-    let _ = std::fs::remove_file(&node.config.paths.socket);
+    drop(file);
     result
 }
 

@@ -20,9 +20,6 @@ use crate::problem::chain;
 use crate::readiness::readable;
 
 const MTU_WITHOUT_DEVICES: u32 = 1500;
-/// How often is looked although nothing seems to have changed: whether the
-/// node forwards can be switched by anyone, and nobody tells.
-const RECHECK: Duration = Duration::from_secs(10);
 /// Devices change in bursts.
 const SETTLE: Duration = Duration::from_millis(50);
 
@@ -152,7 +149,6 @@ pub(crate) async fn run(
             }
             // The Node object tells addresses by which devices are found.
             changed = sources.changed() => changed?,
-            () = tokio::time::sleep(RECHECK) => {}
             () = node.stop.cancelled() => return Ok(()),
         }
     }

@@ -222,9 +222,48 @@ fn requests_that_make_no_sense_are_refused_with_reason_and_remedy() {
         ("GET", "/v2", 404),
         ("POST", "/v1/config", 405),
         ("GET", "/v1/monitor?colour=red", 400),
+        ("GET", "/v1/endpoint/%ff", 400),
+        ("GET", "/v1/map/%C3%28", 400),
     ] {
         let (got, problem) = bench.request(method, path, None);
         assert_eq!(got, status, "{method} {path}: {problem}");
         assert!(problem.contains("\"error\""), "{method} {path}: {problem}");
+        assert!(problem.contains("\"remedy\""), "{method} {path}: {problem}");
     }
+}
+
+/// Whoever switches forwarding off finds it on again, without anyone looking
+/// at it now and then.
+#[test]
+fn a_node_goes_on_forwarding() {
+    if !is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let mut bench = Bench::new("fwd");
+    bench.manifest("base.yaml", &bench.base(&[]));
+    bench.start();
+    for setting in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+        assert_eq!(bench.sysctl(&[setting]), "1", "{setting}");
+        bench.sysctl(&["-w", &format!("{setting}=0")]);
+        bench.until(&format!("{setting} is on again"), |bench| {
+            bench.sysctl(&[setting]) == "1"
+        });
+    }
+}
+
+#[test]
+fn an_agent_that_is_refused_leaves_no_socket() {
+    if !is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let mut bench = Bench::new("twice");
+    bench.manifest("base.yaml", &bench.base(&[]));
+    bench.start();
+    let (status, log) = bench.second("second");
+    assert!(!status.success(), "{log}");
+    assert!(log.contains("bpf"), "{log}");
+    assert!(!bench.exists("second.sock"), "{log}");
+    assert!(bench.get("/v1/healthz").contains("cilium"));
 }

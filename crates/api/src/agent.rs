@@ -73,6 +73,9 @@ pub struct EndpointCreate {
     /// Name of the pod; empty for a plain process.
     #[serde(default)]
     pub pod_name: String,
+    /// Name of a plain process, as lists and flows have it; empty for a pod.
+    #[serde(default)]
+    pub process_name: String,
     /// Unique id of the pod; empty if not known.
     #[serde(default)]
     pub pod_uid: String,
@@ -124,6 +127,13 @@ pub struct EndpointDelete {
     /// Name of the device inside; empty for every device of the container.
     #[serde(default)]
     pub interface: String,
+}
+
+impl EndpointDelete {
+    /// The name of its file in the [`DELETE_QUEUE`].
+    pub fn queue_file(&self) -> String {
+        format!("{}-{}.json", self.container_id, self.interface)
+    }
 }
 
 /// Asks whether an endpoint still is as it was made: CNI CHECK.
@@ -230,6 +240,9 @@ pub struct EndpointPolicy {
 pub struct ExternalIdentifiers {
     /// The container.
     pub container_id: String,
+    /// Name of a plain process.
+    #[serde(default)]
+    pub container_name: String,
     /// `container:interface`.
     pub cni_attachment_id: String,
     /// Namespace of the pod.

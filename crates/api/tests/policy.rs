@@ -24,6 +24,25 @@ fn rules(kind: &str, spec: &str) -> Vec<Rule> {
     }
 }
 
+/// What decides nothing is kept, to be shown.
+#[test]
+fn labels_and_log_of_a_rule_are_kept() {
+    let spec = |more: &str| format!("spec: {{endpointSelector: {{}}, ingress: [{{}}], {more}}}");
+    let told = "labels: [{key: a}, {key: b, source: k8s, value: c}, 'x:y=z'], log: {value: seen}";
+    let rules = rules("CiliumNetworkPolicy", &spec(told));
+    assert_eq!(rules[0].labels, ["unspec:a", "k8s:b=c", "x:y=z"]);
+    assert_eq!(rules[0].log, "seen");
+    for (wrong, path) in [
+        ("labels: a", "spec.labels"),
+        ("labels: [{value: a}]", "spec.labels[0]"),
+        ("labels: [{key: a}, 1]", "spec.labels[1]"),
+    ] {
+        let text = text("CiliumNetworkPolicy", &spec(wrong));
+        let manifest = parse(text.as_bytes()).expect("form");
+        assert_eq!(manifest.refused[0].error.path, path, "{wrong}");
+    }
+}
+
 /// The rules in a line each: subject; default denies; entries.
 fn short(rule: &Rule) -> String {
     let Subject::Endpoints(subject) = &rule.subject else {
@@ -138,7 +157,7 @@ fn ciliums_rules_are_the_models() {
         (
             "deny, default deny switched off, null is absent",
             "spec: {endpointSelector: {}, enableDefaultDeny: {ingress: false}, ingressDeny: [{fromEntities: [host], fromEndpoints: null}], \
-             egress: [{toEntities: [all], authentication: {mode: disabled}}], log: {value: x}, labels: [{key: a}]}",
+             egress: [{toEntities: [all], authentication: {mode: disabled}}], log: {value: x}, labels: [{key: a}, {key: b, source: k8s, value: c}]}",
             format!("{own} !out; deny from Host; to All"),
         ),
     ] {

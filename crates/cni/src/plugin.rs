@@ -33,6 +33,8 @@ pub struct Waiting {
     pub pause: Duration,
     /// For an answer.
     pub answer: Duration,
+    /// For the answer to DEL, which an agent that hangs gets in writing.
+    pub del: Duration,
 }
 
 impl Default for Waiting {
@@ -43,6 +45,7 @@ impl Default for Waiting {
             agent: Duration::from_secs(5),
             pause: Duration::from_millis(100),
             answer: Duration::from_secs(30),
+            del: Duration::from_secs(5),
         }
     }
 }
@@ -109,8 +112,12 @@ impl<E: Fn(&str) -> Option<String>> Plugin<E> {
             "" => DEFAULT_SOCKET,
             socket => socket,
         };
+        let answer = match invocation.command {
+            Command::Del => self.waiting.del,
+            _ => self.waiting.answer,
+        };
         let call = Call {
-            client: Client::new(socket, self.waiting.answer),
+            client: Client::new(socket, answer),
             waiting: self.waiting,
             invocation,
             conf,

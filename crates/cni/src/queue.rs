@@ -22,7 +22,7 @@ pub fn postpone(socket: &Path, order: &EndpointDelete) -> io::Result<PathBuf> {
 
 fn put(directory: &Path, order: &EndpointDelete) -> io::Result<PathBuf> {
     fs::create_dir_all(directory)?;
-    let name = format!("{}-{}.json", order.container_id, order.interface);
+    let name = order.queue_file();
     let file = directory.join(&name);
     let draft = directory.join(format!(".{name}.{}", std::process::id()));
     fs::write(&draft, serde_json::to_vec(order)?)?;

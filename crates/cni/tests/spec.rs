@@ -323,6 +323,15 @@ fn del_is_carried_out_later_if_the_agent_is_away() {
     assert_eq!(run("DEL", &conf("1.1.0", &socket)).status, 0);
     assert!(dir.path().join("deleteQueue/c1-eth0.json").exists());
 
+    // So is one that hangs: runtimes do not wait for ever for a DEL.
+    let (dir, socket) = place();
+    let hangs = std::os::unix::net::UnixListener::bind(&socket).expect("socket");
+    let began = std::time::Instant::now();
+    assert_eq!(run("DEL", &conf("1.1.0", &socket)).status, 0);
+    assert!(dir.path().join("deleteQueue/c1-eth0.json").exists());
+    assert!(began.elapsed() < std::time::Duration::from_secs(25));
+    drop(hangs);
+
     // What cannot even be written down is an error.
     let outcome = run("DEL", &conf("1.1.0", Path::new("/proc/nowhere/axon.sock")));
     refused(&outcome, 5, "deleteQueue");

@@ -174,6 +174,10 @@ pub struct RuleView {
     pub index: usize,
     /// The author's words.
     pub description: String,
+    /// Labels of the rule itself.
+    pub labels: Vec<String>,
+    /// What is told with each of its verdicts.
+    pub log: String,
 }
 
 impl Controller {
@@ -251,6 +255,8 @@ impl Controller {
             description: text
                 .map(|rule| rule.description.clone())
                 .unwrap_or_default(),
+            labels: text.map(|rule| rule.labels.clone()).unwrap_or_default(),
+            log: text.map(|rule| rule.log.clone()).unwrap_or_default(),
         })
     }
 }

@@ -314,6 +314,7 @@ fn correlate(
     if !by_policy || record.policy_set == 0 {
         return;
     }
+    flow.policy_log.extend(names.log(record.rule));
     let policies = if record.rule != 0 {
         Vec::from_iter(names.rule(record.rule))
     } else if dropped {

@@ -158,6 +158,12 @@ fn unknown_numbers_do_not_pass_as_something() {
         *decode(&reserved, &names()).source.labels,
         ["reserved:host"]
     );
+    let told = EventRecord {
+        reason: 181,
+        rule: 4,
+        ..denied_syn()
+    };
+    assert_eq!(decode(&told, &names()).policy_log, ["rebels".into()]);
     // The reporting endpoint has its number even where the address has no name.
     let nameless = EventRecord {
         destination: address("10.9.9.9").into(),

@@ -44,8 +44,9 @@ pub struct Query {
 }
 
 impl Query {
-    /// Reads the pairs of a query string: `last=N`, `follow=true|false`, and
-    /// the keys of [`Filter`]. Without `last` and `follow` it is the stream of
+    /// Reads the pairs of a query string: `last=N`, `follow=true|false`,
+    /// `background=true|false` (whether drops of what kernels send by
+    /// themselves are wanted), and the keys of [`Filter`]. Without `last` and `follow` it is the stream of
     /// new flows.
     pub fn parse<'a>(
         pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -56,6 +57,9 @@ impl Query {
             match key {
                 "last" => last = Some(number(key, value, "a number of flows")?),
                 "follow" => follow = Some(number(key, value, "true or false")?),
+                "background" => {
+                    query.filter.no_background = !number(key, value, "true or false")?;
+                }
                 _ => query.filter.add(key, value)?,
             }
         }
@@ -75,6 +79,7 @@ pub struct Filter {
     verdicts: Vec<Verdict>,
     protocols: Vec<ProtocolMatch>,
     drop_reasons: Vec<u32>,
+    no_background: bool,
     directions: Vec<TrafficDirection>,
     either: Side,
     from: Side,
@@ -142,6 +147,7 @@ impl Filter {
             && any(&self.drop_reasons, |r| *r == flow.drop_reason)
             && any(&self.directions, |d| *d == flow.traffic_direction)
             && any(&self.protocols, |p| p.matches(flow.l4.as_ref()))
+            && !(self.no_background && flow.is_background())
             && self.matches_sides(flow)
     }
 

@@ -1,6 +1,6 @@
 use super::{Filter, FilterError, Query};
-use crate::testing::{denied_syn, names, reply};
-use crate::{Flow, decode};
+use crate::testing::{address, denied_syn, names, reply};
+use crate::{Flow, Icmp, Ip, Layer4, Verdict, decode};
 
 /// The flows of the test world: xwing's SYN denied, deathstar's answer traced.
 fn flows() -> [Flow; 2] {
@@ -98,6 +98,41 @@ fn what_is_no_filter_is_refused_by_name() {
                 key: key.to_owned()
             }
         );
+    }
+}
+
+/// What a kernel sends by itself and is dropped, and what only looks like it.
+#[test]
+fn background_is_left_out_when_asked() {
+    let [flow, _] = flows();
+    let quiet = Query::parse([("background", "false")]).expect("query");
+    let all = Query::parse([]).expect("query");
+    for (name, source, destination, l4, background) in [
+        ("MLD", "::", "ff02::16", Some(143), true),
+        ("router search", "fe80::1", "ff02::2", Some(133), true),
+        ("own address", "::", "ff02::1:ff00:2", Some(135), true),
+        ("neighbour", "fd00::1", "ff02::1:ff00:2", Some(135), false),
+        ("IGMP", "10.0.0.1", "224.0.0.22", None, true),
+        ("group", "10.0.0.1", "239.1.1.1", None, false),
+        ("echo", "fd00::1", "ff02::1", Some(128), false),
+        ("to one", "fd00::1", "fd00::2", Some(143), false),
+    ] {
+        let ip = Ip {
+            source: address(source),
+            destination: address(destination),
+            ..flow.ip.clone().expect("IP")
+        };
+        let l4 = l4.map(|icmp_type| Layer4::ICMPv6(Icmp { icmp_type, code: 0 }));
+        let mut flow = Flow {
+            verdict: Verdict::Dropped,
+            ip: Some(ip),
+            l4,
+            ..flow.clone()
+        };
+        assert_eq!(quiet.filter.matches(&flow), !background, "{name}");
+        assert!(all.filter.matches(&flow), "{name}");
+        flow.verdict = Verdict::Forwarded;
+        assert!(quiet.filter.matches(&flow), "{name} that passes");
     }
 }
 

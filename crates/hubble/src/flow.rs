@@ -85,9 +85,33 @@ pub struct Flow {
     /// Policies that kept it from its receiver; likewise.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ingress_denied_by: Vec<Policy>,
+    /// What the rule that decided says of its verdicts (`log.value`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policy_log: Vec<Arc<str>>,
     /// Layer 4 in words.
     #[serde(rename = "Summary", skip_serializing_if = "str::is_empty")]
     pub summary: Cow<'static, str>,
+}
+
+impl Flow {
+    /// Whether it is the drop of what a kernel sends by itself for a device
+    /// that nobody else is behind: reports of multicast groups (IGMP, MLD),
+    /// searches for routers and for whoever has one's address too.
+    pub fn is_background(&self) -> bool {
+        let Some(ip) = &self.ip else { return false };
+        if self.verdict != Verdict::Dropped || !ip.destination.is_multicast() {
+            return false;
+        }
+        match (&self.l4, ip.destination) {
+            (Some(Layer4::ICMPv6(icmp)), _) => match icmp.icmp_type {
+                130..=133 | 143 => true,
+                135 => ip.source.is_unspecified(),
+                _ => false,
+            },
+            (None, IpAddr::V4(group)) => group.octets().starts_with(&[224, 0, 0]),
+            _ => false,
+        }
+    }
 }
 
 /// What became of a packet.
@@ -337,9 +361,16 @@ pub struct Policy {
     /// Its namespace; empty for a clusterwide one.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub namespace: Arc<str>,
+    /// Labels of the rule that decided, in Cilium's text form.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub labels: Arc<[String]>,
     /// Its kind.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub kind: Arc<str>,
+}
+
+fn is_empty(list: &Arc<[String]>) -> bool {
+    list.is_empty()
 }
 
 impl From<&axon_model::Origin> for Policy {
@@ -347,6 +378,7 @@ impl From<&axon_model::Origin> for Policy {
         Self {
             name: origin.name.as_str().into(),
             namespace: origin.namespace.as_str().into(),
+            labels: Arc::default(),
             kind: origin.kind.to_string().into(),
         }
     }

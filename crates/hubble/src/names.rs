@@ -13,9 +13,9 @@ use crate::{Policy, Time};
 pub struct EndpointName {
     /// The endpoint's number if it is of this node, else 0.
     pub id: u16,
-    /// Namespace of the pod; empty for a plain process.
+    /// Namespace of the pod or process.
     pub namespace: Arc<str>,
-    /// Name of the pod; empty for a plain process.
+    /// Name of the pod or process.
     pub pod_name: Arc<str>,
 }
 
@@ -34,6 +34,9 @@ pub trait Names {
 
     /// The policy that a rule number comes from.
     fn rule(&self, rule: u32) -> Option<Policy>;
+
+    /// What a rule has told with its verdicts; `None` for nothing.
+    fn log(&self, rule: u32) -> Option<Arc<str>>;
 
     /// The policies of a policy set version that enforce a direction: those
     /// that must allow what is not to be denied.
@@ -57,6 +60,8 @@ pub struct NameTable {
     pub endpoints: HashMap<IpAddr, EndpointName>,
     /// Policies by rule number.
     pub rules: HashMap<u32, Policy>,
+    /// What rules have told with their verdicts, by rule number.
+    pub logs: HashMap<u32, Arc<str>>,
     /// Policies by set version, those that enforce ingress and those that
     /// enforce egress.
     pub sets: HashMap<u32, [Arc<[Policy]>; 2]>,
@@ -81,6 +86,10 @@ impl Names for NameTable {
 
     fn rule(&self, rule: u32) -> Option<Policy> {
         self.rules.get(&rule).cloned()
+    }
+
+    fn log(&self, rule: u32) -> Option<Arc<str>> {
+        self.logs.get(&rule).map(Arc::clone)
     }
 
     fn enforcing(&self, set: u32, direction: Direction) -> Arc<[Policy]> {

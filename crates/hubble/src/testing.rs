@@ -21,6 +21,7 @@ pub(crate) fn policy(name: &str) -> Policy {
         name: name.into(),
         namespace: "default".into(),
         kind: "CiliumNetworkPolicy".into(),
+        ..Policy::default()
     }
 }
 
@@ -55,6 +56,7 @@ pub(crate) fn names() -> NameTable {
     }
     names.rules.insert(3, policy("rule1"));
     names.rules.insert(4, policy("no-rebels"));
+    names.logs.insert(4, "rebels".into());
     names.sets.insert(9, [[policy("rule1")].into(), [].into()]);
     names.interfaces.insert(7, "axon0007".into());
     names

@@ -62,6 +62,9 @@ fn flow_text(text: &mut String, flow: &Flow, style: Style) {
     if let Some(why) = policy_text(flow) {
         let _ = write!(text, "; {why}");
     }
+    for log in &flow.policy_log {
+        let _ = write!(text, " [{log}]");
+    }
 }
 
 fn lost_text(lost: &LostEvents, style: Style) -> String {
@@ -123,9 +126,10 @@ fn side_text(
     style: Style,
 ) -> String {
     let name = match address {
-        Some(_) if !style.numeric && !endpoint.pod_name.is_empty() => {
-            format!("{}/{}", endpoint.namespace, endpoint.pod_name)
-        }
+        Some(_) if !style.numeric && !endpoint.pod_name.is_empty() => match &*endpoint.namespace {
+            "" => endpoint.pod_name.to_string(),
+            namespace => format!("{namespace}/{}", endpoint.pod_name),
+        },
         Some(IpAddr::V6(address)) if port.is_some() => format!("[{address}]"),
         Some(address) => address.to_string(),
         None => mac.unwrap_or_else(|| "?".to_owned()),

@@ -51,7 +51,7 @@ fn flows_read_as_hubble_prints_them() {
                 ..syn
             },
             "Nov 20 17:30:00.123: default/xwing:41234 (ID:1234) -> default/deathstar-1:80 (ID:5678) \
-             policy-verdict:L3-L4 INGRESS DENIED (TCP Flags: SYN); denied by default/no-rebels",
+             policy-verdict:L3-L4 INGRESS DENIED (TCP Flags: SYN); denied by default/no-rebels [rebels]",
         ),
         (
             "allowed by a rule",

@@ -159,16 +159,19 @@ pub fn detect_uplinks(node_addresses: &[IpAddr]) -> Result<Vec<String>, LinkErro
         .collect())
 }
 
-/// Groups of routing netlink: links, addresses and routes of both families.
-const GROUPS: [u32; 5] = [
+/// Groups of routing netlink: links, addresses, routes and forwarding of both
+/// families.
+const GROUPS: [u32; 7] = [
     libc::RTNLGRP_LINK,
     libc::RTNLGRP_IPV4_IFADDR,
     libc::RTNLGRP_IPV6_IFADDR,
     libc::RTNLGRP_IPV4_ROUTE,
     libc::RTNLGRP_IPV6_ROUTE,
+    libc::RTNLGRP_IPV4_NETCONF,
+    libc::RTNLGRP_IPV6_NETCONF,
 ];
 
-/// Tells when links, addresses or routes change.
+/// Tells when links, addresses or routes change, or whether the node forwards.
 pub struct Watch {
     socket: Socket,
 }

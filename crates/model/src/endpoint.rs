@@ -101,6 +101,9 @@ pub struct Endpoint {
     pub namespace: String,
     /// Name of its pod; empty for a plain process.
     pub pod_name: String,
+    /// Name of a plain process; empty for a pod.
+    #[serde(default)]
+    pub process_name: String,
     /// Unique id of its pod; empty if not known.
     pub pod_uid: String,
     /// Name of its host-side device.
@@ -127,6 +130,16 @@ pub struct Endpoint {
     pub state: EndpointState,
     /// Whether policy is only audited.
     pub audit: bool,
+}
+
+impl Endpoint {
+    /// Its name in its namespace: that of its pod, or of the process.
+    pub fn name(&self) -> &str {
+        match self.pod_name.as_str() {
+            "" => &self.process_name,
+            pod => pod,
+        }
+    }
 }
 
 mod identity_number {

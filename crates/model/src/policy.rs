@@ -81,6 +81,12 @@ pub struct Rule {
     pub entries: Vec<RuleEntry>,
     /// Free text of the author.
     pub description: String,
+    /// Labels of the rule itself (`source:key=value`); they decide nothing.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// What is told with each verdict of the rule; empty is nothing.
+    #[serde(default)]
+    pub log: String,
 }
 
 /// Whether an entry allows or denies.

@@ -40,6 +40,8 @@ fn policy(name: &str, subject: Selector, entries: Vec<RuleEntry>) -> PolicyObjec
         default_deny_egress: has(Direction::Egress),
         entries,
         description: String::new(),
+        labels: Vec::new(),
+        log: String::new(),
     };
     PolicyObject {
         origin: Origin {

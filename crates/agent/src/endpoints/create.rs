@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axon_abi::Identity;
-use axon_api::agent::{EndpointCreate, EndpointCreated};
+use axon_api::agent::{EndpointCreate, EndpointCreated, EndpointDelete};
 use axon_linux::link::{self, GATEWAY_V4, GATEWAY_V6, Netns};
 use axon_model::{Endpoint, EndpointState, Mac};
 
+use super::restore::carry_out_first;
 use super::{
     Record, Stage, addresses, allocate, device_name, disk, link_of, owner, release, remove,
 };
@@ -26,6 +27,11 @@ pub(crate) async fn create(
 ) -> Result<EndpointCreated, Refusal> {
     validate(&node, &request)?;
     let _turn = node.endpoints.alone(&request.container_id).await;
+    let queued = EndpointDelete {
+        container_id: request.container_id.clone(),
+        interface: request.interface.clone(),
+    };
+    carry_out_first(&node, queued).await?;
     let deadline = Instant::now() + node.config.ready_timeout;
     if let Some(known) = again(&node, &request).await? {
         wait_enforced(&node, &known, deadline).await?;
@@ -96,6 +102,15 @@ fn validate(node: &Node, request: &EndpointCreate) -> Result<(), Refusal> {
         return Err(Refusal::request(
             format!("pod-name {:?} without a namespace", request.pod_name),
             "give both for a pod; a plain process has no pod-name",
+        ));
+    }
+    let printable = |c: char| c.is_ascii_graphic() && c != '/';
+    let name = &request.process_name;
+    let named = !request.pod_name.is_empty() && !name.is_empty();
+    if named || name.len() > 64 || !name.chars().all(printable) {
+        return Err(Refusal::request(
+            format!("process-name {name:?} is none"),
+            "give a plain process at most 64 printable letters without slash, and a pod none",
         ));
     }
     if !request.pod_name.is_empty() && !request.labels.is_empty() {
@@ -236,6 +251,7 @@ fn reserve(node: &Node, request: &EndpointCreate) -> Result<Record, Refusal> {
         netns: request.netns.clone(),
         namespace: request.namespace.clone(),
         pod_name: request.pod_name.clone(),
+        process_name: request.process_name.clone(),
         pod_uid: request.pod_uid.clone(),
         interface: device_name(records, &request.container_id, &request.interface),
         mac: mac(request, "inside"),

@@ -44,7 +44,7 @@ fn matcher(id: &str) -> Option<Matcher> {
         "cep-name" | "pod-name" => {
             let (namespace, name) = value.split_once('/')?;
             let (namespace, name) = (namespace.to_owned(), name.to_owned());
-            Box::new(move |r| r.endpoint.namespace == namespace && r.endpoint.pod_name == name)
+            Box::new(move |r| r.endpoint.namespace == namespace && r.endpoint.name() == name)
         }
         "container-id" => Box::new(move |r| r.endpoint.container_id == value),
         "ipv4" | "ipv6" => {

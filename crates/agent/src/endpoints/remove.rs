@@ -28,6 +28,14 @@ pub(crate) async fn delete(node: Arc<Node>, request: EndpointDelete) -> Result<u
         device("interface", &request.interface)?;
     }
     let _turn = node.endpoints.alone(&request.container_id).await;
+    remove_meant(&node, &request).await
+}
+
+/// The same, with the container's turn already taken.
+pub(super) async fn remove_meant(
+    node: &Arc<Node>,
+    request: &EndpointDelete,
+) -> Result<usize, Refusal> {
     let meant = |record: &Record| {
         let endpoint = &record.endpoint;
         endpoint.container_id == request.container_id
@@ -35,7 +43,7 @@ pub(crate) async fn delete(node: Arc<Node>, request: EndpointDelete) -> Result<u
     };
     let mut removed = 0;
     for record in node.endpoints.records.all().iter().filter(|r| meant(r)) {
-        remove(&node, record).await?;
+        remove(node, record).await?;
         removed += 1;
     }
     Ok(removed)

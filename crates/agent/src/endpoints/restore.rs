@@ -11,7 +11,7 @@ use axon_model::EndpointState;
 use super::create::pod;
 use super::{Record, Records, Stage, owner, remove};
 use crate::node::{Node, lock};
-use crate::problem::chain;
+use crate::problem::{Refusal, chain};
 use crate::store::{ENDPOINTS, IPAM, Store, StoreError};
 
 /// Reads what is on disk. A file that cannot be understood is told and left
@@ -136,19 +136,36 @@ pub(crate) async fn carry_out_queue(node: &Arc<Node>) {
                 continue;
             }
         };
-        let container = request.container_id.clone();
-        match super::delete(Arc::clone(node), request).await {
-            Ok(removed) => tracing::info!(container, removed, "queued deletion is carried out"),
-            Err(refusal) if refusal.status.is_client_error() => {
-                tracing::warn!(container, error = %refusal, "queued deletion makes no sense");
-            }
-            Err(refusal) => {
-                tracing::warn!(container, error = %refusal, "queued deletion waits");
-                continue;
-            }
-        }
-        if let Err(error) = node.queue.remove(&name) {
-            tracing::warn!(error = chain(&error), "a queued deletion cannot be removed");
+        let _turn = node.endpoints.alone(&request.container_id).await;
+        // An ADD may have been quicker: what it has made is not meant.
+        if node.queue.has(&name)
+            && let Err(refusal) = carry_out(node, &name, &request).await
+        {
+            let container = request.container_id;
+            tracing::warn!(container, error = %refusal, "queued deletion waits");
         }
     }
+}
+
+/// Carries out what is queued for an attachment that is about to be made: it
+/// is older, and must not hit what comes now. The container's turn is taken.
+pub(super) async fn carry_out_first(
+    node: &Arc<Node>,
+    request: EndpointDelete,
+) -> Result<(), Refusal> {
+    let name = request.queue_file();
+    if node.queue.has(&name) {
+        carry_out(node, &name, &request).await?;
+    }
+    Ok(())
+}
+
+async fn carry_out(node: &Arc<Node>, name: &str, request: &EndpointDelete) -> Result<(), Refusal> {
+    let container = &request.container_id;
+    let removed = super::remove::remove_meant(node, request).await?;
+    tracing::info!(container, removed, "queued deletion is carried out");
+    if let Err(error) = node.queue.remove(name) {
+        tracing::warn!(error = chain(&error), "a queued deletion cannot be removed");
+    }
+    Ok(())
 }

@@ -102,6 +102,7 @@ fn show(node: &Node, view: &View, record: &Record) -> EndpointView {
             policy: policy(node, view, record),
             external_identifiers: ExternalIdentifiers {
                 container_id: endpoint.container_id.clone(),
+                container_name: endpoint.process_name.clone(),
                 cni_attachment_id: format!(
                     "{}:{}",
                     endpoint.container_id, endpoint.container_interface

@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::body::to_bytes;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -20,7 +23,7 @@ use tokio::sync::Semaphore;
 use crate::node::Node;
 use crate::problem::Refusal;
 
-pub(crate) use socket::bind;
+pub(crate) use socket::{SocketFile, bind};
 
 /// Requests that are worked on at a time; the 100 pods of a busy minute fit.
 const REQUESTS_MAX: usize = 256;
@@ -28,6 +31,8 @@ const REQUESTS_MAX: usize = 256;
 const MONITORS_MAX: usize = 32;
 /// Bytes of a body. A GC names every attachment of a node.
 const BODY_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of what the router says of a request that it refuses.
+const REFUSAL_MAX: usize = 4096;
 
 /// What handlers go by.
 pub(crate) struct Api {
@@ -77,6 +82,7 @@ fn router(node: Arc<Node>) -> Router {
         .fallback(absent)
         .method_not_allowed_fallback(other_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::map_response(as_problem))
         .with_state(api)
 }
 
@@ -99,6 +105,20 @@ async fn bounded(State(api): State<Arc<Api>>, request: Request, next: Next) -> R
         .metrics
         .answered(&path, &method, code, started.elapsed());
     response
+}
+
+/// Has what the router itself refuses (a path that is no UTF-8, a body that is
+/// too long) told as everything else is.
+async fn as_problem(response: Response) -> Response {
+    let status = response.status();
+    let json = HeaderValue::from_static("application/json");
+    let told = response.headers().get(CONTENT_TYPE) == Some(&json);
+    if told || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let text = to_bytes(response.into_body(), REFUSAL_MAX).await;
+    let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
+    Refusal::router(status, text).into_response()
 }
 
 async fn absent(request: Request) -> Refusal {

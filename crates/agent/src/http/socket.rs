@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use tokio::net::UnixListener;
@@ -12,9 +12,39 @@ use tokio::net::UnixListener;
 /// Root and the group may speak to the agent, nobody else.
 const MODE: u32 = 0o660;
 
+/// The file of a socket that somebody listens at; it goes with this value.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    /// Which file it is: another agent may have put its own in its place.
+    inode: (u64, u64),
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            inode: inode(path)?,
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
 /// Listens at a path. A socket that nobody answers at is replaced; the new one
 /// appears with its owner and mode already set.
-pub(crate) fn bind(path: &Path, group: &str) -> anyhow::Result<UnixListener> {
+pub(crate) fn bind(path: &Path, group: &str) -> anyhow::Result<(UnixListener, SocketFile)> {
     if UnixStream::connect(path).is_ok() {
         bail!(
             "socket-path {}: another agent answers there",
@@ -38,7 +68,8 @@ pub(crate) fn bind(path: &Path, group: &str) -> anyhow::Result<UnixListener> {
     chown(&aside, None, gid).with_context(|| format!("giving {} to {group}", aside.display()))?;
     fs::set_permissions(&aside, fs::Permissions::from_mode(MODE))?;
     fs::rename(&aside, path).with_context(|| format!("socket-path {}", path.display()))?;
-    Ok(listener)
+    let file = SocketFile::new(path).with_context(|| format!("socket-path {}", path.display()))?;
+    Ok((listener, file))
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -68,7 +99,7 @@ mod tests {
     async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("run/axon.sock");
-        let first = bind(&path, "no-such-group").expect("bind");
+        let (first, file) = bind(&path, "no-such-group").expect("bind");
         let mode = std::fs::metadata(&path)
             .expect("socket")
             .permissions()
@@ -77,6 +108,10 @@ mod tests {
         assert!(bind(&path, "").is_err(), "somebody listens");
         drop(first);
         assert!(path.exists(), "stale");
-        bind(&path, "").expect("bind again");
+        let (second, own) = bind(&path, "").expect("bind again");
+        drop(file);
+        assert!(path.exists(), "another's file stays");
+        drop((second, own));
+        assert!(!path.exists(), "one's own goes");
     }
 }

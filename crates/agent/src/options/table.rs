@@ -225,7 +225,7 @@ pub const OPTIONS: &[Spec] = &[
         "monitor-aggregation",
         Text,
         "medium",
-        "How much of an established flow is reported: none, low, medium, maximum",
+        "How much is reported of an established flow: none or low (each packet, where it goes to), medium (by interval and new TCP flags), maximum (by interval)",
     ),
     option(
         "monitor-aggregation-interval",

@@ -175,6 +175,40 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
         });
     }
 
+    /// Runs another agent, with a state and a socket of its own, that wants the
+    /// same pins; how it ended, and what it said.
+    pub(crate) fn second(&self, name: &str) -> (std::process::ExitStatus, String) {
+        let flags = self
+            .flags()
+            .replace("state", name)
+            .replace("axon.sock", &format!("{name}.sock"))
+            + "\n--agent-health-port=0";
+        let output = Command::new("nsenter")
+            .arg(format!("--net={}", self.node.display()))
+            .arg(std::env::current_exe().expect("path of this test"))
+            .args(["--exact", "agent", "--nocapture"])
+            .env(
+                FLAGS,
+                flags.replace(&format!("--{name}-dir"), "--state-dir"),
+            )
+            .output()
+            .expect("agent");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status, String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// Whether there is such a file of the node.
+    pub(crate) fn exists(&self, name: &str) -> bool {
+        self.path(name).exists()
+    }
+
+    /// Reads or writes a setting of the node's kernel.
+    pub(crate) fn sysctl(&self, arguments: &[&str]) -> String {
+        let netns = format!("--net={}", self.node.display());
+        let output = run(&[&["nsenter", &netns, "sysctl", "-n"], arguments].concat());
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
     /// Ends the agent as a power cut would.
     pub(crate) fn kill(&mut self) {
         let mut child = self.agent.take().expect("an agent");

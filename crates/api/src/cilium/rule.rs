@@ -2,8 +2,10 @@
 
 use axon_abi::Direction;
 use axon_model::{
-    Action, Operator, Peers, Ports, Requirement, Rule, RuleEntry, Selector, Subject, source,
+    Action, Label, Operator, Peers, Ports, Requirement, Rule, RuleEntry, Selector, Subject, source,
 };
+
+use serde_json::Value;
 
 use super::peers::{PeerLists, Scope, cidr, cidr_rule, endpoints, entity, key};
 use super::policy::{
@@ -114,11 +116,42 @@ fn rule_to_model(rule: &PolicyRule, path: &str, namespace: &str) -> Result<Rule,
         default_deny_egress: rule.enable_default_deny.egress.unwrap_or(egress),
         entries,
         description: rule.description.clone(),
+        labels: labels(&rule.labels, &format!("{path}.labels"))?,
+        log: field(&rule.log, "value").to_owned(),
     })
 }
 
 fn some<T>(list: Option<&Vec<T>>) -> bool {
     list.is_some_and(|list| !list.is_empty())
+}
+
+/// The labels of the rule itself: Cilium's maps of key, value and source, or
+/// texts.
+fn labels(tree: &Value, path: &str) -> Result<Vec<String>, FieldError> {
+    let list = match tree {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(list) => list,
+        other => return Err(FieldError::new(path, format!("{other} is no list"))),
+    };
+    let label = |(n, item): (usize, &Value)| {
+        let [source, key, value] = ["source", "key", "value"].map(|name| field(item, name));
+        let label = match (item, source, key) {
+            (Value::String(text), ..) => text.parse::<Label>().ok(),
+            (_, _, "") => None,
+            (_, "", key) => Some(Label::new(source::UNSPEC, key, value)),
+            (_, source, key) => Some(Label::new(source, key, value)),
+        };
+        let expected = "expected a map of key, value and source, or source:key=value";
+        label
+            .map(|label| label.to_string())
+            .ok_or_else(|| FieldError::new(format!("{path}[{n}]"), format!("{item}; {expected}")))
+    };
+    list.iter().enumerate().map(label).collect()
+}
+
+/// A text of a map; empty if there is none.
+fn field<'a>(tree: &'a Value, name: &str) -> &'a str {
+    tree.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn check_log(rule: &PolicyRule, path: &str) -> Result<(), FieldError> {

@@ -143,6 +143,8 @@ impl NetworkPolicySpec {
             default_deny_egress: egress,
             entries,
             description: String::new(),
+            labels: Vec::new(),
+            log: String::new(),
         }])
     }
 

@@ -29,13 +29,14 @@ struct Head {
     metadata: k8s::Metadata,
 }
 
-/// Adds what a document holds to the manifest.
+/// Adds what a document holds to the manifest, or to what is malformed.
 pub(super) fn document(
     tree: Value,
     chunk: &str,
     first_line: usize,
     manifest: &mut Manifest,
-) -> Result<(), ManifestError> {
+    malformed: &mut Vec<ManifestError>,
+) {
     let line_of = |path: &str| locate(chunk, first_line, path);
     match tree {
         Value::Object(mut map)
@@ -47,15 +48,15 @@ pub(super) fn document(
                 Some(Value::Array(items)) => items,
                 Some(other) => {
                     let error = FieldError::new("items", format!("{other} is no list"));
-                    return Err(at(error, "", &line_of));
+                    malformed.push(at(error, "", &line_of));
+                    return;
                 }
             };
             for (n, item) in items.into_iter().enumerate() {
-                object(item, &format!("items[{n}]"), &line_of, manifest)?;
+                malformed.extend(object(item, &format!("items[{n}]"), &line_of, manifest).err());
             }
-            Ok(())
         }
-        tree => object(tree, "", &line_of, manifest),
+        tree => malformed.extend(object(tree, "", &line_of, manifest).err()),
     }
 }
 

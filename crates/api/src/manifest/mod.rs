@@ -29,6 +29,19 @@ use value::Bounds;
 /// policy whose form is right but which cannot be put in force is among
 /// [`Manifest::refused`] instead.
 pub fn parse(text: &[u8]) -> Result<Manifest, ManifestError> {
+    let (manifest, malformed) = judge(text)?;
+    match malformed.into_iter().next() {
+        Some(first) => Err(first),
+        None => Ok(manifest),
+    }
+}
+
+/// Reads a text to its end, whatever is wrong with some of its objects: what
+/// is in it, and every object whose form is wrong, in their order.
+///
+/// # Errors
+/// There is no telling the documents of the text apart.
+pub fn judge(text: &[u8]) -> Result<(Manifest, Vec<ManifestError>), ManifestError> {
     if text.len() > value::TEXT_BYTES_MAX {
         return Err(ManifestError::of_text(format!(
             "has {} bytes; expected at most {}",
@@ -45,10 +58,15 @@ pub fn parse(text: &[u8]) -> Result<Manifest, ManifestError> {
     })?;
     let bounds = Bounds::default();
     let mut manifest = Manifest::default();
+    let mut malformed = Vec::new();
     for (first_line, chunk) in split::documents(text) {
-        if let Some(tree) = value::read(chunk, first_line, &bounds)? {
-            decode::document(tree, chunk, first_line, &mut manifest)?;
+        match value::read(chunk, first_line, &bounds) {
+            Ok(None) => {}
+            Ok(Some(tree)) => {
+                decode::document(tree, chunk, first_line, &mut manifest, &mut malformed);
+            }
+            Err(error) => malformed.push(error),
         }
     }
-    Ok(manifest)
+    Ok((manifest, malformed))
 }

@@ -193,6 +193,8 @@ fn policy_reaches_endpoints_by_a_set_that_is_there_first() {
         origin: origin("p"),
         index: 0,
         description: "says p".into(),
+        labels: Vec::new(),
+        log: String::new(),
     };
     assert_eq!(rule, Some(expected));
 

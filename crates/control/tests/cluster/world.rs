@@ -166,6 +166,8 @@ impl Cluster {
             default_deny_egress: entries.iter().any(|e| e.direction == Direction::Egress),
             entries,
             description: format!("says {name}"),
+            labels: Vec::new(),
+            log: String::new(),
         };
         let policy = PolicyObject {
             origin: origin(name),

@@ -165,6 +165,8 @@ fn rule() -> impl Strategy<Value = Rule> {
         default_deny_egress: e,
         entries,
         description: String::new(),
+        labels: Vec::new(),
+        log: String::new(),
     })
 }
 
