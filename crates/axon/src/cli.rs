@@ -11,7 +11,8 @@ Exit status:
   2  the arguments are wrong
   3  no agent answers at the socket
   4  there is no such thing
-`axon run` ends with the exit status of its command.
+`axon run`, `axon lab exec` and `axon lab node` end with the exit status of
+their command, `axon lab connect` with one that its own help tells.
 
 Environment:
   AXON_SOCKET  the agent's socket, as --socket
@@ -73,8 +74,8 @@ pub(crate) enum Verb {
     Metrics(cmd::metrics::Args),
     /// Put the state, maps and logs of this node into one archive.
     ///
-    /// What cannot be had (an agent that is away, a tool that is not installed) is
-    /// noted in `errors.txt` of the archive; the rest is there. Maps of an agent
+    /// What cannot be had (because the agent is away, say) is noted in `errors.txt`
+    /// of the archive, and tools that are not installed are told; the rest is there. Maps of an agent
     /// that is away are read from the kernel.
     Sysdump(cmd::sysdump::Args),
     /// Versions of this program and of the agent.

@@ -43,6 +43,17 @@ pub(crate) struct Common {
     pub(crate) output: Format,
 }
 
+/// Arguments of a verb that has verbs of its own, all of which print what the
+/// agent answers.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Asking<V: clap::Subcommand> {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: V,
+}
+
 impl Common {
     /// A client of the agent.
     pub(crate) fn client(&self) -> Client {

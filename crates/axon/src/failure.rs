@@ -118,7 +118,8 @@ impl From<io::Error> for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self::new(format!("{error:#}"))
+        let absent = error.downcast_ref::<axon_lab::Absent>().is_some();
+        Self::new(format!("{error:#}")).code(if absent { ABSENT } else { FAILED })
     }
 }
 

@@ -102,6 +102,23 @@ fn wrong_arguments_are_refused_by_name() {
 }
 
 #[test]
+fn labs_that_are_not_up_are_no_such_thing() {
+    for verb in [
+        &["status"][..],
+        &["exec", "xwing", "--", "true"],
+        &["node", "endor", "--", "true"],
+        &["logs"],
+        &["logs", "endor"],
+        &["logs", "default/xwing"],
+    ] {
+        let output = axon(&[&["lab", "-L", "axt-nowhere"], verb].concat());
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(4), "{verb:?}: {text}");
+        assert!(text.starts_with("error: "), "{verb:?}: {text}");
+    }
+}
+
+#[test]
 fn policies_are_validated_without_an_agent() {
     let dir = tempfile::tempdir().expect("directory");
     let file = |name: &str, text: &str| {
@@ -157,12 +174,16 @@ fn a_sysdump_notes_what_is_missing() {
     let file = dir.path().join("dump.tar.gz");
     let output = axon(&[
         "sysdump",
+        "-o",
+        "json",
         "--bpf-root",
         "/nonexistent",
         "--output-file",
         &file.to_string_lossy(),
     ]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["file"], *file.to_string_lossy());
     let archive = std::fs::File::open(&file).expect("archive");
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(archive));
     let mut names = Vec::new();
@@ -190,5 +211,6 @@ fn a_sysdump_notes_what_is_missing() {
         errors.contains("api/status.json: no agent answers"),
         "{errors}"
     );
+    assert!(!errors.contains("node/"), "{errors}");
     assert!(errors.contains("bpf/ct.json: "), "{errors}");
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::connect::ConnectArgs;
@@ -14,7 +14,7 @@ use crate::enter::{self, EnterArgs, Place};
 use crate::manifest::Object;
 use crate::paths::Lab;
 use crate::serve::Service;
-use crate::{connect, demo, dns, serve, status, supervisor, up, wait};
+use crate::{Absent, connect, demo, dns, serve, status, supervisor, up, wait};
 
 /// Arguments of `axon lab`.
 #[derive(Debug, Args)]
@@ -242,10 +242,10 @@ fn pod_place(lab: &Lab, target: &str) -> Result<Place> {
             .iter()
             .map(|pod| format!("{}/{}", pod.namespace, pod.name))
             .collect();
-        bail!(
+        return Err(Absent::error(format!(
             "no pod {namespace}/{name} runs; there are: {}",
             known.join(", ")
-        );
+        )));
     };
     Ok(serde_json::from_slice(&text)?)
 }
@@ -267,13 +267,11 @@ fn on_node(lab: &Lab, inside: &Inside) -> Result<()> {
         }
     };
     if !place.netns.as_ref().is_some_and(|netns| netns.exists()) {
-        let nodes = control::report(lab)?.nodes;
-        let known: Vec<String> = nodes.into_iter().map(|node| node.name).collect();
-        bail!(
+        return Err(Absent::error(format!(
             "no node {}; there are: {}, outside",
             inside.target,
-            known.join(", ")
-        );
+            nodes_of(lab)?
+        )));
     }
     let env = [
         ("PATH", enter::search_path()?),
@@ -285,17 +283,35 @@ fn on_node(lab: &Lab, inside: &Inside) -> Result<()> {
     Ok(())
 }
 
+/// The names of a lab's nodes, for people.
+fn nodes_of(lab: &Lab) -> Result<String> {
+    let nodes = control::report(lab)?.nodes;
+    let names: Vec<String> = nodes.into_iter().map(|node| node.name).collect();
+    Ok(names.join(", "))
+}
+
 fn logs(lab: &Lab, of: Option<&str>) -> Result<()> {
     let files = match of {
+        None if !lab.log().exists() => {
+            let text = format!("lab {} is not up, and has no log", lab.name);
+            return Err(Absent::error(text));
+        }
         None => vec![lab.log()],
         Some(pod) if pod.contains('/') => {
             let (namespace, name) = pod.split_once('/').unwrap_or_default();
             let dir = lab.pod(namespace, name).root;
-            let entries = std::fs::read_dir(&dir).with_context(|| format!("no pod {pod}"))?;
+            let entries = std::fs::read_dir(&dir)
+                .map_err(|error| Absent::error(format!("no pod {pod}: {error}")))?;
             let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
             files.retain(|f| f.extension().is_some_and(|e| e == "log"));
             files.sort();
             files
+        }
+        Some(node) if !lab.node(node).log().exists() => {
+            return Err(Absent::error(format!(
+                "no node {node}; there are: {}",
+                nodes_of(lab)?
+            )));
         }
         Some(node) => vec![lab.node(node).log()],
     };

@@ -30,8 +30,16 @@ pub(crate) enum How {
     Icmp,
 }
 
+const EXIT: &str = "\
+Exit status:
+  0  every time it was answered
+  1  refused at least once (a reset, an ICMP error)
+  2  no answer at least once, or the arguments are wrong
+";
+
 /// Arguments of `axon lab connect`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXIT)]
 pub struct ConnectArgs {
     /// How to talk.
     #[arg(value_enum)]

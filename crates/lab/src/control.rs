@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::Absent;
 use crate::manifest::{Id, Object};
 use crate::paths::Lab;
 
@@ -41,6 +42,9 @@ pub(crate) enum Response {
     Refused {
         /// Why.
         reason: String,
+        /// It is because there is no such thing.
+        #[serde(default)]
+        absent: bool,
     },
 }
 
@@ -113,22 +117,26 @@ pub(crate) struct PodReport {
 /// It is not there, or refuses.
 pub(crate) fn ask(lab: &Lab, request: &Request) -> Result<Response> {
     let socket = lab.socket();
-    let mut stream = UnixStream::connect(&socket).with_context(|| {
-        format!(
-            "lab {0} is not up; bring it up with `axon lab up DIR`, or clear a crashed one away \
-             with `axon lab down --name {0}`",
+    let mut stream = UnixStream::connect(&socket).map_err(|error| {
+        Absent::error(format!(
+            "lab {0} is not up; bring it up with `axon lab -L {0} up DIR`, or clear a crashed one \
+             away with `axon lab -L {0} down`: {error}",
             lab.name
-        )
+        ))
     })?;
     serde_json::to_writer(&mut stream, request)?;
     stream.write_all(b"\n")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
     let response = serde_json::from_str(&line).context("the supervisor went away")?;
-    if let Response::Refused { reason } = response {
-        bail!("{reason}");
+    match response {
+        Response::Refused {
+            reason,
+            absent: true,
+        } => Err(Absent::error(reason)),
+        Response::Refused { reason, .. } => bail!("{reason}"),
+        response => Ok(response),
     }
-    Ok(response)
 }
 
 /// Asks how the lab is.

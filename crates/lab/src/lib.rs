@@ -44,3 +44,22 @@ mod wait;
 mod wire;
 
 pub use cli::run;
+
+/// There is no such lab, node, pod or object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent(String);
+
+impl Absent {
+    /// What there is not, in a sentence.
+    pub(crate) fn error(what: impl Into<String>) -> anyhow::Error {
+        Self(what.into()).into()
+    }
+}
+
+impl std::fmt::Display for Absent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Absent {}

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use crate::Absent;
 use crate::control::{PodReport, Report, Request, Response};
 use crate::manifest::{Id, Object};
 use crate::node;
@@ -97,7 +98,7 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> Result<()> {
         Ok(Request::Delete { ids }) => answer(change(shared, |all| {
             for id in &ids {
                 if all.remove(id).is_none() {
-                    bail!("there is no {id}");
+                    return Err(Absent::error(format!("there is no {id}")));
                 }
             }
             Ok(())
@@ -119,6 +120,7 @@ fn answer(outcome: Result<()>) -> Response {
 fn refused(error: &anyhow::Error) -> Response {
     Response::Refused {
         reason: format!("{error:#}"),
+        absent: error.is::<Absent>(),
     }
 }
 

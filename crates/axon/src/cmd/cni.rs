@@ -89,6 +89,7 @@ struct Install {
 
 /// What was done to files.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct Report {
     written: Vec<PathBuf>,
     removed: Vec<PathBuf>,

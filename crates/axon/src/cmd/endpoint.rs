@@ -3,28 +3,22 @@
 use axon_api::agent::EndpointView;
 use axon_cni::http::escape;
 
-use crate::client::Common;
+use crate::client::Asking;
 use crate::failure::Failure;
 use crate::output::{or_dash, print, table};
 
 /// Arguments of `axon endpoint`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    common: Common,
-    #[command(subcommand)]
-    verb: Verb,
-}
+pub(crate) type Args = Asking<Verb>;
 
 #[derive(Debug, clap::Subcommand)]
-enum Verb {
+pub(crate) enum Verb {
     /// Every workload of this node: who it is, its addresses, whether policy is
     /// enforced and whether it is ready.
     List,
     /// One workload in full.
     Get {
-        /// A number (`12`), a pod (`default/xwing`), an address, `container-id:ID`,
-        /// or `cni-attachment-id:ID:INTERFACE`.
+        /// A number (`12`), a pod or process (`default/xwing`), an address,
+        /// `container-id:ID` or `cni-attachment-id:ID:INTERFACE`.
         id: String,
     },
 }
@@ -84,14 +78,17 @@ fn list(endpoints: &[EndpointView]) -> String {
     table(header, rows)
 }
 
-/// The pod, or the container of a plain process.
+/// The pod, the plain process, or else the container.
 fn name(endpoint: &EndpointView) -> String {
     let who = &endpoint.status.external_identifiers;
-    or_dash(if who.pod_name.is_empty() {
-        &who.container_id
-    } else {
-        &who.pod_name
-    })
+    if !who.pod_name.is_empty() {
+        return who.pod_name.clone();
+    }
+    match (who.k8s_namespace.as_str(), who.container_name.as_str()) {
+        (_, "") => or_dash(&who.container_id),
+        ("", process) => process.to_owned(),
+        (namespace, process) => format!("{namespace}/{process}"),
+    }
 }
 
 fn enforcement(endpoint: &EndpointView, on: bool) -> String {

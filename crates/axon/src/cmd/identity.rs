@@ -3,21 +3,15 @@
 use axon_api::agent::IdentityView;
 use axon_model::Label;
 
-use crate::client::Common;
+use crate::client::Asking;
 use crate::failure::Failure;
 use crate::output::{print, table};
 
 /// Arguments of `axon identity`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    common: Common,
-    #[command(subcommand)]
-    verb: Verb,
-}
+pub(crate) type Args = Asking<Verb>;
 
 #[derive(Debug, clap::Subcommand)]
-enum Verb {
+pub(crate) enum Verb {
     /// Every identity that the agent knows, with its labels.
     List,
     /// One identity.

@@ -2,21 +2,15 @@
 
 use axon_api::agent::IpView;
 
-use crate::client::Common;
+use crate::client::Asking;
 use crate::failure::Failure;
 use crate::output::{or_dash, print, table};
 
 /// Arguments of `axon ip`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    common: Common,
-    #[command(subcommand)]
-    verb: Verb,
-}
+pub(crate) type Args = Asking<Verb>;
 
 #[derive(Debug, clap::Subcommand)]
-enum Verb {
+pub(crate) enum Verb {
     /// Every prefix with its identity, its pod, the node that serves it, and
     /// where that is known from.
     List,

@@ -4,21 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::client::Common;
+use crate::client::Asking;
 use crate::failure::Failure;
 use crate::output::{or_dash, print, table};
 
 /// Arguments of `axon metrics`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    common: Common,
-    #[command(subcommand)]
-    verb: Verb,
-}
+pub(crate) type Args = Asking<Verb>;
 
 #[derive(Debug, clap::Subcommand)]
-enum Verb {
+pub(crate) enum Verb {
     /// Every metric with its labels and value.
     List {
         /// Only those whose name matches a regular expression.

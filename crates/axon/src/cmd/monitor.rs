@@ -102,6 +102,10 @@ struct Selection {
     /// Port of the receiver.
     #[arg(long, value_name = "PORT", value_delimiter = ',')]
     to_port: Vec<String>,
+    /// Also drops of what kernels send by themselves for every device:
+    /// reports of multicast groups, searches for routers.
+    #[arg(long)]
+    background: bool,
 }
 
 impl Selection {
@@ -135,6 +139,9 @@ impl Selection {
         ];
         let mut filter = Filter::default();
         let mut pairs = Vec::new();
+        if !self.background() {
+            pairs.push(("background", "false"));
+        }
         for (key, values) in keys {
             for value in values {
                 filter
@@ -176,6 +183,14 @@ pub(crate) struct MonitorArgs {
     selection: Selection,
     #[command(flatten)]
     look: Look,
+}
+
+impl Selection {
+    /// Whether drops of background are wanted: a reason that is asked for by
+    /// name is wanted whatever it was.
+    fn background(&self) -> bool {
+        self.background || !self.drop_reason.is_empty()
+    }
 }
 
 /// Arguments of `axon observe`.
@@ -272,7 +287,16 @@ mod tests {
         let pairs = selection.pairs().expect("pairs");
         assert_eq!(
             super::path(&pairs, 5, false),
-            "/v1/monitor?last=5&follow=false&type=drop&pod=default%2Fxwing&label=k8s:a%3Db"
+            "/v1/monitor?last=5&follow=false&background=false&type=drop&pod=default%2Fxwing&label=k8s:a%3Db"
+        );
+        let by_name = Selection {
+            drop_reason: vec!["176".to_owned()],
+            ..Selection::default()
+        };
+        assert_eq!(
+            by_name.pairs().expect("pairs"),
+            [("drop-reason", "176")],
+            "what is asked for by name is not left out"
         );
         let wrong = Selection {
             port: vec!["http".to_owned()],

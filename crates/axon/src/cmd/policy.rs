@@ -1,28 +1,24 @@
 //! `axon policy`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use axon_api::agent::{PolicyView, SelectorView};
-use axon_api::manifest;
+use axon_api::manifest::{self, ManifestError};
+use axon_model::PolicyObject;
 use serde::Serialize;
 
-use crate::client::Common;
+use crate::client::Asking;
 use crate::failure::{ABSENT, FAILED, Failure};
 use crate::output::{Format, or_dash, print, table};
 
 /// Arguments of `axon policy`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    common: Common,
-    #[command(subcommand)]
-    verb: Verb,
-}
+pub(crate) type Args = Asking<Verb>;
 
 #[derive(Debug, clap::Subcommand)]
-enum Verb {
+pub(crate) enum Verb {
     /// The policies in force, and the endpoints that each one selects.
     ///
     /// With `-o json`: the rules as the agent understands them.
@@ -88,9 +84,10 @@ fn policies(view: &PolicyView) -> String {
             policy.origin.kind.to_string(),
             policy.rules.len().to_string(),
             or_dash(&numbers(&endpoints)),
+            or_dash(&labels(policy)),
         ]
     });
-    let policies = table(["POLICY", "KIND", "RULES", "ENDPOINTS"], rows);
+    let policies = table(["POLICY", "KIND", "RULES", "ENDPOINTS", "LABELS"], rows);
     let rows = view.sets.iter().map(|set| {
         [
             set.set.to_string(),
@@ -102,6 +99,13 @@ fn policies(view: &PolicyView) -> String {
     });
     let sets = table(["SET", "ENDPOINTS", "CLASSES", "ENTRIES", "POLICIES"], rows);
     format!("Revision: {}\n\n{policies}\n{sets}", view.revision)
+}
+
+/// The labels of a policy's rules, each once.
+fn labels(policy: &PolicyObject) -> String {
+    let labels = policy.rules.iter().flat_map(|rule| &rule.labels);
+    let labels: BTreeSet<&str> = labels.map(String::as_str).collect();
+    Vec::from_iter(labels).join(", ")
 }
 
 fn selectors(view: &[SelectorView]) -> String {
@@ -144,16 +148,15 @@ fn validate(files: &[PathBuf], format: Format) -> Result<ExitCode, Failure> {
 
 fn findings_of(file: &Path, text: &[u8]) -> Vec<Finding> {
     let file = file.display().to_string();
-    let manifest = match manifest::parse(text) {
-        Ok(manifest) => manifest,
-        Err(error) => {
-            return vec![Finding {
-                file,
-                line: error.line,
-                object: String::new(),
-                error: error.to_string(),
-            }];
-        }
+    let form = |error: &ManifestError| Finding {
+        file: file.clone(),
+        line: error.line,
+        object: String::new(),
+        error: error.to_string(),
+    };
+    let (manifest, malformed) = match manifest::judge(text) {
+        Ok(judged) => judged,
+        Err(error) => return vec![form(&error)],
     };
     let refused = manifest.refused.iter().map(|refusal| Finding {
         file: file.clone(),
@@ -167,7 +170,8 @@ fn findings_of(file: &Path, text: &[u8]) -> Vec<Finding> {
         object: format!("{} {}", document.kind, document.key),
         error: String::new(),
     });
-    let mut findings: Vec<Finding> = refused.chain(accepted).collect();
+    let malformed = malformed.iter().map(form);
+    let mut findings: Vec<Finding> = malformed.chain(refused).chain(accepted).collect();
     findings.sort_by_key(|finding| finding.line);
     findings
 }
@@ -229,8 +233,8 @@ mod tests {
             "\
 Revision: 4
 
-POLICY         KIND           RULES  ENDPOINTS
-default/rule1  NetworkPolicy  0      12, 13
+POLICY         KIND           RULES  ENDPOINTS  LABELS
+default/rule1  NetworkPolicy  0      12, 13     -
 
 SET  ENDPOINTS  CLASSES  ENTRIES  POLICIES
 2    12, 13     1        3        default/rule1
@@ -249,8 +253,21 @@ SET  ENDPOINTS  CLASSES  ENTRIES  POLICIES
         let findings = super::findings_of(Path::new("f.yaml"), good);
         assert_eq!(findings.len(), 1);
         assert_eq!((findings[0].line, findings[0].error.as_str()), (1, ""));
-        let findings = super::findings_of(Path::new("f.yaml"), b"a: [1\n");
-        assert_eq!(findings.len(), 1);
-        assert!(!findings[0].error.is_empty());
+        let mixed = [
+            &b"a: [1\n---\n"[..],
+            good,
+            b"---\nkind: Pod\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: A}\n",
+        ]
+        .concat();
+        let findings = super::findings_of(Path::new("f.yaml"), &mixed);
+        let wrong: Vec<(usize, bool)> = findings
+            .iter()
+            .map(|f| (f.line, !f.error.is_empty()))
+            .collect();
+        assert_eq!(
+            wrong,
+            [(2, true), (2, false), (6, true), (9, true)],
+            "{findings:?}"
+        );
     }
 }

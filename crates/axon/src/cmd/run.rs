@@ -34,7 +34,8 @@ pub(crate) struct Args {
     /// pods; an empty one is none.
     #[arg(short, long, default_value = "default")]
     namespace: String,
-    /// A name for lists of endpoints [default: that of the command].
+    /// A name for lists of endpoints and for flows [default: that of the
+    /// command].
     #[arg(long)]
     name: Option<String>,
     /// An address to ask for; one of each family.
@@ -55,8 +56,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     })?;
     // By our own descriptor: when we are gone, so is the path.
     let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+    let process_name = process_name(args);
     let attachment = EndpointDelete {
-        container_id: container_id(args),
+        container_id: container_id(&process_name),
         interface: INTERFACE.to_owned(),
     };
     let order = EndpointCreate {
@@ -64,6 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         interface: attachment.interface.clone(),
         netns: path.clone(),
         namespace: args.namespace.clone(),
+        process_name,
         labels: args.labels.iter().cloned().collect(),
         ips: args.ip.clone(),
         ..EndpointCreate::default()
@@ -89,8 +92,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     result
 }
 
-/// Unique on the node, in the characters that container ids may have.
-fn container_id(args: &Args) -> String {
+/// What lists and flows call the command, in the characters that container ids
+/// may have.
+fn process_name(args: &Args) -> String {
     let command = args.command.first().map(std::path::Path::new);
     let name = match &args.name {
         Some(name) => name.clone(),
@@ -100,8 +104,7 @@ fn container_id(args: &Args) -> String {
             .to_string_lossy()
             .into_owned(),
     };
-    let name: String = name
-        .chars()
+    name.chars()
         .map(|c| {
             if c.is_ascii_alphanumeric() || "-_.".contains(c) {
                 c
@@ -110,7 +113,11 @@ fn container_id(args: &Args) -> String {
             }
         })
         .take(64)
-        .collect();
+        .collect()
+}
+
+/// Unique on the node.
+fn container_id(name: &str) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

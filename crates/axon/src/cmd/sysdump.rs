@@ -1,19 +1,21 @@
 //! `axon sysdump`.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axon_api::agent::DEFAULT_BPF_ROOT;
+use axon_api::agent::{DEFAULT_BPF_ROOT, Status};
 use axon_api::maps::MapName;
 use axon_hubble::Time;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use serde::Serialize;
 
 use crate::client::Common;
 use crate::failure::Failure;
+use crate::output::print;
 
 /// Bytes of one file in the archive, at most; of a log the last ones.
 const FILE_MAX: u64 = 64 * 1024 * 1024;
@@ -61,7 +63,14 @@ const COMMANDS: [(&str, &[&str]); 16] = [
     ),
     (
         "log/journal.txt",
-        &["journalctl", "--no-pager", "-u", "axon", "-n", "20000"],
+        &[
+            "journalctl",
+            "--no-pager",
+            "-u",
+            "axon-agent",
+            "-n",
+            "20000",
+        ],
     ),
 ];
 
@@ -94,10 +103,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let node = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let node = node_name(&args.common);
     let stamp = Time(u64::try_from(now.as_nanos()).unwrap_or(0)).to_string();
     let stamp = stamp.split('.').next().unwrap_or("").replace(':', "");
-    let name = format!("axon-sysdump-{}-{stamp}", node.trim());
+    let name = format!("axon-sysdump-{node}-{stamp}");
     let file = match &args.output_file {
         Some(file) => file.clone(),
         None => PathBuf::from(format!("{name}.tar.gz")),
@@ -110,13 +119,58 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         now: now.as_secs(),
         files: 0,
         errors: Vec::new(),
+        not_installed: Vec::new(),
     };
     dump.collect(args)?;
-    let errors = dump.errors.len();
-    let files = dump.finish()?;
-    println!("{}", file.display());
-    eprintln!("{files} files, {errors} could not be had (see errors.txt in the archive)");
-    Ok(())
+    let report = Report {
+        file,
+        node,
+        errors: dump.errors.clone(),
+        not_installed: dump.not_installed.clone(),
+        files: dump.finish()?,
+    };
+    print(args.common.output, &report, render)
+}
+
+/// What was written.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Report {
+    file: PathBuf,
+    node: String,
+    files: usize,
+    /// What could not be had, and why.
+    errors: Vec<String>,
+    /// Tools that this machine does not have.
+    not_installed: Vec<&'static str>,
+}
+
+fn render(report: &Report) -> String {
+    eprintln!("{} files", report.files);
+    match report.errors.len() {
+        0 => {}
+        n => eprintln!("{n} could not be had (see errors.txt in the archive)"),
+    }
+    if !report.not_installed.is_empty() {
+        let tools = report.not_installed.join(", ");
+        eprintln!("without what these would tell, which are not installed: {tools}");
+    }
+    report.file.display().to_string()
+}
+
+/// The node's name as its agent has it, else the machine's; in the letters
+/// that a file name may have.
+fn node_name(common: &Common) -> String {
+    let status = common.client().get::<Status>("/v1/healthz");
+    let name = match status {
+        Ok(status) => status.node,
+        Err(_) => fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
+    };
+    let letter = |c: char| match c {
+        c if c.is_ascii_alphanumeric() || "-_.".contains(c) => c,
+        _ => '_',
+    };
+    name.trim().chars().map(letter).collect()
 }
 
 /// An archive in the making.
@@ -126,6 +180,7 @@ struct Dump {
     now: u64,
     files: usize,
     errors: Vec<String>,
+    not_installed: Vec<&'static str>,
 }
 
 impl Dump {
@@ -149,8 +204,13 @@ impl Dump {
             self.add_or_note(&format!("bpf/{map}.json"), rows)?;
         }
         for (file, command) in COMMANDS {
-            self.add_or_note(file, output_of(command))?;
+            match output_of(command) {
+                Ok(None) => self.not_installed.extend(command.first()),
+                Ok(Some(text)) => self.add(file, &text)?,
+                Err(failure) => self.add_or_note(file, Err(failure))?,
+            }
         }
+        self.not_installed.dedup();
         for (file, path) in FILES {
             self.add_or_note(file, tail_of(Path::new(path)))?;
         }
@@ -195,23 +255,27 @@ impl Dump {
     }
 }
 
-/// What a command prints, both streams.
-fn output_of(command: &[&str]) -> Result<Vec<u8>, Failure> {
+/// What a command prints, both streams; `None` if it is not installed.
+fn output_of(command: &[&str]) -> Result<Option<Vec<u8>>, Failure> {
     let (program, arguments) = command
         .split_first()
         .ok_or_else(|| Failure::new("no command"))?;
-    let output = Command::new(program)
+    let started = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
-        .output()
-        .map_err(|e| Failure::new(format!("{}: {e}", command.join(" "))))?;
+        .output();
+    let output = match started {
+        Ok(output) => output,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Failure::new(format!("{}: {error}", command.join(" ")))),
+    };
     let mut text = output.stdout;
     text.truncate(usize::try_from(FILE_MAX).unwrap_or(usize::MAX));
     if !output.stderr.is_empty() {
         text.extend_from_slice(b"\n--- stderr\n");
         text.extend_from_slice(&output.stderr);
     }
-    Ok(text)
+    Ok(Some(text))
 }
 
 /// The end of a file.
