@@ -98,6 +98,36 @@ fn a_device_of_somebody_else_is_not_touched() {
 }
 
 #[test]
+fn an_endpoint_never_takes_the_device_of_another() {
+    let Some(()) = root() else { return };
+    let node = Node::new("collide");
+    let first = Pod::create(&node, 1);
+    let netns = netns::create_anonymous().expect("a namespace");
+    let fd = link::Netns::Fd(netns.as_fd().try_clone_to_owned().expect("a descriptor"));
+    // As if both containers' names had the same hash.
+    let second = link::EndpointLink {
+        host_mac: axon_model::Mac([2, 0, 0, 0, 1, 9]),
+        container_mac: axon_model::Mac([2, 0, 0, 0, 2, 9]),
+        ..first.link.clone()
+    };
+    let error = node
+        .run(|| link::create(&fd, &second))
+        .expect_err("refused");
+    assert!(
+        matches!(&error, LinkError::Exists { device, .. } if *device == first.link.host_name),
+        "{error}"
+    );
+    node.run(|| link::delete_own(&second.host_name, second.host_mac))
+        .expect("nothing to delete");
+    let problems = node.run(|| link::check(&first.fd(), &first.link));
+    assert_eq!(problems.expect("checked"), Vec::<String>::new());
+    node.run(|| link::delete_own(&first.link.host_name, first.link.host_mac))
+        .expect("deleted");
+    let problems = node.run(|| link::check(&first.fd(), &first.link));
+    assert!(!problems.expect("checked").is_empty());
+}
+
+#[test]
 fn facts_about_devices_are_told_and_watched() {
     let Some(()) = root() else { return };
     let node = Node::new("facts");

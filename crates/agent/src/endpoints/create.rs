@@ -12,9 +12,7 @@ use axon_linux::link::{self, GATEWAY_V4, GATEWAY_V6, Netns};
 use axon_model::{Endpoint, EndpointState, Mac};
 
 use super::restore::carry_out_first;
-use super::{
-    Record, Stage, addresses, allocate, device_name, disk, link_of, owner, release, remove,
-};
+use super::{Record, Stage, addresses, allocate, disk, link_of, owner, release, remove};
 use crate::engine::Enforced;
 use crate::node::{Node, lock};
 use crate::problem::{Refusal, chain};
@@ -253,7 +251,6 @@ fn reserve(node: &Node, request: &EndpointCreate) -> Result<Record, Refusal> {
         pod_name: request.pod_name.clone(),
         process_name: request.process_name.clone(),
         pod_uid: request.pod_uid.clone(),
-        interface: device_name(records, &request.container_id, &request.interface),
         mac: mac(request, "inside"),
         node_mac: mac(request, "host"),
         own_labels: request.labels.clone(),

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use axon_control::{Family, Ipam, IpamError};
-use axon_linux::link::{self, EndpointLink};
+use axon_linux::link::EndpointLink;
 use axon_model::Endpoint;
 use tokio::sync::OwnedMutexGuard;
 
@@ -163,18 +163,6 @@ fn release(node: &Node, endpoint: &Endpoint) -> Result<(), StoreError> {
     let mut ipam = lock(&node.endpoints.ipam);
     ipam.release(&owner(endpoint));
     node.store.write(IPAM, &*ipam)
-}
-
-/// A name for the host-side device that no other endpoint has.
-fn device_name(records: &Records, container: &str, interface: &str) -> String {
-    let mut salted = container.to_owned();
-    loop {
-        let name = link::host_name(&salted, interface);
-        if !records.any(|record| record.endpoint.interface == name) {
-            return name;
-        }
-        salted.push('+');
-    }
 }
 
 fn disk(error: &StoreError) -> Refusal {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use axon_control::EndpointStatus;
+use axon_linux::link;
 use axon_model::{Endpoint, Observed};
 use serde::{Deserialize, Serialize};
 
@@ -47,9 +48,25 @@ fn file(id: u16) -> String {
     format!("{ENDPOINTS}/{id}.json")
 }
 
+impl Inner {
+    /// A name for the host-side device that no other endpoint has: names are
+    /// made from a hash, and two attachments may come to the same one.
+    fn device_name(&self, endpoint: &Endpoint) -> String {
+        let mut salted = endpoint.container_id.clone();
+        loop {
+            let name = link::host_name(&salted, &endpoint.container_interface);
+            if self.by_id.values().all(|r| r.endpoint.interface != name) {
+                return name;
+            }
+            salted.push('+');
+        }
+    }
+}
+
 impl Records {
-    /// Gives a record a number, the one that was free for longest, and writes
-    /// it. `None` if every number is taken.
+    /// Gives a record a number, the one that was free for longest, and a name
+    /// for its host-side device, and writes it. `None` if every number is
+    /// taken.
     pub(crate) fn add(
         &self,
         store: &Store,
@@ -62,6 +79,8 @@ impl Records {
             return Ok(None);
         };
         record.endpoint.id = id;
+        // In the same breath as the record is added: two ADDs at once agree.
+        record.endpoint.interface = inner.device_name(&record.endpoint);
         store.write(&file(id), &record)?;
         inner.last_id = id;
         inner.by_id.insert(id, record.clone());
@@ -141,11 +160,6 @@ impl Records {
         lock(&self.inner).by_id.get(&id).cloned()
     }
 
-    /// Whether some record is such.
-    pub(crate) fn any(&self, is: impl Fn(&Record) -> bool) -> bool {
-        lock(&self.inner).by_id.values().any(is)
-    }
-
     /// The record of an attachment.
     pub(crate) fn attachment(&self, container: &str, interface: &str) -> Option<Record> {
         let inner = lock(&self.inner);
@@ -194,6 +208,25 @@ mod tests {
             ..record()
         });
         assert_eq!(add(), 1, "after the last number comes the first free one");
+    }
+
+    #[test]
+    fn attachments_of_one_hash_have_devices_of_their_own() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(dir.path()).expect("store");
+        let records = Records::default();
+        let named = |container: &str| {
+            let mut record = record();
+            record.endpoint.container_id = container.to_owned();
+            record.endpoint.container_interface = "eth0".to_owned();
+            let added = records.add(&store, record).expect("write");
+            added.expect("a number").endpoint.interface
+        };
+        // The same attachment stands for two whose hashes are the same.
+        let names = [named("abc"), named("abc"), named("abc"), named("x")];
+        let apart: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(apart.len(), names.len(), "{names:?}");
+        assert_eq!(names[0], axon_linux::link::host_name("abc", "eth0"));
     }
 
     #[test]

@@ -165,7 +165,13 @@ pub(super) fn finish(node: &Node, record: &Record) -> Result<(), Refusal> {
             "stubs are not detached"
         );
     }
-    link::delete(&endpoint.interface)
+    // Without an index it was perhaps never made: the name may be another's.
+    let deleted = if endpoint.ifindex == 0 {
+        link::delete_own(&endpoint.interface, endpoint.node_mac)
+    } else {
+        link::delete(&endpoint.interface)
+    };
+    deleted
         .map_err(|error| Refusal::node(chain(&error), "ask again; see the agent's log"))?;
     if let Err(error) = lock(&node.sweeper).flush(&addresses(endpoint)) {
         // They are flushed again before the address is given away.

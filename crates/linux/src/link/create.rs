@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use axon_model::Mac;
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -34,11 +35,21 @@ pub(super) const SWITCHES: [(&str, &str, &str); 4] = [
 /// attempt left is replaced. Gives back the host-side device's index.
 ///
 /// # Errors
-/// [`LinkError`]; nothing is left behind then.
+/// [`LinkError`]; nothing is left behind then. [`LinkError::Exists`] also if
+/// the host-side name is that of another endpoint's device.
 pub fn create(netns: &Netns, link: &EndpointLink) -> Result<u32, LinkError> {
     let mut host = Netlink::open()?;
-    // Deleting one end takes the other with it, so this undoes a half-done attempt.
-    host.request(delete_request(&link.host_name))?;
+    match mac_of(&mut host, &link.host_name)? {
+        None => {}
+        // Deleting one end takes the other with it, so this undoes a half-done attempt.
+        Some(mac) if mac == link.host_mac.0 => host.request(delete_request(&link.host_name))?,
+        Some(_) => {
+            return Err(LinkError::Exists {
+                netns: "this node".to_owned(),
+                device: link.host_name.clone(),
+            });
+        }
+    }
     if netns
         .within(|| index_of(&mut Netlink::open()?, &link.container_name))?
         .is_some()
@@ -71,6 +82,19 @@ pub fn delete(host_name: &str) -> Result<(), LinkError> {
     Netlink::open()?.request(delete_request(host_name))
 }
 
+/// Deletes a host-side device, and its peer with it, if it is the endpoint's
+/// own and not one of the same name; absent is no error.
+///
+/// # Errors
+/// [`LinkError::Netlink`].
+pub fn delete_own(host_name: &str, host_mac: Mac) -> Result<(), LinkError> {
+    let mut host = Netlink::open()?;
+    match mac_of(&mut host, host_name)? {
+        Some(mac) if mac == host_mac.0 => host.request(delete_request(host_name)),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Restores the host side of an endpoint (up, routes, neighbours), as after a
 /// change that somebody else made. Gives back the host-side device's index.
 ///
@@ -98,6 +122,23 @@ pub(super) fn index_of(netlink: &mut Netlink, name: &str) -> Result<Option<u32>,
     })
 }
 
+/// The MAC address of a device, if the device is there: those that we make
+/// have one that is made from their attachment.
+fn mac_of(netlink: &mut Netlink, name: &str) -> Result<Option<Vec<u8>>, LinkError> {
+    let answer = netlink.get(&format!("looking for {name}"), netlink::get_link(name))?;
+    let Some(RouteNetlinkMessage::NewLink(link)) = answer else {
+        return Ok(None);
+    };
+    let mac = link.attributes.into_iter().find_map(|attribute| {
+        if let LinkAttribute::Address(mac) = attribute {
+            Some(mac)
+        } else {
+            None
+        }
+    });
+    Ok(Some(mac.unwrap_or_default()))
+}
+
 fn existing(netlink: &mut Netlink, name: &str) -> Result<u32, LinkError> {
     index_of(netlink, name)?.ok_or_else(|| LinkError::Netlink {
         what: format!("looking for {name}"),
@@ -107,7 +148,7 @@ fn existing(netlink: &mut Netlink, name: &str) -> Result<u32, LinkError> {
 
 /// Both devices in one message, the peer already in its namespace.
 fn pair(link: &EndpointLink, netns: BorrowedFd<'_>) -> RouteNetlinkMessage {
-    let device = |name: &str, mac: axon_model::Mac| {
+    let device = |name: &str, mac: Mac| {
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),

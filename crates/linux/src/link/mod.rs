@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 use axon_model::Mac;
 
-pub use create::{create, delete, repair_host_side};
+pub use create::{create, delete, delete_own, repair_host_side};
 pub use inspect::{check, endpoint_routes};
 
 /// The IPv4 gateway that every endpoint has; nobody owns it, the datapath
@@ -160,7 +160,8 @@ pub enum LinkError {
 /// hexadecimal digits made from the container and the device inside.
 pub fn host_name(container_id: &str, interface: &str) -> String {
     // FNV-1a: stable over versions. With 40 bits, two of 250 attachments of a node get the same
-    // name once in 35 million nodes.
+    // name once in 35 million nodes: whoever gives names out looks whether one is taken, and
+    // `create` leaves another endpoint's device alone.
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in container_id.bytes().chain([0]).chain(interface.bytes()) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
