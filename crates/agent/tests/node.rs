@@ -192,6 +192,7 @@ fn requests_that_make_no_sense_are_refused_with_reason_and_remedy() {
         ("interface", json!("much-too-long-name"), 400, "interface"),
         ("netns", json!("relative"), 400, "netns"),
         ("netns", json!("/run/netns/axt-none"), 500, "axt-none"),
+        ("netns", json!(bench.node_netns()), 400, "the node's own"),
         ("namespace", json!(""), 400, "pod-name"),
         ("pod-name", json!("unknown"), 503, "default/unknown"),
         ("ips", json!(["192.0.2.9"]), 400, "192.0.2.9"),

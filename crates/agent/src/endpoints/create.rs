@@ -9,6 +9,7 @@ use std::time::Instant;
 use axon_abi::Identity;
 use axon_api::agent::{EndpointCreate, EndpointCreated, EndpointDelete};
 use axon_linux::link::{self, GATEWAY_V4, GATEWAY_V6, Netns};
+use axon_linux::netns;
 use axon_model::{Endpoint, EndpointState, Mac};
 
 use super::restore::carry_out_first;
@@ -90,10 +91,19 @@ pub(super) async fn blocking<R: Send + 'static>(
 fn validate(node: &Node, request: &EndpointCreate) -> Result<(), Refusal> {
     attachment("container-id", &request.container_id)?;
     device("interface", &request.interface)?;
-    if !Path::new(&request.netns).is_absolute() {
+    let path = Path::new(&request.netns);
+    if !path.is_absolute() {
         return Err(Refusal::request(
             format!("netns {:?} is no absolute path", request.netns),
             "name the network namespace as /run/netns/NAME or /proc/PID/ns/net",
+        ));
+    }
+    // Its devices and default routes would be replaced by a pod's.
+    let of_node = netns::inode().and_then(|own| Ok(own == netns::inode_of(path)?));
+    if of_node.unwrap_or(false) {
+        return Err(Refusal::request(
+            format!("netns {} is the node's own", request.netns),
+            "give the workload a network namespace of its own",
         ));
     }
     if request.namespace.is_empty() && !request.pod_name.is_empty() {

@@ -265,6 +265,11 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
         format!("{}-{pod}", self.name)
     }
 
+    /// The node's own namespace.
+    pub(crate) fn node_netns(&self) -> &Path {
+        &self.node
+    }
+
     /// The pod's namespace, made if need be.
     pub(crate) fn pod_netns(&mut self, pod: &str) -> PathBuf {
         let name = self.netns_name(pod);
