@@ -103,9 +103,13 @@ pub struct CtEntry {
     pub ingress_set: u32,
     /// [`crate::RuntimeConfig::epoch`] when the verdict was made.
     pub epoch: u32,
+    /// Second (monotonic clock) in which the entry was made.
+    #[cfg(feature = "next-layout")]
+    pub created_s: u32,
     /// Second (monotonic clock) from which on the entry is void.
     pub expires_s: u32,
     /// Second (monotonic clock) in which the entry was made.
+    #[cfg(not(feature = "next-layout"))]
     pub created_s: u32,
     /// Second of the last trace event, forward and reply.
     pub reported_s: [u32; 2],

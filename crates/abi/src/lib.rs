@@ -29,7 +29,10 @@ mod identity;
 mod ipcache;
 mod maps;
 mod metrics;
+mod migrate;
 mod nat;
+#[cfg(feature = "next-layout")]
+mod next;
 mod policy;
 mod reason;
 
@@ -42,8 +45,9 @@ pub use event::{
 };
 pub use identity::{Identity, Scope};
 pub use ipcache::{IpcacheFlags, IpcacheRow};
-pub use maps::{GENERATIONS, HOOKS, Hook, MAPS, MapKind, MapSpec, program_slot};
+pub use maps::{CT4, CT6, GENERATIONS, HOOKS, Hook, MAPS, MapKind, MapSpec, NAT, program_slot};
 pub use metrics::{Direction, METRICS_ENTRIES, MetricsRow, metrics_index};
+pub use migrate::{Convert, MIGRATIONS, Migration};
 pub use nat::{NatEntry, NatKey};
 pub use policy::{
     ClassKey, ClassRow, IdentityRow, PolicyEntry, PolicyEntryFlags, PolicyKey, PolicySetFlags,

@@ -103,6 +103,25 @@ pub const fn program_slot(generation: u32, hook: Hook) -> u32 {
     (generation % GENERATIONS) * HOOKS + hook as u32
 }
 
+/// Name of the map of IPv4 flows.
+pub const CT4: &str = versioned("axon_ct4_v1", "axon_ct4_v2");
+/// Name of the map of IPv6 flows.
+pub const CT6: &str = versioned("axon_ct6_v1", "axon_ct6_v2");
+/// Name of the map of translations.
+pub const NAT: &str = versioned("axon_nat_v1", "axon_nat_v2");
+
+/// A map's name with its present layout, and with that of `next-layout`.
+const fn versioned(now: &'static str, next: &'static str) -> &'static str {
+    if cfg!(feature = "next-layout") {
+        next
+    } else {
+        now
+    }
+}
+
+/// Flows of a family unless configuration says otherwise.
+pub(crate) const CT_ENTRIES_MAX: u32 = 524_288;
+
 /// Every pinned map.
 ///
 /// - `axon_generation_v1`: index 0 holds the generation whose programs the
@@ -133,12 +152,12 @@ pub const MAPS: &[MapSpec] = &[
     spec::<u32, PolicySetRow>("axon_policy_set_v1", MapKind::Hash, 16_384, true),
     spec::<ClassKey, ClassRow>("axon_class_v1", MapKind::Hash, 262_144, true),
     spec::<PolicyKey, PolicyEntry>("axon_policy_v1", MapKind::Hash, 262_144, true),
-    spec::<CtKey4, CtEntry>("axon_ct4_v1", MapKind::LruHash, 524_288, true),
-    spec::<CtKey6, CtEntry>("axon_ct6_v1", MapKind::LruHash, 524_288, true),
+    spec::<CtKey4, CtEntry>(CT4, MapKind::LruHash, CT_ENTRIES_MAX, true),
+    spec::<CtKey6, CtEntry>(CT6, MapKind::LruHash, CT_ENTRIES_MAX, true),
     spec::<u32, u32>("axon_uplink_v1", MapKind::Hash, 256, false),
     spec::<u32, u64>("axon_icmp_limit_v1", MapKind::Array, 65_536, false),
     spec::<u32, u32>("axon_ct_count_v1", MapKind::Array, 65_536, false),
-    spec::<NatKey, NatEntry>("axon_nat_v1", MapKind::LruHash, 262_144, true),
+    spec::<NatKey, NatEntry>(NAT, MapKind::LruHash, CT_ENTRIES_MAX / 2, true),
     spec::<LpmKey, u32>("axon_nomasq_v1", MapKind::LpmTrie, 1024, false),
     spec::<FragmentKey, FragmentPorts>("axon_fragment_v1", MapKind::LruHash, 8192, true),
     spec::<u32, MetricsRow>(

@@ -56,6 +56,9 @@ const _: () = assert!(size_of::<NatKey>() == 40);
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct NatEntry {
+    /// Second (monotonic clock) of the last packet.
+    #[cfg(feature = "next-layout")]
+    pub seen_s: u32,
     /// The address put in.
     pub addr: IpKey,
     /// The port put in.
@@ -63,6 +66,7 @@ pub struct NatEntry {
     /// 1 if the flow is the node's own (nothing is changed), else 0.
     pub node_own: u16,
     /// Second (monotonic clock) of the last packet.
+    #[cfg(not(feature = "next-layout"))]
     pub seen_s: u32,
 }
 

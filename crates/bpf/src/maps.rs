@@ -49,10 +49,12 @@ pub static CLASS: HashMap<ClassKey, ClassRow> = HashMap::with_max_entries(262_14
 #[map(name = "axon_policy_v1")]
 pub static POLICY: HashMap<PolicyKey, PolicyEntry> = HashMap::with_max_entries(262_144, 0);
 
-#[map(name = "axon_ct4_v1")]
+#[cfg_attr(not(feature = "next-layout"), map(name = "axon_ct4_v1"))]
+#[cfg_attr(feature = "next-layout", map(name = "axon_ct4_v2"))]
 pub static CT4: LruHashMap<CtKey4, CtEntry> = LruHashMap::with_max_entries(524_288, 0);
 
-#[map(name = "axon_ct6_v1")]
+#[cfg_attr(not(feature = "next-layout"), map(name = "axon_ct6_v1"))]
+#[cfg_attr(feature = "next-layout", map(name = "axon_ct6_v2"))]
 pub static CT6: LruHashMap<CtKey6, CtEntry> = LruHashMap::with_max_entries(524_288, 0);
 
 #[map(name = "axon_uplink_v1")]
@@ -64,7 +66,8 @@ pub static ICMP_LIMIT: Array<u64> = Array::with_max_entries(65_536, 0);
 #[map(name = "axon_ct_count_v1")]
 pub static CT_COUNT: Array<u32> = Array::with_max_entries(65_536, 0);
 
-#[map(name = "axon_nat_v1")]
+#[cfg_attr(not(feature = "next-layout"), map(name = "axon_nat_v1"))]
+#[cfg_attr(feature = "next-layout", map(name = "axon_nat_v2"))]
 pub static NAT: LruHashMap<NatKey, NatEntry> = LruHashMap::with_max_entries(262_144, 0);
 
 #[map(name = "axon_nomasq_v1")]

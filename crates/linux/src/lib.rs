@@ -42,7 +42,7 @@ pub mod verify;
 
 pub use datapath::{
     Adoption, AttachMode, CleanupReport, Datapath, DatapathConfig, DatapathError, Owner,
-    RecreatedMap, cleanup,
+    RecreatedMap, Repair, cleanup,
 };
 pub use events::{EventReader, Lost, MetricsCounter, read_metrics};
 pub use maps::{Map, MapError, MapUse, Maps, PerCpuArray};

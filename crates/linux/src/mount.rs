@@ -74,7 +74,8 @@ pub fn is_mount_point(dir: &Path) -> io::Result<bool> {
 /// there unless it lies on one already. Says whether one was mounted.
 ///
 /// # Errors
-/// The kernel's answer.
+/// The directory holds files of another file system, which a mount would hide;
+/// the kernel's answer.
 pub fn ensure_bpffs(dir: &Path) -> io::Result<bool> {
     let system = Path::new(SYSTEM_BPFFS);
     if dir.starts_with(system) && !is_bpffs(system)? {
@@ -83,6 +84,14 @@ pub fn ensure_bpffs(dir: &Path) -> io::Result<bool> {
     fs::create_dir_all(dir)?;
     if is_bpffs(dir)? {
         return Ok(false);
+    }
+    if let Some(entry) = fs::read_dir(dir)?.next() {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        return Err(io::Error::new(
+            io::ErrorKind::DirectoryNotEmpty,
+            format!("it is no bpffs and holds {name:?}, expected a bpffs or an empty directory"),
+        ));
     }
     mount_bpffs(dir)?;
     Ok(true)

@@ -5,24 +5,31 @@
 //!  open:  lock root → maps (adopt or make) → load beside the old → switch → renew stubs → clear old
 //! ```
 
+mod adoption;
 mod cleanup;
 mod clsact;
+mod error;
 mod owner;
 mod pins;
 mod programs;
 mod stubs;
+#[cfg(test)]
+mod upgrade_tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use axon_abi::Hook;
+use axon_abi::{Hook, MIGRATIONS, Migration};
 use aya::programs::SchedClassifier;
 use nix::fcntl::Flock;
 
+pub use adoption::{Adoption, RecreatedMap, Repair};
 pub use cleanup::{CleanupReport, cleanup};
+pub use error::DatapathError;
+use error::path_error;
 pub use owner::Owner;
 use pins::Pins;
 use programs::Programs;
@@ -33,9 +40,10 @@ use stubs::{ENDPOINT_HOOKS, Stubs, UPLINK_HOOKS};
 use crate::events::EventReader;
 use crate::maps::{MapError, Maps};
 use crate::probe::Features;
+use crate::sys::RawMap;
 
 /// What the datapath of a node is made from.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct DatapathConfig {
     /// Where a bpffs is or is to be mounted; the pins live in it.
     pub bpf_root: PathBuf,
@@ -48,142 +56,35 @@ pub struct DatapathConfig {
     /// Entries (ring buffer: bytes) of sizable maps, by name as in
     /// [`axon_abi::MAPS`]; those not named keep the size there.
     pub map_sizes: BTreeMap<String, u32>,
+    /// How entries of earlier layouts become those of the present ones.
+    pub migrations: &'static [Migration],
 }
 
-/// What was found pinned and what became of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Adoption {
-    /// The owner before this one, if any.
-    pub previous: Option<Owner>,
-    /// Maps kept as they were.
-    pub adopted: Vec<&'static str>,
-    /// Maps that were not there.
-    pub created: Vec<&'static str>,
-    /// Maps that were there with another layout or size.
-    pub recreated: Vec<RecreatedMap>,
-    /// Stubs found on devices and kept.
-    pub links: usize,
-    /// Pins of links removed because their device is gone.
-    pub stale_links: usize,
-    /// The generation of programs now in force.
-    pub generation: u32,
-}
-
-/// A map that did not fit.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct RecreatedMap {
-    /// The map.
-    pub map: &'static str,
-    /// What differed (`type`, `key size`, `value size`, `max entries`).
-    pub field: &'static str,
-    /// What was pinned.
-    pub found: u32,
-    /// What is wanted.
-    pub expected: u32,
-    /// Entries carried over.
-    pub carried: usize,
-}
-
-/// Why the datapath is not as it should be.
-#[derive(Debug, thiserror::Error)]
-pub enum DatapathError {
-    /// Another agent holds the root.
-    #[error("{root} is held by the agent of node {:?} (pid {}); stop it, or use another bpf root", .owner.node, .owner.pid)]
-    Held {
-        /// The bpffs root.
-        root: String,
-        /// Who holds it.
-        owner: Owner,
-    },
-    /// The kernel is too old, or built without something.
-    #[error("kernel {kernel} has no {feature}, which Linux {since} and later can have")]
-    Kernel {
-        /// The running kernel.
-        kernel: String,
-        /// What it lacks.
-        feature: &'static str,
-        /// The least kernel that has it.
-        since: &'static str,
-    },
-    /// A map.
-    #[error(transparent)]
-    Map(#[from] MapError),
-    /// The kernel does not take a program.
-    #[error("the kernel refuses program {program}")]
-    Program {
-        /// Name of the program.
-        program: String,
-        /// The kernel's answer, with the verifier's log.
-        source: aya::programs::ProgramError,
-    },
-    /// The object cannot be loaded.
-    #[error("the BPF object cannot be loaded")]
-    Object(#[from] aya::EbpfError),
-    /// A program cannot be put on a device.
-    #[error("{hook:?} cannot be attached to device {device}")]
-    Attach {
-        /// The hook.
-        hook: Hook,
-        /// The device.
-        device: String,
-        /// The kernel's answer.
-        source: std::io::Error,
-    },
-    /// A device does not exist.
-    #[error("there is no device {device}; name an existing one")]
-    NoDevice {
-        /// The device.
-        device: String,
-    },
-    /// The root belongs to an agent of another network namespace.
-    #[error(
-        "{root} has {links} live links of node {:?} in network namespace {}; run the agent there, or clean up first",
-        .owner.node, .owner.netns
-    )]
-    OtherNamespace {
-        /// The bpffs root.
-        root: String,
-        /// Who held it.
-        owner: Owner,
-        /// Live links in it.
-        links: usize,
-    },
-    /// A size was configured for what has none.
-    #[error("{map} is no map whose size can be configured")]
-    NotSizable {
-        /// What was named.
-        map: String,
-    },
-    /// A device.
-    #[error(transparent)]
-    Link(#[from] crate::link::LinkError),
-    /// A path could not be used.
-    #[error("{what} {path} failed")]
-    Path {
-        /// What was tried (`mounting a bpffs at`).
-        what: &'static str,
-        /// The path.
-        path: String,
-        /// The kernel's answer.
-        source: std::io::Error,
-    },
-}
-
-fn path_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DatapathError + use<> {
-    let path = path.display().to_string();
-    move |source| DatapathError::Path { what, path, source }
+impl Default for DatapathConfig {
+    fn default() -> Self {
+        Self {
+            bpf_root: PathBuf::new(),
+            node: String::new(),
+            devices: Vec::new(),
+            attach: AttachMode::default(),
+            map_sizes: BTreeMap::new(),
+            migrations: MIGRATIONS,
+        }
+    }
 }
 
 /// The loaded datapath of a node. Dropping it leaves everything in force.
 pub struct Datapath {
     root: PathBuf,
+    owner: Owner,
     adoption: Adoption,
+    raw: BTreeMap<&'static str, Arc<RawMap>>,
     maps: Maps,
     features: Features,
     programs: Programs,
     stubs: Stubs,
-    /// Held as long as this lives.
-    _lock: Flock<File>,
+    /// On the root, held as long as this lives.
+    lock: Flock<File>,
 }
 
 impl fmt::Debug for Datapath {
@@ -229,11 +130,10 @@ impl Datapath {
             AttachMode::Tcx => false,
             AttachMode::Clsact => true,
         };
-        let (mut stubs, stale) = Stubs::adopt(root, clsact)?;
+        let mut stubs = Stubs::adopt(root, clsact, &mut adoption)?;
         refuse_other_namespace(root, &this, &adoption, &stubs)?;
         this.write(root)
             .map_err(path_error("recording the owner in", root))?;
-        adoption.stale_links = stale;
         let mut pins = Pins::open(config, &mut adoption)?;
         let programs = Programs::load(&pins, &features)?;
         pins.carry_over(&mut adoption);
@@ -241,18 +141,19 @@ impl Datapath {
             stubs.relink(|hook| programs.stub_fd(hook))
         })?;
         pins.carry_over(&mut adoption);
-        pins.settle()?;
+        pins.settle(&mut adoption)?;
         adoption.links = stubs.len();
         let maps = pins.maps()?;
-        let root = root.to_owned();
         let mut this = Self {
-            root,
+            root: root.to_owned(),
+            owner: this,
             adoption,
+            raw: pins.raw,
             maps,
             features,
             programs,
             stubs,
-            _lock: held,
+            lock: held,
         };
         this.attach_uplinks(&uplinks)?;
         Ok(this)
@@ -338,6 +239,41 @@ impl Datapath {
     /// Uplinks, by index, that carry stubs.
     pub fn uplinks(&self) -> Vec<u32> {
         self.stubs.devices(&UPLINK_HOOKS)
+    }
+
+    /// Puts back what others have taken away: the bpffs, pins, and stubs from
+    /// these devices, which must be endpoints' or uplinks. Everything stays in
+    /// force meanwhile, as this process holds it open.
+    ///
+    /// # Errors
+    /// [`DatapathError::Path`], [`DatapathError::Held`], [`DatapathError::Attach`].
+    pub fn repair(&mut self, devices: &[u32]) -> Result<Repair, DatapathError> {
+        let root = self.root.as_path();
+        let mut repair = Repair {
+            mounted: crate::mount::ensure_bpffs(root)
+                .map_err(path_error("mounting a bpffs at", root))?,
+            ..Repair::default()
+        };
+        if !owner::is_held(root, &self.lock) {
+            self.lock = owner::lock(root)?;
+            self.owner
+                .write(root)
+                .map_err(path_error("recording the owner in", root))?;
+        }
+        for (name, raw) in &self.raw {
+            let path = root.join(name);
+            if !path.exists() {
+                raw.pin(&path)
+                    .map_err(path_error("pinning the map", &path))?;
+                repair.pins += 1;
+            }
+        }
+        let (stubs, links) = self
+            .stubs
+            .repair(devices, |hook| self.programs.stub_fd(hook))?;
+        repair.pins += links;
+        repair.stubs = stubs;
+        Ok(repair)
     }
 
     /// A reader of the events; there must be only one at a time.

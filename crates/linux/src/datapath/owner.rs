@@ -4,8 +4,9 @@
 //! holds it; the record beside it, in a map of one entry, says who that is or
 //! was.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use axon_abi::{MapKind, MapSpec};
@@ -17,7 +18,7 @@ use crate::sys::RawMap;
 
 const RECORD_LEN: usize = 512;
 
-const RECORD: MapSpec = MapSpec {
+pub(super) const RECORD: MapSpec = MapSpec {
     name: "axon_owner_v1",
     kind: MapKind::Array,
     key_size: 4,
@@ -85,6 +86,14 @@ impl Owner {
         bytes.resize(RECORD_LEN, 0);
         map.update(&0_u32.to_ne_bytes(), &bytes, 0)
     }
+}
+
+/// Whether a lock is on the root as it is now: another file system may have
+/// been mounted there, or nothing.
+pub(super) fn is_held(root: &Path, lock: &File) -> bool {
+    let id = |metadata: io::Result<Metadata>| metadata.map(|m| (m.dev(), m.ino())).ok();
+    let held = id(lock.metadata());
+    held.is_some() && held == id(std::fs::metadata(root))
 }
 
 /// Takes the root, or says who holds it.

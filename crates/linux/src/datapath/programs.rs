@@ -13,8 +13,8 @@ use crate::object::OBJECT;
 use crate::probe::Features;
 use crate::sys::{RawMap, wait_for_running_programs};
 
-const PROGRAMS: &str = "axon_programs_v1";
-const GENERATION: &str = "axon_generation_v1";
+pub(super) const PROGRAMS: &str = "axon_programs_v1";
+pub(super) const GENERATION: &str = "axon_generation_v1";
 
 /// The programs of this process's object, loaded.
 pub(super) struct Programs {

@@ -12,7 +12,7 @@ use nix::libc;
 
 use super::clsact;
 use super::pins::remove_pin;
-use super::{DatapathError, path_error};
+use super::{Adoption, DatapathError, path_error};
 use crate::sys::{Link, TcxHook};
 
 /// Directory of the link pins under the bpffs root.
@@ -65,6 +65,10 @@ pub(super) fn parse_pin(name: &str) -> Option<(u32, Hook)> {
     Some((ifindex.parse().ok()?, hook))
 }
 
+fn exists(ifindex: u32) -> bool {
+    nix::net::if_::if_indextoname(ifindex).is_ok()
+}
+
 /// The name of a device, for errors.
 fn device_name(ifindex: u32) -> String {
     nix::net::if_::if_indextoname(ifindex)
@@ -75,28 +79,33 @@ fn device_name(ifindex: u32) -> String {
 
 impl Stubs {
     /// Opens the pinned links; those whose device is gone are unpinned, and
-    /// counted. Filters are looked for on the namespace's devices.
-    pub(super) fn adopt(root: &Path, clsact: bool) -> Result<(Self, usize), DatapathError> {
+    /// counted in `adoption`. What is no link of ours is told there and left
+    /// alone. Filters are looked for on the namespace's devices.
+    pub(super) fn adopt(
+        root: &Path,
+        clsact: bool,
+        adoption: &mut Adoption,
+    ) -> Result<Self, DatapathError> {
         let dir = root.join(LINKS);
         fs::create_dir_all(&dir).map_err(path_error("making", &dir))?;
         let mut attached = BTreeMap::new();
-        let mut stale = 0;
         for entry in fs::read_dir(&dir).map_err(path_error("reading", &dir))? {
             let entry = entry.map_err(path_error("reading", &dir))?;
             let path = entry.path();
-            let key = entry.file_name().to_str().and_then(parse_pin);
-            let link = Link::open(&path).map_err(path_error("opening the link", &path))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let key = parse_pin(&name);
+            let (Some((ifindex, hook)), Ok(link)) = (key, Link::open(&path)) else {
+                adoption.foreign.push(format!("{LINKS}/{name}"));
+                continue;
+            };
             let info = link
                 .info()
                 .map_err(path_error("asking about the link", &path))?;
-            match key {
-                Some((ifindex, hook)) if info.ifindex == ifindex => {
-                    attached.insert((ifindex, hook), Some(link));
-                }
-                _ => {
-                    remove_pin(&path)?;
-                    stale += 1;
-                }
+            if info.ifindex == ifindex {
+                attached.insert((ifindex, hook), Some(link));
+            } else {
+                remove_pin(&path)?;
+                adoption.stale_links += 1;
             }
         }
         if clsact {
@@ -104,14 +113,11 @@ impl Stubs {
                 attached.entry(key).or_insert(None);
             }
         }
-        Ok((
-            Self {
-                dir,
-                clsact,
-                attached,
-            },
-            stale,
-        ))
+        Ok(Self {
+            dir,
+            clsact,
+            attached,
+        })
     }
 
     /// How many stubs were adopted.
@@ -177,6 +183,46 @@ impl Stubs {
             .map_err(path_error("pinning the link", &path))?;
         self.attached.insert((ifindex, hook), Some(link));
         Ok(())
+    }
+
+    /// Puts back what others have taken away: stubs from these devices, pins
+    /// of links. Says how many of each.
+    pub(super) fn repair<'a>(
+        &mut self,
+        devices: &[u32],
+        stub: impl Fn(Hook) -> Result<BorrowedFd<'a>, DatapathError>,
+    ) -> Result<(usize, usize), DatapathError> {
+        fs::create_dir_all(&self.dir).map_err(path_error("making", &self.dir))?;
+        let filters = if self.attached.values().any(Option::is_none) {
+            clsact::find()?
+        } else {
+            Vec::new()
+        };
+        let (mut off, mut pins) = (Vec::new(), 0);
+        for ((ifindex, hook), link) in &self.attached {
+            let on = match link {
+                Some(link) => link.info().is_ok_and(|info| info.ifindex == *ifindex),
+                None => filters.contains(&(*ifindex, *hook)),
+            };
+            if !on {
+                off.push((*ifindex, *hook));
+                continue;
+            }
+            let path = self.dir.join(pin_name(*ifindex, *hook));
+            if let Some(link) = link
+                && !path.exists()
+            {
+                link.pin(&path)
+                    .map_err(path_error("pinning the link", &path))?;
+                pins += 1;
+            }
+        }
+        // An index that is nobody's we know may have been given to another's device.
+        off.retain(|(ifindex, _)| devices.contains(ifindex) && exists(*ifindex));
+        for (ifindex, hook) in &off {
+            self.attach(*ifindex, *hook, stub(*hook)?)?;
+        }
+        Ok((off.len(), pins))
     }
 
     /// Takes a stub off a device; a device that is gone is no error.

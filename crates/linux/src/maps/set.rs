@@ -12,7 +12,7 @@ use axon_abi::{
 };
 
 use super::{Map, MapError, PerCpuArray};
-use crate::sys::RawMap;
+use crate::sys::{RawMap, map_flags};
 
 /// How full a map is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -108,12 +108,12 @@ impl Maps {
             policy_set: map(get("axon_policy_set_v1")?)?,
             class: map(get("axon_class_v1")?)?,
             policy: map(get("axon_policy_v1")?)?,
-            ct4: map(get("axon_ct4_v1")?)?,
-            ct6: map(get("axon_ct6_v1")?)?,
+            ct4: map(get(axon_abi::CT4)?)?,
+            ct6: map(get(axon_abi::CT6)?)?,
             uplink: map(get("axon_uplink_v1")?)?,
             icmp_limit: map(get("axon_icmp_limit_v1")?)?,
             ct_count: map(get("axon_ct_count_v1")?)?,
-            nat: map(get("axon_nat_v1")?)?,
+            nat: map(get(axon_abi::NAT)?)?,
             nomasq: map(get("axon_nomasq_v1")?)?,
             fragment: map(get("axon_fragment_v1")?)?,
             metrics: PerCpuArray::new(get("axon_metrics_v1")?.0, "axon_metrics_v1")?,
@@ -162,6 +162,7 @@ pub(crate) fn layout_problem(spec: &MapSpec, raw: &RawMap) -> Option<MapError> {
         ("type", info.kind, spec.kind as u32),
         ("key size", info.key_size, spec.key_size),
         ("value size", info.value_size, spec.value_size),
+        ("flags", info.flags, map_flags(spec.kind)),
     ]
     .into_iter()
     .find(|(_, found, expected)| found != expected)

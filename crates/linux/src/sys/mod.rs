@@ -16,7 +16,7 @@ use std::path::Path;
 use nix::libc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-pub(crate) use program::{Link, TcxHook, has_tcx, load_classifier};
+pub(crate) use program::{Link, TcxHook, has_tcx, load_classifier, maps_of_program};
 
 const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP: libc::c_long = 1;
@@ -136,16 +136,12 @@ impl RawMap {
         for (to, from) in name.iter_mut().take(15).zip(spec.name.bytes()) {
             *to = from;
         }
-        let flags = match spec.kind {
-            axon_abi::MapKind::LpmTrie => F_NO_PREALLOC,
-            _ => 0,
-        };
         let attr = CreateAttr {
             kind: spec.kind as u32,
             key_size: spec.key_size,
             value_size: spec.value_size,
             max_entries,
-            flags,
+            flags: map_flags(spec.kind),
             inner: 0,
             numa: 0,
             name,
@@ -153,9 +149,11 @@ impl RawMap {
         Self::from_fd(own(bpf(MAP_CREATE, &attr)?))
     }
 
-    /// Opens a pin.
+    /// Opens a pin, which must be a map's.
     pub(crate) fn open(path: &Path, read_only: bool) -> io::Result<Self> {
-        Self::from_fd(open_pin(path, if read_only { F_RDONLY } else { 0 })?)
+        let fd = open_pin(path, if read_only { F_RDONLY } else { 0 })?;
+        expect_kind(fd.as_fd(), "bpf-map")?;
+        Self::from_fd(fd)
     }
 
     fn from_fd(fd: OwnedFd) -> io::Result<Self> {
@@ -268,7 +266,33 @@ fn open_pin(path: &Path, flags: u32) -> io::Result<OwnedFd> {
     bpf(OBJ_GET, &attr).map(own)
 }
 
-fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+/// The flags that maps of a kind are made with.
+pub(crate) fn map_flags(kind: axon_abi::MapKind) -> u32 {
+    match kind {
+        axon_abi::MapKind::LpmTrie => F_NO_PREALLOC,
+        _ => 0,
+    }
+}
+
+/// Refuses a pin that is something else: what the kernel says of one kind of
+/// object is read quite differently of another.
+fn expect_kind(fd: BorrowedFd<'_>, expected: &str) -> io::Result<()> {
+    let name = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    let name = name.to_string_lossy();
+    let found = name
+        .trim_start_matches("anon_inode:")
+        .trim_matches(['[', ']']);
+    if found.replace('_', "-") == expected {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a {found} is pinned there, expected a {expected}"),
+        ))
+    }
+}
+
+pub(crate) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     let attr = ObjectAttr {
         path: path.as_ptr() as u64,

@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::libc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{address, address_mut, bpf, number, open_pin, own, pin, read_info};
+use super::{address, address_mut, bpf, expect_kind, number, open_pin, own, pin, read_info};
 
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
@@ -65,8 +65,11 @@ impl Link {
         bpf(LINK_CREATE, &attr).map(own).map(Self)
     }
 
+    /// Opens a pin, which must be a link's.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        open_pin(path, 0).map(Self)
+        let fd = open_pin(path, 0)?;
+        expect_kind(fd.as_fd(), "bpf-link")?;
+        Ok(Self(fd))
     }
 
     pub(crate) fn pin(&self, path: &Path) -> io::Result<()> {
@@ -89,6 +92,40 @@ impl Link {
     pub(crate) fn detach(&self) -> io::Result<()> {
         bpf(LINK_DETACH, &[number(self.0.as_fd())]).map(drop)
     }
+}
+
+/// What the kernel says of a program: the head of its `bpf_prog_info`.
+#[repr(C)]
+#[derive(Default, FromBytes, IntoBytes, Immutable)]
+struct ProgramInfo {
+    kind: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_len: u32,
+    translated_len: u32,
+    jited: u64,
+    translated: u64,
+    load_time_ns: u64,
+    uid: u32,
+    map_count: u32,
+    map_ids: u64,
+}
+
+/// Ids of the maps that a program uses, by the program's id.
+pub(crate) fn maps_of_program(id: u32) -> io::Result<Vec<u32>> {
+    const PROG_GET_FD_BY_ID: libc::c_long = 13;
+    /// More than any program of ours uses.
+    const MAPS_MAX: usize = 256;
+    let fd = bpf(PROG_GET_FD_BY_ID, &[id, 0, 0]).map(own)?;
+    let mut ids = vec![0_u32; MAPS_MAX];
+    let mut info = ProgramInfo {
+        map_count: u32::try_from(ids.len()).unwrap_or(0),
+        map_ids: address_mut(&mut ids),
+        ..ProgramInfo::default()
+    };
+    read_info(fd.as_fd(), &mut info)?;
+    ids.truncate(info.map_count as usize);
+    Ok(ids)
 }
 
 #[repr(C)]
