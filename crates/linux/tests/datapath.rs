@@ -268,6 +268,81 @@ fn filters_are_adopted_and_the_last_takes_its_qdisc_along() {
     assert!(!has_clsact(&node, "up0") && !has_clsact(&node, &pod.link.host_name));
 }
 
+/// Filters of ours on a device.
+fn filters(node: &Node, device: &str) -> usize {
+    ["ingress", "egress"]
+        .iter()
+        .map(|side| {
+            let shown = node.exec("tc", &["filter", "show", "dev", device, side]);
+            assert!(shown.status.success(), "{shown:?}");
+            String::from_utf8_lossy(&shown.stdout)
+                .matches("axon_")
+                .count()
+        })
+        .sum()
+}
+
+/// A new device has filters at once; they become links one by one, also if
+/// another agent comes meanwhile, and no packet is lost.
+#[test]
+fn stubs_of_new_devices_settle_without_loss() {
+    let Some(()) = root() else { return };
+    if !Features::probe().has(Features::TCX) {
+        eprintln!("skipped: needs a kernel with tcx");
+        return;
+    }
+    let node = Node::new("settle");
+    let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
+    let config = node.config();
+    let mut datapath = open(&node, &config);
+    for pod in [&a, &b] {
+        for _again in 0..2 {
+            node.run(|| datapath.attach_endpoint_at_once(pod.ifindex))
+                .expect("attached");
+        }
+        assert_eq!(filters(&node, &pod.link.host_name), 2);
+    }
+    let report = reconciler(&node, datapath.maps()).sync(0, &desired(&[&a, &b]));
+    assert_eq!(report.failing_rows(), 0, "{report:?}");
+    let missed_before = missed(datapath.maps());
+    let mut ping = Command::new("ping");
+    ping.args(["-i", "0.002", "-c", "800", "-W", "5", "-q", "10.7.0.2"])
+        .stdout(Stdio::piped());
+    let place = Place {
+        netns: Some(a.path()),
+        ..Place::default()
+    };
+    let ping = process::spawn(ping, &place).expect("ping");
+    let mut settled = 0;
+    while node.run(|| datapath.settle()).expect("settled") {
+        settled += 1;
+        drop(datapath);
+        datapath = open(&node, &config);
+        assert_eq!(datapath.adoption().links, 4);
+        // As an agent that comes back does.
+        node.run(|| datapath.attach_endpoint_at_once(a.ifindex))
+            .expect("attached again");
+    }
+    assert_eq!(settled, 4);
+    for pod in [&a, &b] {
+        assert_eq!(filters(&node, &pod.link.host_name), 0);
+    }
+    let output = ping.wait_with_output().expect("ping");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains(" 0% packet loss"), "{text}");
+    assert_eq!(missed(datapath.maps()), missed_before);
+
+    // A device that goes takes its stubs along; the pins are ours to remove.
+    node.run(|| axon_linux::link::delete(&a.link.host_name))
+        .expect("deleted");
+    datapath.forget_endpoint(a.ifindex).expect("forgotten");
+    assert_eq!(datapath.attached(), [b.ifindex]);
+    drop(datapath);
+    let datapath = open(&node, &config);
+    assert_eq!(datapath.adoption().stale_links, 0);
+    assert_eq!(datapath.adoption().links, 2);
+}
+
 #[test]
 fn stopping_leaves_enforcement_and_cleaning_removes_it() {
     let Some(()) = root() else { return };

@@ -1,4 +1,6 @@
-//! Stubs as filters of a clsact qdisc, for kernels without tcx.
+//! Stubs as filters of a clsact qdisc, for kernels without tcx, and for new
+//! devices: to attach a link takes two grace periods of the kernel, a filter
+//! none.
 //!
 //! A filter has a fixed priority and handle, so that attaching again replaces
 //! it; its name tells ours from others'. Nothing is pinned: what is there is
@@ -76,25 +78,43 @@ fn qdisc(ifindex: u32) -> TcMessage {
 
 /// Puts a stub on a device, or replaces the one that is there.
 pub(super) fn attach(ifindex: u32, hook: Hook, stub: BorrowedFd<'_>) -> Result<(), LinkError> {
-    let mut filter = filter(ifindex, hook);
-    filter.attributes.push(TcAttribute::Options(vec![
-        TcOption::Bpf(TcFilterBpfOption::ProgFd(stub.as_raw_fd().unsigned_abs())),
-        TcOption::Bpf(TcFilterBpfOption::ProgName(name(hook))),
-        TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
-    ]));
-    Netlink::open()?.batch(vec![
+    attach_all(ifindex, &[(hook, stub)])
+}
+
+/// Puts several stubs on a device, or replaces those that are there.
+pub(super) fn attach_all(ifindex: u32, stubs: &[(Hook, BorrowedFd<'_>)]) -> Result<(), LinkError> {
+    let mut requests = vec![
         Request::new(
             "adding the clsact qdisc",
             RouteNetlinkMessage::NewQueueDiscipline(qdisc(ifindex)),
             NLM_F_CREATE | NLM_F_EXCL,
         )
         .tolerate(libc::EEXIST),
-        Request::new(
-            format!("adding the filter {}", name(hook)),
+    ];
+    for (hook, stub) in stubs {
+        let mut filter = filter(ifindex, *hook);
+        filter.attributes.push(TcAttribute::Options(vec![
+            TcOption::Bpf(TcFilterBpfOption::ProgFd(stub.as_raw_fd().unsigned_abs())),
+            TcOption::Bpf(TcFilterBpfOption::ProgName(name(*hook))),
+            TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
+        ]));
+        requests.push(Request::new(
+            format!("adding the filter {}", name(*hook)),
             RouteNetlinkMessage::NewTrafficFilter(filter),
             NLM_F_CREATE,
-        ),
-    ])
+        ));
+    }
+    Netlink::open()?.batch(requests)
+}
+
+/// Takes a stub off a device and leaves the qdisc: to remove that would stop
+/// the device for a moment.
+pub(super) fn remove_filter(ifindex: u32, hook: Hook) -> Result<(), LinkError> {
+    Netlink::open()?.request(Request::new(
+        format!("removing the filter {}", name(hook)),
+        RouteNetlinkMessage::DelTrafficFilter(filter(ifindex, hook)),
+        0,
+    ))
 }
 
 /// Takes a stub off a device, and the qdisc if that was its last filter.

@@ -190,6 +190,49 @@ impl Datapath {
         self.attach(ifindex, ENDPOINT_HOOKS)
     }
 
+    /// Puts the stubs on the host-side device of a new endpoint without
+    /// waiting for the kernel; again is no error. [`Datapath::settle`] finishes
+    /// it when there is time.
+    ///
+    /// # Errors
+    /// [`DatapathError::Attach`].
+    pub fn attach_endpoint_at_once(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        let [from, to] = ENDPOINT_HOOKS;
+        let stubs = [
+            (from, self.programs.stub_fd(from)?),
+            (to, self.programs.stub_fd(to)?),
+        ];
+        self.stubs.attach_at_once(ifindex, &stubs)
+    }
+
+    /// Finishes one stub of what [`Datapath::attach_endpoint_at_once`] has
+    /// begun, which takes some milliseconds; `false` if nothing is left to do.
+    ///
+    /// # Errors
+    /// [`DatapathError::Attach`]; the stub works as it did.
+    pub fn settle(&mut self) -> Result<bool, DatapathError> {
+        let Some((ifindex, hook)) = self.stubs.unsettled() else {
+            return Ok(false);
+        };
+        let settled = self
+            .stubs
+            .attach(ifindex, hook, self.programs.stub_fd(hook)?);
+        if settled.is_err() && nix::net::if_::if_indextoname(ifindex).is_err() {
+            // The device went away meanwhile.
+            self.stubs.forget_device(ifindex)?;
+            return Ok(true);
+        }
+        settled.map(|()| true)
+    }
+
+    /// Forgets an endpoint's device that is deleted, and removes its pins.
+    ///
+    /// # Errors
+    /// [`DatapathError::Path`].
+    pub fn forget_endpoint(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.stubs.forget_device(ifindex)
+    }
+
     /// Takes the stubs off an endpoint's device and removes their pins; a
     /// device that is gone is no error.
     ///

@@ -1,5 +1,14 @@
 //! The stubs on devices: tcx links, pinned, or filters of a clsact qdisc
 //! where the kernel has no tcx.
+//!
+//! ```text
+//!  new device ── filters, at once ──> later, when nobody waits: links, and no filters
+//! ```
+//!
+//! To attach a link takes the kernel tens of milliseconds, during which no
+//! other device can be made: a node that starts a hundred pods has no time for
+//! that. For the moment in which a device has both, a packet that the link
+//! lets through meets the same verdict twice.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -48,7 +57,7 @@ pub(super) fn side(hook: Hook) -> TcxHook {
 pub(super) struct Stubs {
     dir: PathBuf,
     clsact: bool,
-    /// `None` where a filter of clsact is what is there.
+    /// `None` where a filter of clsact is what is there: for good, or for now.
     attached: BTreeMap<(u32, Hook), Option<Link>>,
 }
 
@@ -108,10 +117,8 @@ impl Stubs {
                 adoption.stale_links += 1;
             }
         }
-        if clsact {
-            for key in clsact::find()? {
-                attached.entry(key).or_insert(None);
-            }
+        for key in clsact::find()? {
+            attached.entry(key).or_insert(None);
         }
         Ok(Self {
             dir,
@@ -181,7 +188,60 @@ impl Stubs {
         remove_pin(&path)?;
         link.pin(&path)
             .map_err(path_error("pinning the link", &path))?;
-        self.attached.insert((ifindex, hook), Some(link));
+        if let Some(None) = self.attached.insert((ifindex, hook), Some(link)) {
+            // The filter of the device's first moments. It may have gone with its qdisc, which
+            // anyone may remove.
+            let _ = clsact::remove_filter(ifindex, hook);
+        }
+        Ok(())
+    }
+
+    /// Puts stubs on a new device without waiting for the kernel, as filters;
+    /// [`Self::unsettled`] tells what is to be made a link when there is time.
+    /// Links that are there are renewed.
+    pub(super) fn attach_at_once(
+        &mut self,
+        ifindex: u32,
+        stubs: &[(Hook, BorrowedFd<'_>)],
+    ) -> Result<(), DatapathError> {
+        let mut filters = Vec::new();
+        for (hook, stub) in stubs {
+            if let Some(Some(_)) = self.attached.get(&(ifindex, *hook)) {
+                self.attach(ifindex, *hook, *stub)?;
+            } else {
+                filters.push((*hook, *stub));
+            }
+        }
+        let Some((first, _)) = filters.first().copied() else {
+            return Ok(());
+        };
+        clsact::attach_all(ifindex, &filters).map_err(|error| DatapathError::Attach {
+            hook: first,
+            device: device_name(ifindex),
+            source: io::Error::other(error),
+        })?;
+        for (hook, _) in filters {
+            self.attached.insert((ifindex, hook), None);
+        }
+        Ok(())
+    }
+
+    /// A device and hook whose filter is to become a link.
+    pub(super) fn unsettled(&self) -> Option<(u32, Hook)> {
+        if self.clsact {
+            return None;
+        }
+        let mut filters = self.attached.iter().filter(|(_, link)| link.is_none());
+        filters.next().map(|(key, _)| *key)
+    }
+
+    /// Forgets the stubs of a device that is gone.
+    pub(super) fn forget_device(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        for hook in Hook::ALL {
+            if self.attached.contains_key(&(ifindex, hook)) {
+                self.forget(ifindex, hook)?;
+            }
+        }
         Ok(())
     }
 

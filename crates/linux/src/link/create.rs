@@ -38,10 +38,61 @@ pub(super) const SWITCHES: [(&str, &str, &str); 4] = [
 /// [`LinkError`]; nothing is left behind then. [`LinkError::Exists`] also if
 /// the host-side name is that of another endpoint's device.
 pub fn create(netns: &Netns, link: &EndpointLink) -> Result<u32, LinkError> {
+    create_guarded(netns, link, |_| Ok(()))
+}
+
+/// As [`create`]; `guard` gets the host-side device's index before any packet
+/// can pass, to put programs on it.
+///
+/// # Errors
+/// As [`create`], and what `guard` says; nothing is left behind then.
+pub fn create_guarded<E: From<LinkError>>(
+    netns: &Netns,
+    link: &EndpointLink,
+    guard: impl FnOnce(u32) -> Result<(), E>,
+) -> Result<u32, E> {
+    let entered = netns.open()?;
     let mut host = Netlink::open()?;
-    match mac_of(&mut host, &link.host_name)? {
+    let pair = || {
+        Request::new(
+            format!("creating {}", link.host_name),
+            pair(link, entered.as_fd()),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+    };
+    match host.request(pair()) {
+        // One of the names is taken. Most often neither is: then no more is asked.
+        Err(error) if is_taken(&error) => {
+            make_room(&mut host, netns, link)?;
+            host.request(pair())?;
+        }
+        made => made?,
+    }
+    let made = existing(&mut host, &link.host_name)
+        .map_err(E::from)
+        .and_then(|ifindex| {
+            guard(ifindex)?;
+            netns.within(|| set_up_inside(link))?;
+            set_up_host_side(&mut host, link, ifindex)?;
+            Ok(ifindex)
+        });
+    if made.is_err() {
+        host.request(delete_request(&link.host_name))?;
+    }
+    made
+}
+
+fn is_taken(error: &LinkError) -> bool {
+    matches!(error, LinkError::Netlink { source, .. }
+        if source.raw_os_error() == Some(libc::EEXIST))
+}
+
+/// Removes what a half-done attempt left; a device of somebody else is an
+/// error.
+fn make_room(host: &mut Netlink, netns: &Netns, link: &EndpointLink) -> Result<(), LinkError> {
+    match mac_of(host, &link.host_name)? {
         None => {}
-        // Deleting one end takes the other with it, so this undoes a half-done attempt.
+        // Deleting one end takes the other with it.
         Some(mac) if mac == link.host_mac.0 => host.request(delete_request(&link.host_name))?,
         Some(_) => {
             return Err(LinkError::Exists {
@@ -50,28 +101,13 @@ pub fn create(netns: &Netns, link: &EndpointLink) -> Result<u32, LinkError> {
             });
         }
     }
-    if netns
-        .within(|| index_of(&mut Netlink::open()?, &link.container_name))?
-        .is_some()
-    {
-        return Err(LinkError::Exists {
+    match netns.within(|| index_of(&mut Netlink::open()?, &link.container_name))? {
+        None => Ok(()),
+        Some(_) => Err(LinkError::Exists {
             netns: netns.to_string(),
             device: link.container_name.clone(),
-        });
+        }),
     }
-    let entered = netns.open()?;
-    host.request(Request::new(
-        format!("creating {}", link.host_name),
-        pair(link, entered.as_fd()),
-        NLM_F_CREATE | NLM_F_EXCL,
-    ))?;
-    let made = netns
-        .within(|| set_up_inside(link))
-        .and_then(|()| set_up_host_side(&mut host, link));
-    if made.is_err() {
-        host.request(delete_request(&link.host_name))?;
-    }
-    made
 }
 
 /// Deletes a host-side device, and its peer with it; absent is no error.
@@ -101,7 +137,10 @@ pub fn delete_own(host_name: &str, host_mac: Mac) -> Result<(), LinkError> {
 /// # Errors
 /// [`LinkError::Netlink`].
 pub fn repair_host_side(link: &EndpointLink) -> Result<u32, LinkError> {
-    set_up_host_side(&mut Netlink::open()?, link)
+    let mut netlink = Netlink::open()?;
+    let ifindex = existing(&mut netlink, &link.host_name)?;
+    set_up_host_side(&mut netlink, link, ifindex)?;
+    Ok(ifindex)
 }
 
 fn delete_request(host_name: &str) -> Request {
@@ -183,7 +222,7 @@ fn no_link_local(name: &str, ifindex: u32) -> Request {
 
 /// Not every kernel has every one of them: each is asked for by itself, and a
 /// refusal leaves the device as good as without.
-fn raise_aggregates(netlink: &mut Netlink, ifindex: u32, link: &EndpointLink) {
+fn raise_aggregates(ifindex: u32, link: &EndpointLink) -> impl Iterator<Item = Request> {
     let ipv6 = [
         LinkAttribute::GsoMaxSize(BIG_TCP_LEN),
         LinkAttribute::GroMaxSize(BIG_TCP_LEN),
@@ -192,14 +231,16 @@ fn raise_aggregates(netlink: &mut Netlink, ifindex: u32, link: &EndpointLink) {
         LinkAttribute::GsoIpv4MaxSize(BIG_TCP_LEN),
         LinkAttribute::GroIpv4MaxSize(BIG_TCP_LEN),
     ];
-    let wanted = ipv6.into_iter().filter(|_| link.big_tcp_ipv6);
-    for attribute in wanted.chain(ipv4.into_iter().filter(|_| link.big_tcp_ipv4)) {
-        let _ = netlink.request(Request::new(
+    let ipv6 = ipv6.into_iter().filter(|_| link.big_tcp_ipv6);
+    let ipv4 = ipv4.into_iter().filter(|_| link.big_tcp_ipv4);
+    ipv6.chain(ipv4).map(move |attribute| {
+        Request::new(
             "raising the length of aggregates",
             netlink::set_link(ifindex, vec![attribute]),
             0,
-        ));
-    }
+        )
+        .optional()
+    })
 }
 
 /// Runs in the endpoint's namespace.
@@ -213,8 +254,8 @@ fn set_up_inside(link: &EndpointLink) -> Result<(), LinkError> {
             source,
         })?;
     }
-    raise_aggregates(&mut netlink, ifindex, link);
-    let mut requests = vec![
+    let mut requests: Vec<Request> = raise_aggregates(ifindex, link).collect();
+    requests.extend([
         Request::new(
             "setting lo up",
             netlink::set_up(netlink::LOOPBACK_IFINDEX),
@@ -222,7 +263,7 @@ fn set_up_inside(link: &EndpointLink) -> Result<(), LinkError> {
         ),
         no_link_local(name, ifindex),
         Request::new(format!("setting {name} up"), netlink::set_up(ifindex), 0),
-    ];
+    ]);
     for addr in link.addresses() {
         requests.push(Request::new(
             format!("giving {name} {addr}"),
@@ -269,14 +310,17 @@ pub(super) fn host_route(addr: IpAddr, ifindex: u32) -> RouteSpec {
     }
 }
 
-fn set_up_host_side(netlink: &mut Netlink, link: &EndpointLink) -> Result<u32, LinkError> {
+fn set_up_host_side(
+    netlink: &mut Netlink,
+    link: &EndpointLink,
+    ifindex: u32,
+) -> Result<(), LinkError> {
     let name = &link.host_name;
-    let ifindex = existing(netlink, name)?;
-    raise_aggregates(netlink, ifindex, link);
-    let mut requests = vec![
+    let mut requests: Vec<Request> = raise_aggregates(ifindex, link).collect();
+    requests.extend([
         no_link_local(name, ifindex),
         Request::new(format!("setting {name} up"), netlink::set_up(ifindex), 0),
-    ];
+    ]);
     for addr in link.addresses() {
         let flags = NLM_F_CREATE | NLM_F_REPLACE;
         requests.push(Request::new(
@@ -290,6 +334,5 @@ fn set_up_host_side(netlink: &mut Netlink, link: &EndpointLink) -> Result<u32, L
             flags,
         ));
     }
-    netlink.batch(requests)?;
-    Ok(ifindex)
+    netlink.batch(requests)
 }

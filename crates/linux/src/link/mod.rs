@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 use axon_model::Mac;
 
-pub use create::{create, delete, delete_own, repair_host_side};
+pub use create::{create, create_guarded, delete, delete_own, repair_host_side};
 pub use inspect::{check, endpoint_routes};
 
 /// The IPv4 gateway that every endpoint has; nobody owns it, the datapath

@@ -20,6 +20,9 @@ const RECEIVE_LEN: usize = 64 * 1024;
 /// A dump that changes under our hands is asked for again, so often.
 const DUMP_ATTEMPTS: usize = 5;
 
+/// In the place of an error number: every one.
+const ANY_ERROR: i32 = 0;
+
 /// A request of a batch.
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -46,6 +49,11 @@ impl Request {
             tolerated: Some(errno),
             ..self
         }
+    }
+
+    /// Whatever the answer is, it is as good as success.
+    pub(crate) fn optional(self) -> Self {
+        self.tolerate(ANY_ERROR)
     }
 }
 
@@ -104,7 +112,9 @@ impl Netlink {
                 let Some((what, tolerated)) = waiting.get_mut(index).and_then(Option::take) else {
                     continue;
                 };
-                let refused = result.code.is_some() && tolerated != Some(-result.raw_code());
+                let refused = result.code.is_some()
+                    && tolerated != Some(ANY_ERROR)
+                    && tolerated != Some(-result.raw_code());
                 if refused && error.is_none() {
                     error = Some(failed(&what)(result.to_io()));
                 }
