@@ -28,6 +28,7 @@ mod problem;
 mod queue;
 mod readiness;
 mod run;
+mod settle;
 mod setup;
 mod status;
 mod store;

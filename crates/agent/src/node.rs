@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
-use crate::endpoints::Endpoints;
+use crate::endpoints::{Endpoints, Flusher};
 use crate::engine::{EngineHandle, View};
 use crate::flows::Flows;
 use crate::metrics::Metrics;
@@ -31,6 +31,7 @@ pub(crate) struct Node {
     pub(crate) datapath: Mutex<Datapath>,
     pub(crate) maps: Maps,
     pub(crate) sweeper: Mutex<Sweeper>,
+    pub(crate) flusher: Flusher,
     pub(crate) endpoints: Endpoints,
     pub(crate) engine: EngineHandle,
     /// What the control loop has found last.

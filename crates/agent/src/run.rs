@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::endpoints::{self, Endpoints};
+use crate::endpoints::{self, Endpoints, Flusher};
 use crate::engine::{Engine, EngineHandle, Inbox, View};
 use crate::flows::Flows;
 use crate::metrics::Metrics;
@@ -24,7 +24,7 @@ use crate::node::{Node, lock};
 use crate::store::{CONTROL, Store};
 use crate::sweep::SweepState;
 use crate::uplinks::Uplinks;
-use crate::{Config, flows, health, http, notify_systemd, queue, setup, sweep, uplinks};
+use crate::{Config, flows, health, http, notify_systemd, queue, settle, setup, sweep, uplinks};
 
 /// How long requests may still take when the agent is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -124,6 +124,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
     let node = Arc::new(Node {
         endpoints: Endpoints::new(records, ipam),
         sweeper: Mutex::new(axon_linux::Sweeper::new(maps.clone())),
+        flusher: Flusher::new(axon_linux::Sweeper::new(maps.clone())),
         sweeps: Mutex::new(SweepState::default()),
         datapath: Mutex::new(datapath),
         engine: handle,
@@ -186,6 +187,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> anyhow::Result<()> {
     tasks.spawn(uplinks::run(Arc::clone(&node), uplinks));
     tasks.spawn(queue::run(Arc::clone(&node)));
     tasks.spawn(sweep::run(Arc::clone(&node)));
+    tasks.spawn(settle::run(Arc::clone(&node)));
     tasks.spawn(announce(Arc::clone(&node)));
     let result = tokio::select! {
         () = told_to_stop() => Ok(()),

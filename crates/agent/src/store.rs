@@ -8,7 +8,10 @@
 //! state-dir/endpoints/ID.json one file for each endpoint
 //! ```
 //!
-//! A file is replaced whole or not at all: written beside, flushed, renamed.
+//! A file is replaced whole or not at all: written beside, and renamed. Nothing
+//! waits for the disk: these files tell what a kernel holds, and what takes the
+//! kernel away takes that along. A file that a power cut has torn is set aside
+//! as any other that makes no sense.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -101,16 +104,14 @@ impl Store {
         self.dir.join(name)
     }
 
-    /// Writes a file whole or not at all, and through to the disk.
+    /// Writes a file whole or not at all.
     pub(crate) fn write(&self, name: &str, value: &impl Serialize) -> Result<(), StoreError> {
         let path = self.path(name);
         let aside = path.with_extension("json.new");
         let write = || -> io::Result<()> {
             let mut file = File::create(&aside)?;
             file.write_all(&serde_json::to_vec(value)?)?;
-            file.sync_all()?;
-            fs::rename(&aside, &path)?;
-            sync_parent(&path)
+            fs::rename(&aside, &path)
         };
         write().map_err(io_error("writing", &path))
     }
@@ -147,9 +148,10 @@ impl Store {
     pub(crate) fn remove(&self, name: &str) -> Result<(), StoreError> {
         let path = self.path(name);
         match fs::remove_file(&path) {
-            Ok(()) => sync_parent(&path).map_err(io_error("removing", &path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(io_error("removing", &path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("removing", &path)(error))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -180,12 +182,6 @@ impl Store {
         names.sort();
         Ok(names)
     }
-}
-
-/// A rename is on the disk when its directory is.
-fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent()
-        .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 /// Directory of the endpoints' files.

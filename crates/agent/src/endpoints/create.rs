@@ -4,10 +4,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use axon_abi::Identity;
 use axon_api::agent::{EndpointCreate, EndpointCreated, EndpointDelete};
+use axon_linux::DatapathError;
 use axon_linux::link::{self, GATEWAY_V4, GATEWAY_V6, Netns};
 use axon_linux::netns;
 use axon_model::{Endpoint, EndpointState, Mac};
@@ -224,25 +226,31 @@ fn make(node: &Node, request: &EndpointCreate) -> Result<Record, Refusal> {
     };
     let link = link_of(&record, &node.config.network);
     let netns = Netns::Path(PathBuf::from(&request.netns));
-    // Whoever had the address before left connections that are not this
-    // endpoint's.
-    lock(&node.sweeper)
-        .flush(&addresses(&record.endpoint))
-        .map_err(|error| undo(Refusal::node(chain(&error), "see axon status")))?;
-    let ifindex = link::create(&netns, &link).map_err(|error| {
-        undo(Refusal::node(
-            chain(&error),
-            "see that the network namespace exists and has no such device yet",
-        ))
+    let (flushed, made) = thread::scope(|scope| {
+        // Whoever had the address before left connections that are not this
+        // endpoint's.
+        let flush = scope.spawn(|| node.flusher.flush(&addresses(&record.endpoint)));
+        let guard = |ifindex| lock(&node.datapath).attach_endpoint_at_once(ifindex);
+        let made = link::create_guarded(&netns, &link, guard);
+        (flush.join(), made)
+    });
+    let ifindex = made.map_err(|error| {
+        let remedy = match error {
+            DatapathError::Link(_) => {
+                "see that the network namespace exists and has no such device yet"
+            }
+            _ => "see axon bpf verify",
+        };
+        undo(Refusal::node(chain(&error), remedy))
     })?;
-    lock(&node.datapath)
-        .attach_endpoint(ifindex)
-        .map_err(|error| undo(Refusal::node(chain(&error), "see axon bpf verify")))?;
+    flushed
+        .unwrap_or_else(|_| Err("flushing connections broke".to_owned()))
+        .map_err(|error| undo(Refusal::node(error, "see axon status")))?;
     let id = record.endpoint.id;
     let record = node
         .endpoints
         .records
-        .update(&node.store, id, |record| record.endpoint.ifindex = ifindex)
+        .amend(&node.store, id, |record| record.endpoint.ifindex = ifindex)
         .map_err(|error| undo(disk(&error)))?
         .ok_or_else(|| Refusal::conflict(format!("endpoint {id} was removed"), "ask again"))?;
     let row = record.endpoint.clone();

@@ -1,8 +1,8 @@
 //! Endpoints of this node: from CNI ADD to CNI DEL, over restarts.
 //!
 //! ```text
-//! ADD: addresses, number ──> file ──> devices, stubs ──> file ──> observed row ──> enforced ──> file
-//!         Making                        Making                                         Made
+//! ADD: addresses, number ──> file ──> devices, stubs ──> observed row ──> enforced ──> file
+//!         Making                                                                      Made
 //! DEL: file ──> no row ──> connections flushed ──> no devices ──> addresses, no file
 //!     Leaving
 //! ```
@@ -13,6 +13,7 @@
 mod check;
 mod create;
 mod find;
+mod flush;
 mod records;
 mod remove;
 mod restore;
@@ -20,11 +21,12 @@ mod restore;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use axon_control::{Family, Ipam, IpamError};
 use axon_linux::link::EndpointLink;
 use axon_model::Endpoint;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::config::Network;
 use crate::node::{Node, lock};
@@ -34,6 +36,7 @@ use crate::store::{IPAM, StoreError};
 pub(crate) use check::check;
 pub(crate) use create::create;
 pub(crate) use find::find;
+pub(crate) use flush::Flusher;
 pub(crate) use records::{Record, Records, Stage};
 pub(crate) use remove::{delete, gc, remove_vanished};
 pub(crate) use restore::{carry_out_queue, load, readable, restore};
@@ -44,6 +47,8 @@ pub(crate) struct Endpoints {
     pub(crate) ipam: Mutex<Ipam>,
     /// One thing at a time for each container.
     busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// When something was last begun.
+    pub(crate) begun: watch::Sender<Instant>,
 }
 
 impl Endpoints {
@@ -52,11 +57,13 @@ impl Endpoints {
             records,
             ipam: Mutex::new(ipam),
             busy: Mutex::default(),
+            begun: watch::Sender::new(Instant::now()),
         }
     }
 
     /// Waits until nobody else works on a container.
     async fn alone(&self, container: &str) -> OwnedMutexGuard<()> {
+        self.begun.send_replace(Instant::now());
         let turn = {
             let mut busy = lock(&self.busy);
             // Whoever still waits holds a second reference.

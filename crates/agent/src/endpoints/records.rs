@@ -32,7 +32,9 @@ pub(crate) struct Record {
     pub(crate) stage: Stage,
 }
 
-/// Every endpoint's record; clones share them. A record changes on disk first.
+/// Every endpoint's record; clones share them. A record changes on disk first;
+/// one in the making only when it is made, for until then its number and names
+/// are all that is needed to undo it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Records {
     inner: Arc<Mutex<Inner>>,
@@ -114,6 +116,26 @@ impl Records {
         Ok(Some(new))
     }
 
+    /// Changes a record, on disk unless it is in the making.
+    pub(crate) fn amend(
+        &self,
+        store: &Store,
+        id: u16,
+        change: impl FnOnce(&mut Record),
+    ) -> Result<Option<Record>, StoreError> {
+        let mut inner = lock(&self.inner);
+        match inner.by_id.get_mut(&id) {
+            Some(record) if record.stage == Stage::Making => {
+                change(record);
+                Ok(Some(record.clone()))
+            }
+            _ => {
+                drop(inner);
+                self.update(store, id, change)
+            }
+        }
+    }
+
     /// Keeps what the controller has decided for an endpoint: a later agent
     /// knows the identity before its sources have told the labels.
     pub(crate) fn decided(
@@ -129,7 +151,7 @@ impl Records {
         if !news {
             return Ok(());
         }
-        let record = self.update(store, id, |record| {
+        let record = self.amend(store, id, |record| {
             record.endpoint.identity = status.identity;
             record.endpoint.labels = status.labels.clone();
         })?;

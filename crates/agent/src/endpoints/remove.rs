@@ -156,30 +156,26 @@ pub(super) fn undo(node: &Node, record: &Record) {
 /// forgotten that is still there.
 pub(super) fn finish(node: &Node, record: &Record) -> Result<(), Refusal> {
     let endpoint = &record.endpoint;
-    if endpoint.ifindex != 0
-        && let Err(error) = lock(&node.datapath).detach_endpoint(endpoint.ifindex)
-    {
-        tracing::warn!(
-            endpoint = endpoint.id,
-            error = chain(&error),
-            "stubs are not detached"
-        );
-    }
     // Without an index it was perhaps never made: the name may be another's.
     let deleted = if endpoint.ifindex == 0 {
         link::delete_own(&endpoint.interface, endpoint.node_mac)
     } else {
         link::delete(&endpoint.interface)
     };
-    deleted
-        .map_err(|error| Refusal::node(chain(&error), "ask again; see the agent's log"))?;
-    if let Err(error) = lock(&node.sweeper).flush(&addresses(endpoint)) {
-        // They are flushed again before the address is given away.
+    deleted.map_err(|error| Refusal::node(chain(&error), "ask again; see the agent's log"))?;
+    // The stubs went with their device.
+    if endpoint.ifindex != 0
+        && let Err(error) = lock(&node.datapath).forget_endpoint(endpoint.ifindex)
+    {
         tracing::warn!(
             endpoint = endpoint.id,
             error = chain(&error),
-            "connections are not flushed"
+            "pins of stubs are not removed"
         );
+    }
+    if let Err(error) = node.flusher.flush(&addresses(endpoint)) {
+        // They are flushed again before the address is given away.
+        tracing::warn!(endpoint = endpoint.id, error, "connections are not flushed");
     }
     release(node, endpoint).map_err(|error| disk(&error))?;
     node.endpoints

@@ -80,7 +80,7 @@ pub(crate) fn restore(node: &Node) -> anyhow::Result<()> {
             remove::undo(node, &record);
             continue;
         }
-        if let Err(error) = lock(&node.datapath).attach_endpoint(endpoint.ifindex) {
+        if let Err(error) = lock(&node.datapath).attach_endpoint_at_once(endpoint.ifindex) {
             tracing::error!(
                 endpoint = endpoint.id,
                 error = chain(&error),
