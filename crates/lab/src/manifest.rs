@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use axon_api::manifest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -83,7 +84,9 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Object>> {
         for file in files_of(path)? {
             let text = std::fs::read_to_string(&file)
                 .with_context(|| format!("reading {}", file.display()))?;
-            let mut found = parse(&text).with_context(|| file.display().to_string())?;
+            let mut found = judge(&text)
+                .and_then(|()| parse(&text))
+                .with_context(|| file.display().to_string())?;
             objects.append(&mut found);
         }
     }
@@ -113,6 +116,18 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
         bail!("{} holds no .yaml, .yml or .json file", path.display());
     }
     Ok(files)
+}
+
+/// Refuses what the agents would refuse, by their own reader: it tells line and
+/// field of the text as it was written.
+fn judge(text: &str) -> Result<()> {
+    let read = manifest::parse(text.as_bytes())?;
+    match read.refused.into_iter().next() {
+        Some(refusal) => {
+            Err(refusal.error).with_context(|| format!("{} {}", refusal.kind, refusal.key))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Reads the documents of a text.
@@ -182,7 +197,7 @@ pub(crate) fn text(value: &Value, pointer: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{judge, parse};
 
     #[test]
     fn documents_lists_and_namespaces() {
@@ -202,6 +217,24 @@ items:
             .map(|o| o.id.to_string())
             .collect();
         assert_eq!(ids, ["Pod default/a", "Node n", "Pod x/b"]);
+    }
+
+    #[test]
+    fn what_agents_would_refuse_is_told_by_line_and_field() {
+        let policy = "# two lines\n# of comments\nkind: CiliumNetworkPolicy\n\
+                      apiVersion: cilium.io/v2\nmetadata: {name: p}\nspec:\n";
+        for (rest, expected) in [
+            ("  ingres: []\n", "line 7, column 3: spec.ingres"),
+            (
+                "  endpointSelector: {}\n  ingress: [{fromEntities: [clusterr]}]\n",
+                "line 8, column 29: spec.ingress[0].fromEntities[0]",
+            ),
+            ("  endpointSelector: {\n", "line "),
+        ] {
+            let text = format!("{policy}{rest}");
+            let error = format!("{:#}", judge(&text).expect_err(&text));
+            assert!(error.contains(expected), "{text}: {error}");
+        }
     }
 
     #[test]
