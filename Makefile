@@ -1,6 +1,6 @@
 # One-line names for `cargo xtask`, which does the work. Needs rustup's cargo, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench lint clean
+.PHONY: help setup build demo test fuzz bench lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ demo: ## build, then run a cluster in network namespaces (root)
 
 test: setup ## everything that continuous integration checks
 	@cargo xtask ci
+
+fuzz: ## hunt for inputs that break anything, a minute each (TIME=600 TARGET=packet)
+	@cargo xtask fuzz $(if $(TIME),--time $(TIME)) $(TARGET)
 
 bench: ## measure pod-to-pod speed (root)
 	@cargo xtask setup --build

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::{checks, deps};
+use crate::{checks, deps, fuzz, miri};
 
 /// How a check ended when it did not fail.
 pub(crate) enum Outcome {
@@ -40,6 +40,11 @@ const LINTS: &[Step] = &[
 
 const TESTS: &[Step] = &[
     step("tests", || passed(checks::test(&[]))),
+    Step {
+        applies: fuzz::exists,
+        ..step("fuzzing", fuzz::ci)
+    },
+    step("miri", miri::miri),
     Step {
         name: "BPF programs",
         applies: checks::can_verify,

@@ -20,6 +20,8 @@ mod checks;
 mod ci;
 mod cmd;
 mod deps;
+mod fuzz;
+mod miri;
 mod setup;
 mod vm;
 mod workspace;
@@ -39,6 +41,10 @@ cargo xtask VERB
   deps                dependency floors, unsafe code, file lengths
   deny [--advisories] licences, bans and sources of external crates
   verify              load every BPF program into this kernel, within its budget (root)
+  fuzz [--time SECONDS] [--keep] [TARGET [INPUT...]]
+                      run each fuzz target for a minute, or as long as told; add what was found
+                      to the corpus; or run single inputs
+  miri                the tests of the pure crates, interpreted
   bench [ARGS]        run the benchmarks
   vm [OPTIONS] -- CMD run a command under another kernel (`cargo xtask vm --help`)
   clean [--cache]     remove build results, and the toolchain cache
@@ -69,6 +75,8 @@ fn run(verb: &str, args: &[String]) -> anyhow::Result<ExitCode> {
         "deps" => deps::check()?,
         "deny" => checks::deny(has("--advisories"))?,
         "verify" => report(&checks::verify()?),
+        "fuzz" => fuzz::fuzz(args)?,
+        "miri" => report(&miri::miri()?),
         "bench" => checks::bench(args)?,
         "vm" => return vm::vm(args),
         "clean" => checks::clean(has("--cache"))?,

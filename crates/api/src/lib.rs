@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! YAML, JSON ── manifest ──> k8s, cilium objects ──> model       CNI input/output ── cni
-//! HTTP bodies on the agent's socket ── agent
+//! HTTP bodies on the agent's socket ── request ──> agent
 //! ```
 //!
 //! Invariants: what is refused is refused with the path of the field, the
@@ -16,6 +16,7 @@ pub mod cni;
 pub mod k8s;
 pub mod manifest;
 pub mod maps;
+pub mod request;
 
 mod select;
 mod tree;

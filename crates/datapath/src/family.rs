@@ -257,10 +257,11 @@ impl Family for V6 {
         begin(flow, Self::VERSION, len, ip.hop_limit);
         flow.tuple.source = IpKey(ip.source);
         flow.tuple.destination = IpKey(ip.destination);
+        // The drop's event names it too.
+        flow.tuple.protocol = ip.next_header;
         if is_mapped(&flow.tuple.source) || is_mapped(&flow.tuple.destination) {
             return Err(DropReason::InvalidPacket);
         }
-        flow.tuple.protocol = ip.next_header;
         flow.l4_at = Self::L4_AT;
         flow.dont_fragment = true;
         if extension::is_extension(ip.next_header) {

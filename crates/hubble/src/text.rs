@@ -37,7 +37,7 @@ const CYAN: &str = "36";
 pub fn line(response: &Response, style: Style) -> String {
     let mut text = response.time.stamp();
     if style.node {
-        let _ = write!(text, " [{}]", response.node_name);
+        let _ = write!(text, " [{}]", clean(&response.node_name));
     }
     text.push_str(": ");
     match (&response.flow, &response.lost_events) {
@@ -57,13 +57,13 @@ fn flow_text(text: &mut String, flow: &Flow, style: Style) {
     };
     let _ = write!(text, " {} {}", type_text(flow), verdict_text(flow, style));
     if !flow.summary.is_empty() {
-        let _ = write!(text, " ({})", flow.summary);
+        let _ = write!(text, " ({})", clean(&flow.summary));
     }
     if let Some(why) = policy_text(flow) {
-        let _ = write!(text, "; {why}");
+        let _ = write!(text, "; {}", clean(&why));
     }
     for log in &flow.policy_log {
-        let _ = write!(text, " [{log}]");
+        let _ = write!(text, " [{}]", clean(log));
     }
 }
 
@@ -76,6 +76,19 @@ fn lost_text(lost: &LostEvents, style: Style) -> String {
     };
     let count = lost.num_events_lost;
     paint(&format!("EVENTS LOST: {count} in {place}"), RED, style).into_owned()
+}
+
+/// A text without what a terminal would obey: names come from whoever may
+/// make a pod.
+fn clean(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let shown = |c: char| match c {
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    Cow::Owned(text.chars().map(shown).collect())
 }
 
 fn paint<'a>(text: &'a str, color: &str, style: Style) -> Cow<'a, str> {
@@ -134,7 +147,7 @@ fn side_text(
         Some(address) => address.to_string(),
         None => mac.unwrap_or_else(|| "?".to_owned()),
     };
-    let mut text = paint(&name, CYAN, style).into_owned();
+    let mut text = paint(&clean(&name), CYAN, style).into_owned();
     if let Some(port) = port {
         let _ = write!(text, ":{}", paint(&port.to_string(), YELLOW, style));
     }

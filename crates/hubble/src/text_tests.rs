@@ -176,3 +176,16 @@ fn styles() {
         "Jan  1 00:00:00.000: EVENTS LOST: 3 in the kernel's ring buffer"
     );
 }
+
+#[test]
+fn no_name_rules_the_terminal() {
+    let mut flow = decode(&denied_syn(), &names());
+    flow.source.pod_name = "x\x1b[2J\u{9b}1m\r\nFORGED".into();
+    flow.ingress_denied_by[0].name = "rule\x07".into();
+    let text = line(&Response::flow(Arc::new(flow)), Style::default());
+    assert!(!text.contains(char::is_control), "{text:?}");
+    assert!(
+        text.contains(r"default/x\u{1b}[2J\u{9b}1m\r\nFORGED:41234"),
+        "{text}"
+    );
+}

@@ -7,6 +7,8 @@ pub(super) enum Place {
     Floor(u8),
     /// Doubles and builders for tests; others use it as a dev-dependency only.
     Testkit,
+    /// Fuzz targets: use any of our crates, and none uses them.
+    Fuzzing,
     /// Tooling: uses none of our crates and none uses it.
     Tooling,
 }
@@ -95,6 +97,8 @@ pub(super) const RULES: &[Rule] = &[
     floor(5, "axon-lab", &["aya*"]),
     floor(6, "axon", &["aya*"]),
     floor(0, "axon-testkit", &["aya*", "tokio*", "kube*"]).at(Place::Testkit),
+    // The fuzzer's entry point is a C function.
+    floor(6, "axon-fuzz", &[]).at(Place::Fuzzing).with_unsafe(),
     floor(0, "axon-bench", &[]).at(Place::Tooling),
     floor(0, "xtask", &[]).at(Place::Tooling),
 ];
@@ -128,7 +132,8 @@ impl Rule {
                 theirs < mine || (theirs == mine && mine <= SHARED_FLOORS)
             }
             (Place::Testkit, Place::Floor(theirs)) => theirs <= TESTKIT_REACH,
-            (_, Place::Testkit | Place::Tooling) | (Place::Tooling, _) => false,
+            (Place::Fuzzing, Place::Floor(_) | Place::Testkit) => true,
+            (_, Place::Testkit | Place::Tooling | Place::Fuzzing) | (Place::Tooling, _) => false,
         }
     }
 
@@ -149,6 +154,7 @@ impl Rule {
                 format!("floors 0 to {}, and axon-testkit in its tests", number - 1)
             }
             Place::Testkit => format!("floors 0 to {TESTKIT_REACH}"),
+            Place::Fuzzing => "all floors, and axon-testkit".into(),
             Place::Tooling => "none of our crates".into(),
         }
     }
@@ -170,6 +176,7 @@ impl std::fmt::Display for Place {
         match self {
             Self::Floor(number) => write!(out, "floor {number}"),
             Self::Testkit => write!(out, "the test doubles"),
+            Self::Fuzzing => write!(out, "fuzzing"),
             Self::Tooling => write!(out, "tooling"),
         }
     }

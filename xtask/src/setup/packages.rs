@@ -19,6 +19,11 @@ const NEEDS: &[Need] = &[
         reason: "rustc's linker",
     },
     Need {
+        program: "c++",
+        package: "g++",
+        reason: "the fuzzer",
+    },
+    Need {
         program: "strip",
         package: "binutils",
         reason: "small cached tools",

@@ -1,0 +1,270 @@
+//! What must hold of every packet. Nothing here is shared with the datapath:
+//! headers are read by `etherparse`, checksums by the oracle of the testkit.
+
+use std::net::IpAddr;
+
+use axon_abi::{EventKind, Hook, IpKey};
+use axon_datapath::Verdict;
+use axon_testkit::cases::{POD_A, POD_HERMIT, V4, V6};
+use axon_testkit::{Action, MemPacket, Outcome, World, check};
+use etherparse::err::{Layer, packet::SliceError};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+
+use super::Told;
+use super::scene::{LOCKED, LOCKED_V4, LOCKED_V6, PICKY, PICKY_V4, PICKY_V6};
+
+const ETHERNET_LEN: usize = 14;
+
+/// A packet is counted once, and its drop is told once; what is not ours is
+/// neither.
+pub(super) fn accounted(outcome: &Outcome, packets: u64) {
+    let ours = outcome.decided != Some(Ok(Verdict::Ignore));
+    assert_eq!(packets, u64::from(ours), "counted: {outcome:?}");
+    assert_eq!(outcome.counted.is_some(), ours);
+    let drops = outcome
+        .events
+        .iter()
+        .filter(|event| event.kind == EventKind::Drop as u8);
+    let told: Vec<u8> = drops.map(|event| event.reason).collect();
+    let reason = outcome.counted.filter(|reason| *reason != 0);
+    assert_eq!(told, Vec::from_iter(reason), "drops told: {outcome:?}");
+}
+
+/// What a packet comes to does not depend on what the last one has left.
+pub(super) fn same(outcome: &Outcome, told: &Told, world: &World, twin: &World) {
+    assert_eq!(outcome.decided, Some(told.decided), "dirty scratch");
+    assert_eq!(outcome.bytes, told.bytes, "dirty scratch");
+    assert_eq!(outcome.events, told.events, "dirty scratch");
+    assert_eq!(world.ct4, twin.ct4, "dirty scratch");
+    assert_eq!(world.ct6, twin.ct6, "dirty scratch");
+    assert_eq!(world.nat, twin.nat, "dirty scratch");
+    assert_eq!(world.fragments, twin.fragments, "dirty scratch");
+}
+
+/// What was let through was well formed, came from whom it says, may be, and
+/// is well formed still.
+pub(super) fn just(hook: Hook, packet: &MemPacket, outcome: &Outcome, world: &World) {
+    let Some(Ok(verdict)) = outcome.decided else {
+        assert_eq!(outcome.action, Action::Drop);
+        return;
+    };
+    match verdict {
+        Verdict::Ignore => ignored(hook, packet, outcome, world),
+        Verdict::Reflect { dropped } => {
+            assert_eq!(hook_name(hook, dropped.is_some()), "reflects");
+            check(&outcome.bytes).expect("an answer has right checksums");
+        }
+        Verdict::Pass | Verdict::RedirectPeer { .. } | Verdict::RedirectNeigh { .. } => {
+            let seen = read(packet).unwrap_or_else(|wrong| {
+                panic!("passed as {verdict:?}, but malformed: {wrong}");
+            });
+            assert!(!packet.vlan, "a tagged packet is none of ours");
+            assert_eq!(packet.bytes.len(), outcome.bytes.len());
+            if packet.gso_size == 0 && check(&packet.bytes).is_ok() {
+                check(&outcome.bytes).expect("right checksums stay right");
+            }
+            sender(hook, packet, &seen, world);
+            receiver(hook, packet, &seen, verdict);
+            if hook == Hook::ToNetdev {
+                masqueraded(packet, outcome);
+            }
+        }
+    }
+}
+
+fn hook_name(hook: Hook, error: bool) -> &'static str {
+    match hook {
+        Hook::FromEndpoint => "reflects",
+        Hook::FromNetdev if error => "reflects",
+        Hook::FromNetdev | Hook::ToEndpoint | Hook::ToNetdev => "has nobody to answer",
+    }
+}
+
+/// Only the network's hooks pass anything over, and nothing that is for an
+/// endpoint, or malformed from one.
+fn ignored(hook: Hook, packet: &MemPacket, outcome: &Outcome, world: &World) {
+    assert!(matches!(hook, Hook::FromNetdev | Hook::ToNetdev));
+    assert_eq!(
+        packet.bytes, outcome.bytes,
+        "what is not ours stays as it is"
+    );
+    if packet.vlan {
+        return;
+    }
+    let Some((source, destination)) = addresses(&packet.bytes) else {
+        return;
+    };
+    let ours = |addr: IpAddr| world.addresses.contains_key(&IpKey::from(addr));
+    if hook == Hook::FromNetdev {
+        assert!(!ours(destination), "past us to an endpoint");
+    } else if ours(source) {
+        read(packet).expect("malformed from an endpoint to the network");
+    }
+}
+
+/// Endpoints speak for themselves, and nobody outside speaks for them.
+fn sender(hook: Hook, packet: &MemPacket, seen: &Seen<'_>, world: &World) {
+    let source = IpKey::from(seen.source);
+    match hook {
+        Hook::FromEndpoint => {
+            let row = &world.endpoints[&packet.ifindex];
+            assert!(
+                source == row.ipv6 || Some(source) == Some(IpKey::from_v4(row.ipv4)),
+                "endpoint {} speaks as {}",
+                row.id,
+                seen.source
+            );
+        }
+        Hook::FromNetdev => {
+            let own = [
+                IpKey::from_v4(world.config.node_ipv4),
+                world.config.node_ipv6,
+            ];
+            assert!(
+                !world.addresses.contains_key(&source) && !own.contains(&source),
+                "{} from outside",
+                seen.source
+            );
+        }
+        Hook::ToEndpoint | Hook::ToNetdev => {}
+    }
+}
+
+/// Who is closed gets and sends nothing that policy does not name.
+fn receiver(hook: Hook, packet: &MemPacket, seen: &Seen<'_>, verdict: Verdict) {
+    let to = match (hook, verdict) {
+        (Hook::ToEndpoint, _) => packet.ifindex,
+        (_, Verdict::RedirectPeer { ifindex }) => ifindex,
+        _ => 0,
+    };
+    let from = if hook == Hook::FromEndpoint {
+        packet.ifindex
+    } else {
+        0
+    };
+    for closed in [POD_HERMIT, LOCKED] {
+        assert!(to != closed && from != closed, "{to} from {from}: {seen:?}");
+    }
+    if to == PICKY {
+        assert!(is_first(seen.source), "{} to picky", seen.source);
+        let allowed = match &seen.transport {
+            Some(TransportSlice::Tcp(tcp)) => tcp.destination_port() == 80,
+            Some(TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_)) => true,
+            Some(_) => false,
+            None => seen.fragmented,
+        };
+        assert!(allowed, "to picky: {seen:?}");
+    }
+    if from == PICKY {
+        assert_eq!(to, POD_A, "picky to {}", seen.destination);
+        let allowed = match &seen.transport {
+            Some(TransportSlice::Tcp(tcp)) => tcp.source_port() == 80,
+            Some(TransportSlice::Icmpv4(_) | TransportSlice::Icmpv6(_)) => true,
+            Some(_) => false,
+            None => seen.fragmented,
+        };
+        assert!(allowed, "from picky: {seen:?}");
+    }
+    let closed = [PICKY_V4, PICKY_V6, LOCKED_V4, LOCKED_V6].map(address);
+    if hook == Hook::FromNetdev {
+        assert!(!closed.contains(&seen.destination) || to != 0);
+        assert_ne!(to, PICKY, "picky knows nobody outside");
+    }
+}
+
+/// What is translated leaves from the node.
+fn masqueraded(packet: &MemPacket, outcome: &Outcome) {
+    let (before, _) = addresses(&packet.bytes).expect("it was read");
+    let (after, _) = addresses(&outcome.bytes).expect("it was read");
+    let node = if before.is_ipv4() { V4.node } else { V6.node };
+    assert_eq!(after, address(node), "{before} leaves");
+}
+
+fn is_first(addr: IpAddr) -> bool {
+    [V4.a, V6.a].map(address).contains(&addr)
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address of the scene")
+}
+
+/// What another parser makes of a packet.
+#[derive(Debug)]
+struct Seen<'a> {
+    source: IpAddr,
+    destination: IpAddr,
+    /// Whether it is a part of its datagram only.
+    fragmented: bool,
+    transport: Option<TransportSlice<'a>>,
+}
+
+/// Reads a packet; an error says why it is malformed.
+fn read(packet: &MemPacket) -> Result<Seen<'_>, String> {
+    let aggregate = packet.gso_size != 0;
+    let sliced = match SlicedPacket::from_ethernet(&packet.bytes) {
+        Ok(sliced) => sliced,
+        Err(error) if is_excused(&error, aggregate) => {
+            let (source, destination) = addresses(&packet.bytes).ok_or("no addresses")?;
+            return Ok(Seen {
+                source,
+                destination,
+                fragmented: true,
+                transport: None,
+            });
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    let (source, destination, fragmented) = match &sliced.net {
+        Some(NetSlice::Ipv4(ip)) => (
+            ip.header().source_addr().into(),
+            ip.header().destination_addr().into(),
+            ip.is_payload_fragmented(),
+        ),
+        Some(NetSlice::Ipv6(ip)) => (
+            ip.header().source_addr().into(),
+            ip.header().destination_addr().into(),
+            ip.is_payload_fragmented(),
+        ),
+        Some(NetSlice::Arp(_)) | None => return Err("no IP".to_owned()),
+    };
+    Ok(Seen {
+        source,
+        destination,
+        fragmented,
+        transport: sliced.transport,
+    })
+}
+
+/// What the other parser refuses without need: the payload of ICMP messages,
+/// and lengths that an aggregate does not keep to.
+fn is_excused(error: &SliceError, aggregate: bool) -> bool {
+    match error {
+        SliceError::Len(error) => {
+            let icmp = matches!(
+                error.layer,
+                Layer::Icmpv4Timestamp | Layer::Icmpv4TimestampReply
+            );
+            icmp || aggregate
+        }
+        SliceError::Ipv4(_) => aggregate,
+        _ => false,
+    }
+}
+
+/// The addresses of an IP packet, wherever they stand.
+fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    let ip = frame.get(ETHERNET_LEN..)?;
+    match frame.get(12..ETHERNET_LEN)? {
+        [0x08, 0x00] => {
+            let pair: [u8; 8] = ip.get(12..20)?.try_into().ok()?;
+            let [a, b, c, d, e, f, g, h] = pair;
+            Some(([a, b, c, d].into(), [e, f, g, h].into()))
+        }
+        [0x86, 0xdd] => {
+            let source: [u8; 16] = ip.get(8..24)?.try_into().ok()?;
+            let destination: [u8; 16] = ip.get(24..40)?.try_into().ok()?;
+            Some((source.into(), destination.into()))
+        }
+        _ => None,
+    }
+}

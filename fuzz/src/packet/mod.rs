@@ -1,0 +1,192 @@
+//! The packet path: any frames, in any order, through any hook.
+//!
+//! ```text
+//! bytes ── records (hook, device, time, frame) ──> datapath over the scene
+//!                                                     └──> judge: what must hold of each
+//! ```
+//!
+//! An input is a script: of every packet two bytes that say how it comes, two
+//! that say how long it is, and its frame. State (flows, translations,
+//! fragments) stays from one packet to the next.
+
+mod judge;
+mod scene;
+
+use axon_abi::{DropReason, EventRecord, Hook, PolicySetFlags, PolicySetRow};
+use axon_datapath::{Scratch, Verdict, report_drop};
+use axon_testkit::cases::{POD_A, POD_B, POD_HERMIT, UPLINK};
+use axon_testkit::{Backend, Case, MemPacket, Native, World};
+
+use scene::{LOCKED, PICKY};
+
+/// Packets of a script; what follows is passed over.
+const PACKETS_MAX: usize = 24;
+/// Bytes of a frame.
+const FRAME_MAX: usize = 2047;
+
+/// How a packet comes.
+#[derive(Clone, Copy)]
+struct Head {
+    hook: Hook,
+    ifindex: u32,
+    vlan: bool,
+    gso: bool,
+    wait: bool,
+    /// Changes of the world before it.
+    changes: u8,
+}
+
+const HOOKS: [Hook; 4] = [
+    Hook::FromEndpoint,
+    Hook::ToEndpoint,
+    Hook::FromNetdev,
+    Hook::ToNetdev,
+];
+/// The last one is nobody's.
+const DEVICES: [u32; 8] = [POD_A, POD_B, POD_HERMIT, PICKY, LOCKED, UPLINK, POD_A, 99];
+
+impl Head {
+    fn read([how, changes]: [u8; 2]) -> Self {
+        let hook = HOOKS[usize::from(how & 3)];
+        let uplink = matches!(hook, Hook::FromNetdev | Hook::ToNetdev);
+        Self {
+            hook,
+            ifindex: if uplink {
+                UPLINK
+            } else {
+                DEVICES[usize::from(how >> 2 & 7)]
+            },
+            vlan: how & 0x20 != 0,
+            gso: how & 0x40 != 0,
+            wait: how & 0x80 != 0,
+            changes,
+        }
+    }
+
+    fn write(self) -> [u8; 2] {
+        let place = |ok: Option<usize>| ok.unwrap_or_default() as u8;
+        let hook = place(HOOKS.iter().position(|hook| *hook == self.hook));
+        let device = place(DEVICES.iter().position(|device| *device == self.ifindex));
+        let flags = u8::from(self.vlan) << 5 | u8::from(self.gso) << 6 | u8::from(self.wait) << 7;
+        [hook | device << 2 | flags, self.changes]
+    }
+}
+
+/// The records of a script.
+fn records(mut data: &[u8]) -> impl Iterator<Item = (Head, &[u8])> {
+    std::iter::from_fn(move || {
+        let (head, rest) = data.split_first_chunk::<4>()?;
+        let [how, changes, len @ ..] = *head;
+        let len = usize::from(u16::from_le_bytes(len)).min(FRAME_MAX);
+        let (frame, rest) = rest.split_at(len.min(rest.len()));
+        data = rest;
+        Some((Head::read([how, changes]), frame))
+    })
+    .take(PACKETS_MAX)
+}
+
+/// A case of the tables as a script: what the fuzzer starts from.
+pub fn script(case: &Case) -> Vec<u8> {
+    let mut script = Vec::new();
+    for step in &case.steps {
+        let head = Head {
+            hook: step.hook,
+            ifindex: step.packet.ifindex,
+            vlan: step.packet.vlan,
+            gso: step.packet.gso_size != 0,
+            wait: step.after_s != 0,
+            changes: 0,
+        };
+        script.extend(head.write());
+        script.extend((step.packet.bytes.len() as u16).to_le_bytes());
+        script.extend(&step.packet.bytes);
+    }
+    script
+}
+
+/// Runs a script.
+///
+/// # Panics
+/// If anything that must hold of every packet does not.
+pub fn run(data: &[u8]) {
+    let mut native = Native {
+        world: scene::world(),
+    };
+    // What earlier packets have left in it; the other one is poisoned anew.
+    let mut dirty = Scratch::default();
+    for (head, frame) in records(data) {
+        change(&mut native, head);
+        let packet = MemPacket {
+            bytes: frame.to_vec(),
+            ifindex: head.ifindex,
+            gso_size: if head.gso { 1000 } else { 0 },
+            vlan: head.vlan,
+            ..MemPacket::default()
+        };
+        let twin = native.world.clone();
+        let told = again(head.hook, &packet, &twin, &mut dirty);
+        let before = counted(&native.world);
+        let outcome = native.run(head.hook, &packet);
+        let packets = counted(&native.world) - before;
+        judge::accounted(&outcome, packets);
+        judge::same(&outcome, &told, &native.world, &twin);
+        judge::just(head.hook, &packet, &outcome, &native.world);
+    }
+}
+
+/// What a packet came to, for comparison.
+struct Told {
+    decided: Result<Verdict, DropReason>,
+    bytes: Vec<u8>,
+    events: Vec<EventRecord>,
+}
+
+/// The same packet with a scratch that is dirty in another way.
+fn again(hook: Hook, packet: &MemPacket, world: &World, scratch: &mut Scratch) -> Told {
+    let mut packet = packet.clone();
+    world.events.borrow_mut().clear();
+    let decided = match hook {
+        Hook::FromEndpoint => axon_datapath::from_endpoint(&mut packet, world, scratch),
+        Hook::ToEndpoint => axon_datapath::to_endpoint(&mut packet, world, scratch),
+        Hook::FromNetdev => axon_datapath::from_netdev(&mut packet, world, scratch),
+        Hook::ToNetdev => axon_datapath::to_netdev(&mut packet, world, scratch),
+    };
+    if let Err(reason) = decided {
+        report_drop(&packet, world, scratch, reason);
+    }
+    let events = world.events.borrow().clone();
+    Told {
+        decided,
+        bytes: packet.bytes,
+        events,
+    }
+}
+
+fn counted(world: &World) -> u64 {
+    world.counts.borrow().values().sum()
+}
+
+/// What may change between two packets.
+fn change(native: &mut Native, head: Head) {
+    if head.wait {
+        native.wait_s([1, 11, 31, 61][usize::from(head.changes & 3)]);
+    }
+    let world = &mut native.world;
+    if head.changes & 0x04 != 0 {
+        world.ct_full.set(!world.ct_full.get());
+    }
+    if head.changes & 0x08 != 0 {
+        world.config.epoch = world.config.epoch.wrapping_add(1);
+    }
+    if head.changes & 0x10 != 0 {
+        let row = world.sets.entry(2).or_default();
+        *row = PolicySetRow {
+            flags: row.flags ^ PolicySetFlags::DEFAULT_DENY_INGRESS,
+            ..*row
+        };
+        world.config.epoch = world.config.epoch.wrapping_add(1);
+    }
+    if head.changes & 0x20 != 0 {
+        world.config.ct_quota = if world.config.ct_quota == 0 { 2 } else { 0 };
+    }
+}
