@@ -281,6 +281,8 @@ fn drops_are_told(node: &Node) {
     let first = output.stdout.split(|b| *b == b'\n').next().expect("a line");
     let flow = serde_json::from_slice::<Value>(first).expect("JSON")["flow"].take();
     assert_eq!(flow["drop_reason_desc"], "POLICY_DENIED");
+    assert_eq!(flow["source"]["namespace"], "default");
+    assert_eq!(flow["source"]["pod_name"], "axon", "named by its command");
     assert_eq!(flow["ingress_denied_by"][0]["name"], "rule1");
     let labels = flow["source"]["labels"].as_array().expect("labels");
     assert!(labels.contains(&"unspec:org=alliance".into()), "{labels:?}");

@@ -225,7 +225,8 @@ pub const OPTIONS: &[Spec] = &[
         "monitor-aggregation",
         Text,
         "medium",
-        "How much is reported of an established flow: none or low (each packet, where it goes to), medium (by interval and new TCP flags), maximum (by interval)",
+        "How much is reported of an established flow: none and low are each packet, where it \
+         goes to; medium is once an interval, and new TCP flags; maximum leaves out the flags",
     ),
     option(
         "monitor-aggregation-interval",
