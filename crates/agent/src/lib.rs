@@ -18,6 +18,7 @@ pub mod dump;
 mod endpoints;
 mod engine;
 mod flows;
+mod guard;
 mod health;
 mod http;
 mod metrics;

@@ -166,8 +166,8 @@ impl Metrics {
         let Ok(report) = result else { return };
         for map in &report.maps {
             let family = match map.map {
-                "axon_ct4_v1" => "ipv4",
-                "axon_ct6_v1" => "ipv6",
+                axon_abi::CT4 => "ipv4",
+                axon_abi::CT6 => "ipv6",
                 _ => continue,
             };
             for (status, count) in [("alive", map.entries), ("deleted", map.removed)] {

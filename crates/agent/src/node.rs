@@ -14,6 +14,7 @@ use crate::Config;
 use crate::endpoints::{Endpoints, Flusher};
 use crate::engine::{EngineHandle, View};
 use crate::flows::Flows;
+use crate::guard::GuardState;
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::sweep::SweepState;
@@ -42,6 +43,7 @@ pub(crate) struct Node {
     pub(crate) flows: Flows,
     pub(crate) metrics: Metrics,
     pub(crate) sweeps: Mutex<SweepState>,
+    pub(crate) guard: Mutex<GuardState>,
     pub(crate) ready: AtomicBool,
     pub(crate) stop: CancellationToken,
 }

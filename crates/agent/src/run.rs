@@ -24,7 +24,9 @@ use crate::node::{Node, lock};
 use crate::store::{CONTROL, Store};
 use crate::sweep::SweepState;
 use crate::uplinks::Uplinks;
-use crate::{Config, flows, health, http, notify_systemd, queue, settle, setup, sweep, uplinks};
+use crate::{
+    Config, flows, guard, health, http, notify_systemd, queue, settle, setup, sweep, uplinks,
+};
 
 /// How long requests may still take when the agent is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -97,7 +99,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
     let facts = Arc::new(uplinks::look(&config, &observed)?);
     let datapath = setup::datapath(&config, &facts)?;
     let maps = datapath.maps().clone();
-    let controller = setup::controller(&config, &facts, &maps, persisted);
+    let controller = setup::controller(&config, &facts, &maps, persisted, &records);
     let (handle, inbox) = EngineHandle::new();
     setup::wake_on_changes(&observed, &handle);
     let stop = CancellationToken::new();
@@ -126,6 +128,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         sweeper: Mutex::new(axon_linux::Sweeper::new(maps.clone())),
         flusher: Flusher::new(axon_linux::Sweeper::new(maps.clone())),
         sweeps: Mutex::new(SweepState::default()),
+        guard: Mutex::default(),
         datapath: Mutex::new(datapath),
         engine: handle,
         view: seen,
@@ -188,6 +191,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> anyhow::Result<()> {
     tasks.spawn(queue::run(Arc::clone(&node)));
     tasks.spawn(sweep::run(Arc::clone(&node)));
     tasks.spawn(settle::run(Arc::clone(&node)));
+    tasks.spawn(guard::run(Arc::clone(&node)));
     tasks.spawn(announce(Arc::clone(&node)));
     let result = tokio::select! {
         () = told_to_stop() => Ok(()),

@@ -10,6 +10,7 @@ use axon_model::Observed;
 
 use crate::Config;
 use crate::config::{Aggregation, Allocation, Enforcement};
+use crate::endpoints::Records;
 use crate::engine::EngineHandle;
 use crate::uplinks::Uplinks;
 
@@ -28,6 +29,7 @@ pub(crate) fn datapath(config: &Config, uplinks: &Uplinks) -> anyhow::Result<Dat
     let adoption = datapath.adoption();
     tracing::info!(
         generation = adoption.generation,
+        programs = adoption.programs,
         adopted = adoption.adopted.len(),
         created = adoption.created.len(),
         links = adoption.links,
@@ -41,7 +43,21 @@ pub(crate) fn datapath(config: &Config, uplinks: &Uplinks) -> anyhow::Result<Dat
             found = map.found,
             expected = map.expected,
             carried = map.carried,
+            lost = map.lost,
             "a pinned map does not fit and is made anew"
+        );
+    }
+    if !adoption.dropped.is_empty() {
+        tracing::warn!(
+            maps = adoption.dropped.join(","),
+            "pinned maps of another version are let go; what a newer one kept in them is lost"
+        );
+    }
+    if !adoption.foreign.is_empty() {
+        tracing::warn!(
+            bpf_root = %config.paths.bpf.display(),
+            pins = adoption.foreign.join(","),
+            "what is not the agent's in its bpf-root is left alone"
         );
     }
     Ok(datapath)
@@ -61,16 +77,28 @@ pub(crate) fn controller(
     uplinks: &Uplinks,
     maps: &Maps,
     persisted: Persisted,
+    records: &Records,
 ) -> Controller {
     let mut controller = Controller::new(control_config(config, uplinks.mtu), persisted);
     let sets = maps.policy_set.dump().unwrap_or_else(|error| {
         tracing::warn!(%error, "pinned policy sets cannot be read");
         Vec::new()
     });
+    let identities = maps.identity.dump().unwrap_or_else(|error| {
+        tracing::warn!(%error, "pinned identities cannot be read");
+        Vec::new()
+    });
     let pinned = maps.config.get(&0).unwrap_or_default();
     controller.adopt(Adopted {
         last_set: sets.iter().map(|(set, _)| *set).max().unwrap_or(0),
         epoch: pinned.map_or(0, |config| config.epoch),
+        identities: identities.into_iter().map(|(id, _)| id).collect(),
+        labels: records
+            .all()
+            .into_iter()
+            .filter(|record| !record.endpoint.labels.is_empty())
+            .map(|record| (record.endpoint.identity, record.endpoint.labels))
+            .collect(),
     });
     controller.set_local_addresses(uplinks.addresses.clone());
     controller.set_leaving_addresses(uplinks.leaving.clone());

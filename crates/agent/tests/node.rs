@@ -4,6 +4,7 @@
 //! Needs root. The agent is this very test binary, started again, so that it
 //! can be killed.
 
+mod bad;
 mod bench;
 
 use std::time::Duration;

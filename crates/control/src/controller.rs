@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use axon_abi::{Identity, IdentityRow};
-use axon_model::{Desired, ObjectKey, Observed};
+use axon_model::{Desired, Labels, ObjectKey, Observed};
 use axon_policy::{Engine, NamedPorts, Numbers, reserved_identities};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -44,14 +44,18 @@ impl Persisted {
     }
 }
 
-/// What is pinned from an earlier life and not described by [`Persisted`]:
-/// numbers that must not be given another meaning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What is left of an earlier life beside [`Persisted`]: numbers that must not
+/// be given another meaning, also where what was persisted is lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adopted {
     /// The greatest policy set number in the pinned maps.
     pub last_set: u32,
     /// The epoch in the pinned configuration.
     pub epoch: u32,
+    /// Identities in the pinned maps.
+    pub identities: Vec<Identity>,
+    /// Identities of endpoints, with their labels.
+    pub labels: Vec<(Identity, Labels)>,
 }
 
 /// Derives desired rows from observed ones.
@@ -131,6 +135,13 @@ impl Controller {
             .sets
             .reserve_through(adopted.last_set);
         self.persisted.epoch = self.persisted.epoch.max(adopted.epoch);
+        for (identity, labels) in adopted.labels {
+            self.persisted.identities.adopt(identity, labels);
+        }
+        for identity in adopted.identities {
+            self.persisted.identities.reserve(identity);
+            self.persisted.cidr_identities.reserve(identity);
+        }
     }
 
     /// Names addresses of this node that its Node object does not tell (of

@@ -73,6 +73,25 @@ impl LabelIdentities {
         Ok(Identity(number))
     }
 
+    /// Takes in a number that a set of labels has had, unless either of them
+    /// has another by now.
+    pub(crate) fn adopt(&mut self, id: Identity, labels: Labels) {
+        let known = self.by_labels.contains_key(&labels) || self.by_number.contains_key(&id.0);
+        if !known && is_of_labels(id) {
+            self.by_labels.insert(labels.clone(), id.0);
+            self.by_number.insert(id.0, labels);
+            self.reserve(id);
+        }
+    }
+
+    /// Has a number given out as late as possible: it may still have a meaning
+    /// in the kernel. Numbers of other kinds are passed over.
+    pub(crate) fn reserve(&mut self, id: Identity) {
+        if is_of_labels(id) {
+            self.last = self.last.max(id.0);
+        }
+    }
+
     /// The number of a set of labels, if it has one.
     pub fn get(&self, labels: &Labels) -> Option<Identity> {
         self.by_labels.get(labels).copied().map(Identity)
@@ -153,6 +172,13 @@ impl CidrIdentities {
         Ok(Identity(number))
     }
 
+    /// As [`LabelIdentities::reserve`].
+    pub(crate) fn reserve(&mut self, id: Identity) {
+        if (Identity::LOCAL_MIN..=Identity::LOCAL_MAX).contains(&id) {
+            self.last = self.last.max(id.0);
+        }
+    }
+
     /// The number of a prefix, if it has one.
     pub fn get(&self, prefix: IpNet) -> Option<Identity> {
         self.by_prefix.get(&prefix.trunc()).copied().map(Identity)
@@ -174,6 +200,11 @@ impl CidrIdentities {
             self.by_prefix.remove(&prefix);
         }
     }
+}
+
+/// Whether this is a number of a set of labels.
+fn is_of_labels(id: Identity) -> bool {
+    (Identity::CLUSTER_MIN..=Identity::CLUSTER_MAX).contains(&id)
 }
 
 /// The first free number after `after`, going round.

@@ -142,6 +142,23 @@ impl Ipam {
         Ok(addr)
     }
 
+    /// Takes in an address that an owner has, whatever the pools are now.
+    ///
+    /// # Errors
+    /// Somebody else has it.
+    pub fn adopt(&mut self, owner: &str, addr: IpAddr) -> Result<(), IpamError> {
+        match self.owners.get(&addr) {
+            Some(other) if other != owner => Err(IpamError::InUse {
+                addr,
+                owner: other.clone(),
+            }),
+            _ => {
+                self.owners.insert(addr, owner.to_owned());
+                Ok(())
+            }
+        }
+    }
+
     /// Takes back every address of an owner; says which.
     pub fn release(&mut self, owner: &str) -> Vec<IpAddr> {
         let held: Vec<IpAddr> = self

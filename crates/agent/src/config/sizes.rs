@@ -40,9 +40,9 @@ impl Sizes {
         let gc = reader.duration("conntrack-gc-interval");
         Self {
             maps: vec![
-                ("axon_ct4_v1", ct),
-                ("axon_ct6_v1", ct),
-                ("axon_nat_v1", nat),
+                (axon_abi::CT4, ct),
+                (axon_abi::CT6, ct),
+                (axon_abi::NAT, nat),
                 ("axon_policy_v1", policy),
                 ("axon_class_v1", policy),
                 (

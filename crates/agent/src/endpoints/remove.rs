@@ -9,6 +9,7 @@ use axon_linux::device::Device;
 use axon_linux::link;
 
 use super::create::{attachment, blocking, device, pod};
+use super::restore::{device_of, follow_name};
 use super::{Record, Stage, addresses, disk, release};
 use crate::node::{Node, lock};
 use crate::problem::{Refusal, chain};
@@ -46,7 +47,23 @@ pub(super) async fn remove_meant(
         remove(node, record).await?;
         removed += 1;
     }
+    if removed == 0 && !request.interface.is_empty() {
+        let (node, request) = (Arc::clone(node), request.clone());
+        blocking(move || remove_unrecorded(&node, &request)).await?;
+    }
     Ok(removed)
+}
+
+/// Takes away the device of an attachment whose record was lost with the state
+/// directory, or a file of it.
+fn remove_unrecorded(node: &Node, request: &EndpointDelete) -> Result<(), Refusal> {
+    let name = link::host_name(&request.container_id, &request.interface);
+    let records = node.endpoints.records.all();
+    if records.iter().any(|r| r.endpoint.interface == name) {
+        return Ok(());
+    }
+    link::delete(&name)
+        .map_err(|error| Refusal::node(chain(&error), "ask again; see the agent's log"))
 }
 
 /// Takes away every endpoint whose attachment is not named; says which.
@@ -88,15 +105,20 @@ pub(crate) async fn gc(
 pub(crate) async fn remove_vanished(node: &Arc<Node>, records: Vec<Record>, devices: &[Device]) {
     for record in records {
         let endpoint = &record.endpoint;
-        let present = devices
-            .iter()
-            .any(|d| d.ifindex == endpoint.ifindex && d.name == endpoint.interface);
-        if present || record.stage != Stage::Made {
+        if record.stage != Stage::Made {
+            continue;
+        }
+        let device = device_of(endpoint, devices);
+        if device.is_some_and(|device| device.name == endpoint.interface) {
             continue;
         }
         let _turn = node.endpoints.alone(&endpoint.container_id).await;
         // Somebody may have been quicker.
         if node.endpoints.records.get(endpoint.id).as_ref() != Some(&record) {
+            continue;
+        }
+        if let Some(device) = device {
+            follow_name(node, record, device);
             continue;
         }
         tracing::warn!(

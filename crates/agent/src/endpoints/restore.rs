@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use axon_api::agent::EndpointDelete;
 use axon_control::Ipam;
-use axon_linux::device;
-use axon_model::EndpointState;
+use axon_linux::device::{self, Device};
+use axon_model::{Endpoint, EndpointState};
 
 use super::create::pod;
-use super::{Record, Records, Stage, owner, remove};
+use super::{Record, Records, Stage, addresses, owner, remove};
 use crate::node::{Node, lock};
 use crate::problem::{Refusal, chain};
 use crate::store::{ENDPOINTS, IPAM, Store, StoreError};
@@ -42,6 +42,17 @@ pub(crate) fn load(store: &Store) -> Result<(Records, Ipam), StoreError> {
         );
         ipam.release(&owner);
     }
+    for record in records.all() {
+        for addr in addresses(&record.endpoint) {
+            if let Err(error) = ipam.adopt(&owner(&record.endpoint), addr) {
+                tracing::error!(
+                    endpoint = record.endpoint.id,
+                    error = chain(&error),
+                    "two endpoints have one address"
+                );
+            }
+        }
+    }
     Ok((records, ipam))
 }
 
@@ -65,21 +76,20 @@ pub(crate) fn restore(node: &Node) -> anyhow::Result<()> {
     let devices = device::list()?;
     let mut kept = BTreeSet::new();
     for record in node.endpoints.records.all() {
-        let endpoint = &record.endpoint;
-        let present = devices
-            .iter()
-            .any(|d| d.ifindex == endpoint.ifindex && d.name == endpoint.interface);
-        if record.stage != Stage::Made || !present {
+        let present = device_of(&record.endpoint, &devices);
+        let Some(device) = present.filter(|_| record.stage == Stage::Made) else {
             tracing::info!(
-                endpoint = endpoint.id,
-                pod = pod(endpoint),
+                endpoint = record.endpoint.id,
+                pod = pod(&record.endpoint),
                 stage = ?record.stage,
-                present,
+                present = present.is_some(),
                 "removing what an earlier agent left of an endpoint"
             );
-            remove::undo(node, &record);
+            remove::undo(node, &indexed(record, &devices));
             continue;
-        }
+        };
+        let record = follow_name(node, record, device);
+        let endpoint = &record.endpoint;
         if let Err(error) = lock(&node.datapath).attach_endpoint_at_once(endpoint.ifindex) {
             tracing::error!(
                 endpoint = endpoint.id,
@@ -94,19 +104,18 @@ pub(crate) fn restore(node: &Node) -> anyhow::Result<()> {
     }
     // A source like the others: from now on absence means something.
     node.observed.endpoints.mark_complete();
-    let uplinks: BTreeSet<u32> = node
-        .uplinks
-        .borrow()
-        .devices
-        .iter()
-        .map(|d| d.ifindex)
-        .collect();
     let mut datapath = lock(&node.datapath);
     for ifindex in datapath.attached() {
-        if !kept.contains(&ifindex)
-            && !uplinks.contains(&ifindex)
-            && let Err(error) = datapath.detach_endpoint(ifindex)
-        {
+        if kept.contains(&ifindex) {
+            continue;
+        }
+        if let Some(device) = devices.iter().find(|d| d.ifindex == ifindex) {
+            // Without a row nothing passes; without stubs everything would.
+            tracing::error!(
+                device = device.name,
+                "nobody knows the endpoint of this device: it stays cut off"
+            );
+        } else if let Err(error) = datapath.detach_endpoint(ifindex) {
             tracing::warn!(
                 ifindex,
                 error = chain(&error),
@@ -116,6 +125,66 @@ pub(crate) fn restore(node: &Node) -> anyhow::Result<()> {
     }
     tracing::info!(endpoints = kept.len(), "endpoints are restored");
     Ok(())
+}
+
+/// One in the making has not written its device's index down.
+fn indexed(mut record: Record, devices: &[Device]) -> Record {
+    let endpoint = &mut record.endpoint;
+    let own = |d: &&Device| d.name == endpoint.interface && d.mac == Some(endpoint.node_mac);
+    if let Some(device) = devices.iter().find(own).filter(|_| endpoint.ifindex == 0) {
+        endpoint.ifindex = device.ifindex;
+    }
+    record
+}
+
+/// The device of an endpoint among these. Names are for people, and may be
+/// changed by them: index and MAC address tell as well.
+pub(super) fn device_of<'a>(endpoint: &Endpoint, devices: &'a [Device]) -> Option<&'a Device> {
+    devices.iter().find(|device| {
+        let named = device.name == endpoint.interface;
+        device.ifindex == endpoint.ifindex && (named || device.mac == Some(endpoint.node_mac))
+    })
+}
+
+/// Follows a device that has got another name.
+pub(super) fn follow_name(node: &Node, record: Record, device: &Device) -> Record {
+    let endpoint = &record.endpoint;
+    if endpoint.interface == device.name {
+        return record;
+    }
+    tracing::warn!(
+        endpoint = endpoint.id,
+        pod = pod(endpoint),
+        from = endpoint.interface,
+        to = device.name,
+        "endpoint's device has another name now"
+    );
+    let renamed = node
+        .endpoints
+        .records
+        .update(&node.store, endpoint.id, |record| {
+            record.endpoint.interface.clone_from(&device.name);
+        });
+    match renamed {
+        Ok(Some(renamed)) => {
+            node.observed.endpoints.write(|txn| {
+                if let Some(mut row) = txn
+                    .get(&renamed.endpoint.id)
+                    .map(|row| Endpoint::clone(row))
+                {
+                    row.interface.clone_from(&device.name);
+                    txn.insert(row.id, row);
+                }
+            });
+            renamed
+        }
+        // What is on disk names a device that is gone; the index is right all the same.
+        Ok(None) => record,
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "the new name is not on disk");
+            record
+        }
+    }
 }
 
 /// Carries out the DELs that came while no agent was there.

@@ -108,8 +108,9 @@ pub(super) fn datapath(node: &Node, view: &View) -> PartStatus {
         })
         .collect();
     let mut text = format!(
-        "generation {}, stubs on {} devices of endpoints, {} maps adopted",
+        "generation {} (programs {}), stubs on {} devices of endpoints, {} maps adopted",
         adoption.generation,
+        adoption.programs,
         datapath.attached().len(),
         adoption.adopted.len()
     );

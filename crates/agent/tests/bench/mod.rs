@@ -91,7 +91,8 @@ impl Bench {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// A path in the node's directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -152,6 +153,12 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
 
     /// Starts the agent and waits until it is ready.
     pub(crate) fn start(&mut self) {
+        self.start_only();
+        self.until_ready();
+    }
+
+    /// Starts the agent.
+    pub(crate) fn start_only(&mut self) {
         let log = fs::File::options()
             .create(true)
             .append(true)
@@ -169,6 +176,10 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
             .spawn()
             .expect("agent");
         self.agent = Some(child);
+    }
+
+    /// Waits until the agent is ready.
+    pub(crate) fn until_ready(&mut self) {
         self.until("the agent is ready", |bench| {
             let (status, body) = bench.request("GET", "/v1/healthz", None);
             status == 200 && !body.contains("starting")
@@ -216,6 +227,14 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
         child.wait().expect("wait");
     }
 
+    /// Asks the agent to go, however far it has come.
+    pub(crate) fn terminate(&mut self) {
+        let mut child = self.agent.take().expect("an agent");
+        // It may have ended already.
+        let _ = run(&["kill", "-TERM", &child.id().to_string()]);
+        child.wait().expect("wait");
+    }
+
     /// Asks the agent to go.
     pub(crate) fn stop(&mut self) {
         let mut child = self.agent.take().expect("an agent");
@@ -224,7 +243,8 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
         assert!(status.success(), "{status}: {}", self.log());
     }
 
-    fn log(&self) -> String {
+    /// The end of the agents' log.
+    pub(crate) fn log(&self) -> String {
         let log = fs::read_to_string(self.path("agent.log")).unwrap_or_default();
         let from = log.len().saturating_sub(6000);
         log.get(from..).unwrap_or(&log).to_owned()
@@ -318,6 +338,44 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
         })
     }
 
+    /// Runs `ip` in the node's namespace.
+    pub(crate) fn ip(&self, args: &[&str]) {
+        must(&[&["ip", "-n", &self.name], args].concat());
+    }
+
+    /// What a part of the status says: its state and its message.
+    pub(crate) fn status(&self, part: &str) -> (String, String) {
+        let status: Value = serde_json::from_str(&self.get("/v1/healthz")).expect("json");
+        let text = |key: &str| status["parts"][part][key].as_str().unwrap_or("").to_owned();
+        (text("state"), text("msg"))
+    }
+
+    /// The file of a pod's endpoint.
+    pub(crate) fn record_file(&self, pod: &str) -> PathBuf {
+        self.record_of(pod).expect("record").0
+    }
+
+    /// What a reboot leaves: no bpffs, no devices, no namespaces of pods.
+    pub(crate) fn reboot(&mut self) {
+        if let Some(mut child) = self.agent.take() {
+            child.kill().expect("kill");
+            child.wait().expect("wait");
+        }
+        axon_linux::mount::unmount_tree(&self.path("bpf")).expect("unmounted");
+        fs::remove_file(self.path("axon.sock")).expect("removed");
+        for pod in std::mem::take(&mut self.pods) {
+            netns::delete(&pod).expect("the namespace goes");
+        }
+        let own = || {
+            for device in axon_linux::device::list().expect("devices") {
+                if device.name.starts_with("lxc") {
+                    axon_linux::link::delete(&device.name).expect("deleted");
+                }
+            }
+        };
+        netns::within_path(&self.node, own).expect("the node's namespace");
+    }
+
     /// How many endpoints have a file.
     pub(crate) fn records(&self) -> usize {
         fs::read_dir(self.path("state/endpoints")).map_or(0, Iterator::count)
@@ -342,6 +400,12 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
     /// CNI DEL.
     pub(crate) fn delete(&self, pod: &str) -> u16 {
         let body = json!({"container-id": self.container(pod)});
+        self.request("DELETE", "/v1/endpoint", Some(&body)).0
+    }
+
+    /// CNI DEL as the plugin asks for it, with the name of the device inside.
+    pub(crate) fn delete_attachment(&self, pod: &str) -> u16 {
+        let body = json!({"container-id": self.container(pod), "interface": "eth0"});
         self.request("DELETE", "/v1/endpoint", Some(&body)).0
     }
 
@@ -378,8 +442,13 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
     /// Name of the host-side device of a pod's endpoint, if it is there.
     pub(crate) fn device_of(&self, pod: &str) -> Option<String> {
         let name = axon_linux::link::host_name(&self.container(pod), "eth0");
-        let shown = run(&["ip", "-n", &self.name, "link", "show", &name]);
-        shown.status.success().then_some(name)
+        self.has_device(&name).then_some(name)
+    }
+
+    /// Whether the node has such a device.
+    pub(crate) fn has_device(&self, name: &str) -> bool {
+        let shown = run(&["ip", "-n", &self.name, "link", "show", name]);
+        shown.status.success()
     }
 
     /// Whether one of a pod's pings is answered.

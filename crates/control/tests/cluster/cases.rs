@@ -314,6 +314,7 @@ fn numbers_survive_a_restart() {
     c.controller.adopt(Adopted {
         last_set: 900,
         epoch: 77,
+        ..Adopted::default()
     });
     c.policy("q", "db", vec![ingress(Action::Allow, Peers::Any, 5432)]);
     c.step();
@@ -322,6 +323,47 @@ fn numbers_survive_a_restart() {
         "numbers in pinned rows are taken"
     );
     assert_eq!(c.epoch(), 78);
+}
+
+#[test]
+fn numbers_that_the_kernel_knows_keep_their_meaning_where_the_state_is_lost() {
+    let mut c = Cluster::ready();
+    c.pod("web", "one", "");
+    c.endpoint(5, "web");
+    c.policy(
+        "p",
+        "db",
+        vec![ingress(Action::Allow, cidr("198.51.100.0/24"), 80)],
+    );
+    c.step();
+    let web = c.row(5).expect("a row").identity;
+    let labels = c.controller.endpoints()[&5].labels.clone();
+    let prefix = c.prefixes()["198.51.100.0/24"];
+    c.controller = axon_control::Controller::new(config(), axon_control::Persisted::default());
+    c.controller.adopt(Adopted {
+        identities: vec![Identity(web.0 + 10), Identity(prefix), Identity(2)],
+        labels: vec![(web, labels)],
+        ..Adopted::default()
+    });
+    c.pod("other", "one", "");
+    c.endpoint(6, "other");
+    c.policy(
+        "q",
+        "db",
+        vec![ingress(Action::Allow, cidr("203.0.113.0/24"), 80)],
+    );
+    c.step();
+    assert_eq!(
+        c.row(5).expect("a row").identity,
+        web,
+        "known by its labels"
+    );
+    let other = c.row(6).expect("a row").identity;
+    assert!(other.0 > web.0 + 10, "{other:?}");
+    let prefixes = c.prefixes();
+    for name in ["198.51.100.0/24", "203.0.113.0/24"] {
+        assert!(prefixes[name] > prefix, "{prefixes:?} after {prefix}");
+    }
 }
 
 #[test]

@@ -25,6 +25,9 @@ pub struct Adoption {
     pub stale_links: usize,
     /// The generation of programs now in force.
     pub generation: u32,
+    /// What the kernel calls those programs by their instructions (the tag of
+    /// `from_endpoint`).
+    pub programs: String,
 }
 
 /// What had been taken away and was put back.

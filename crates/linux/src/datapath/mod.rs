@@ -143,6 +143,7 @@ impl Datapath {
         pins.carry_over(&mut adoption);
         pins.settle(&mut adoption)?;
         adoption.links = stubs.len();
+        adoption.programs = programs.tag(Hook::FromEndpoint);
         let maps = pins.maps()?;
         let mut this = Self {
             root: root.to_owned(),

@@ -73,6 +73,12 @@ impl Programs {
         classifier(&self.ebpf, &stub_name(hook))
     }
 
+    /// The tag of a hook's program: the same for the same instructions.
+    pub(super) fn tag(&self, hook: Hook) -> String {
+        let info = self.program(hook).and_then(|program| program.info().ok());
+        info.map_or_else(String::new, |info| format!("{:016x}", info.tag()))
+    }
+
     /// The descriptor of a hook's stub.
     pub(super) fn stub_fd(&self, hook: Hook) -> Result<BorrowedFd<'_>, DatapathError> {
         fd(self.stub(hook), || stub_name(hook))
