@@ -104,6 +104,23 @@ const CASES: &[Case] = &[
         ],
     },
     Case {
+        name: "deny of peers wins for every protocol",
+        rules: "ingress: [{fromEntities: [all]}]\n  \
+                ingressDeny: [{fromEndpoints: [{matchLabels: {app: foe}}]}, \
+                {fromCIDR: [198.51.100.0/28, '2001:db8::/124']}]",
+        probes: &[
+            ("friend", Tcp(8001), true),
+            ("ally", Udp(8001), true),
+            ("ally", Icmp, true),
+            ("foe", Tcp(8001), false),
+            ("foe", Udp(8001), false),
+            ("foe", Icmp, false),
+            ("node:outside", Tcp(8001), false),
+            ("node:outside", Udp(8001), false),
+            ("node:outside", Icmp, false),
+        ],
+    },
+    Case {
         name: "entities: the cluster",
         rules: "ingress: [{fromEntities: [cluster]}]",
         probes: &[
