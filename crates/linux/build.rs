@@ -40,7 +40,9 @@ fn run() -> Result<()> {
     println!("cargo::rerun-if-env-changed=AXON_BPF_OBJECT");
     println!("cargo::rerun-if-env-changed=AXON_CACHE");
     let out = PathBuf::from(env::var("OUT_DIR")?).join("axon_bpf.o");
-    if let Some(path) = env::var_os("AXON_BPF_OBJECT").filter(|path| !path.is_empty()) {
+    let given = env::var_os("AXON_BPF_OBJECT").filter(|path| !path.is_empty());
+    // What is given is not the variant that tests want.
+    if let Some(path) = given.filter(|_| variant().is_none()) {
         let path = PathBuf::from(path);
         println!("cargo::rerun-if-changed={}", path.display());
         fs::copy(&path, &out)
@@ -52,7 +54,9 @@ fn run() -> Result<()> {
         watch(&crates);
         let toolchain = find_toolchain()?;
         let built = compile(&toolchain, &crates.join("bpf"))?;
-        strip(&toolchain, &built, &out)?;
+        strip(&toolchain, &built.join("axon-bpf"), &out)?;
+        // For benchmarks only; it has no debug sections worth the work.
+        fs::copy(built.join("axon-floor"), out.with_file_name("axon_floor.o"))?;
     }
     refuse_panics(&out)
 }
@@ -151,10 +155,23 @@ fn is_ours(name: &OsStr) -> bool {
             .contains(&name.as_ref()))
 }
 
+/// The feature of the programs that this build has, for tests of upgrades.
+fn variant() -> Option<&'static str> {
+    let features = [
+        ("CARGO_FEATURE_NEXT_LAYOUT", "next-layout"),
+        ("CARGO_FEATURE_OTHER_PROGRAMS", "other-programs"),
+    ];
+    let on = features
+        .into_iter()
+        .find(|(set, _)| env::var_os(set).is_some());
+    on.map(|(_, feature)| feature)
+}
+
 fn compile(toolchain: &Toolchain, dir: &Path) -> Result<PathBuf> {
     // Kept between builds and shared by all profiles, so that an edit costs seconds.
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
-    let target_dir = out_dir.ancestors().nth(4).unwrap_or(&out_dir).join("bpf");
+    let folder = variant().map_or_else(|| "bpf".to_owned(), |feature| format!("bpf-{feature}"));
+    let target_dir = out_dir.ancestors().nth(4).unwrap_or(&out_dir).join(folder);
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     for (name, _) in env::vars_os().filter(|(name, _)| is_ours(name)) {
@@ -167,7 +184,12 @@ fn compile(toolchain: &Toolchain, dir: &Path) -> Result<PathBuf> {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &toolchain.linker)
         .env("CARGO_TARGET_DIR", &target_dir)
-        .args(["build", "--release", "--locked", "--bin", "axon-bpf"])
+        .args(["build", "--release", "--locked", "--bins"])
+        .args(
+            variant()
+                .into_iter()
+                .flat_map(|feature| ["--features", feature]),
+        )
         .output()?;
     if !output.status.success() {
         return Err(format!(
@@ -176,7 +198,7 @@ fn compile(toolchain: &Toolchain, dir: &Path) -> Result<PathBuf> {
         )
         .into());
     }
-    Ok(target_dir.join(TARGET).join("release/axon-bpf"))
+    Ok(target_dir.join(TARGET).join("release"))
 }
 
 /// Debug sections are nine tenths of the object; BTF with its line numbers

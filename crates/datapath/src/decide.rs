@@ -34,18 +34,22 @@ fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason
     let epoch = config.epoch;
     let Scratch { flow, lpm, .. } = scratch;
     let tuple = flow.tracked();
-    let mut sender = who(tables, &tuple.source, lpm);
-    let mut receiver = who(tables, &tuple.destination, lpm);
-    if let Some(row) = tables.endpoint(scratch.device) {
-        // What hangs on the device is its endpoint, whatever address it uses.
-        let sends = matches!(scratch.direction, Direction::Egress);
-        let own = if sends { &mut sender } else { &mut receiver };
-        *own = Who {
-            identity: row.identity,
-            endpoint: Some(row),
-            host: false,
-        };
-    }
+    // What hangs on the device is its endpoint, whatever address it uses.
+    let own = tables.endpoint(scratch.device).map(|row| Who {
+        identity: row.identity,
+        endpoint: Some(row),
+        host: false,
+    });
+    let (sender, receiver) = match (own, scratch.direction) {
+        (Some(own), Direction::Egress) => (own, who(tables, &tuple.destination, lpm)),
+        (Some(own), Direction::Ingress | Direction::Unknown) => {
+            (who(tables, &tuple.source, lpm), own)
+        }
+        (None, _) => {
+            let sender = who(tables, &tuple.source, lpm);
+            (sender, who(tables, &tuple.destination, lpm))
+        }
+    };
     scratch.source_identity = sender.identity;
     scratch.destination_identity = receiver.identity;
     // Nobody out there has an address of ours.

@@ -50,8 +50,9 @@ pub trait Family {
     /// This node's own address of the family.
     fn node(config: &RuntimeConfig) -> IpKey;
 
-    /// An endpoint's address of the family; unspecified if it has none.
-    fn own(row: &EndpointRow) -> IpKey;
+    /// Whether an address is an endpoint's of the family; an endpoint without
+    /// one has the unspecified.
+    fn is_own(row: &EndpointRow, addr: &IpKey) -> bool;
 
     /// Whether nothing may be sent there from an endpoint: multicast,
     /// broadcast, loopback, the link.
@@ -153,14 +154,18 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn own(row: &EndpointRow) -> IpKey {
-        IpKey::from_v4(row.ipv4)
+    fn is_own(row: &EndpointRow, addr: &IpKey) -> bool {
+        // What was parsed as IPv4 differs in these bytes only.
+        let [.., a, b, c, d] = addr.0;
+        u32::from_ne_bytes(row.ipv4) == u32::from_ne_bytes([a, b, c, d])
     }
 
     #[inline(always)]
     fn unroutable(destination: &IpKey) -> bool {
         let [.., a, b, c, d] = destination.0;
-        a == 0 || a == 127 || a >= 224 || [a, b, c, d] == GATEWAY_IPV4
+        let addr = u32::from_be_bytes([a, b, c, d]);
+        let first = addr >> 24;
+        first == 0 || first == 127 || first >= 224 || addr == u32::from_be_bytes(GATEWAY_IPV4)
     }
 
     #[inline(always)]
@@ -203,20 +208,21 @@ impl Family for V4 {
 
     #[inline(always)]
     fn key(scratch: &mut Scratch) -> bool {
-        let tuple = scratch.flow.tracked();
-        let [.., a, b, c, d] = tuple.source.0;
-        let source = [a, b, c, d];
-        let [.., a, b, c, d] = tuple.destination.0;
-        let destination = [a, b, c, d];
-        let (sport, dport, protocol) = (tuple.source_port, tuple.destination_port, tuple.protocol);
-        let low = order4(source, sport) <= order4(destination, dport);
-        let key = &mut scratch.ct4;
-        key.protocol = protocol;
-        key.pad = [0; 3];
-        key.low = if low { source } else { destination };
-        key.high = if low { destination } else { source };
-        key.low_port = if low { sport } else { dport };
-        key.high_port = if low { dport } else { sport };
+        let Scratch { flow, ct4: key, .. } = scratch;
+        let tuple = flow.tracked();
+        let source = side4(&tuple.source, tuple.source_port);
+        let destination = side4(&tuple.destination, tuple.destination_port);
+        let low = order4(source) <= order4(destination);
+        let (first, second) = if low {
+            (source, destination)
+        } else {
+            (destination, source)
+        };
+        // In whole words, as it is read: what is written in pieces has to be waited for.
+        let addresses = first & 0xffff_ffff | second << 32;
+        let ports = first >> 32 | second >> 32 << 16 | u64::from(tuple.protocol) << 32;
+        let words = [addresses.to_le_bytes(), ports.to_le_bytes()];
+        *key = zerocopy::transmute!(words);
         low
     }
 
@@ -288,8 +294,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn own(row: &EndpointRow) -> IpKey {
-        row.ipv6
+    fn is_own(row: &EndpointRow, addr: &IpKey) -> bool {
+        same(&row.ipv6, addr)
     }
 
     #[inline(always)]
@@ -346,20 +352,18 @@ impl Family for V6 {
         let (source, destination) = (order6(&tuple.source), order6(&tuple.destination));
         let (sport, dport) = (tuple.source_port, tuple.destination_port);
         let low = source < destination || source == destination && sport.get() <= dport.get();
-        key.protocol = tuple.protocol;
-        key.pad = [0; 3];
-        key.low = if low {
-            tuple.source.0
-        } else {
-            tuple.destination.0
-        };
-        key.high = if low {
-            tuple.destination.0
-        } else {
-            tuple.source.0
-        };
-        key.low_port = if low { sport } else { dport };
-        key.high_port = if low { dport } else { sport };
+        let sides = (&tuple.source, &tuple.destination);
+        let sides = if low { sides } else { (sides.1, sides.0) };
+        let ports = if low { (sport, dport) } else { (dport, sport) };
+        (key.low, key.high) = (sides.0.0, sides.1.0);
+        let ports = u64::from(u16::from_le_bytes(ports.0.to_bytes()))
+            | u64::from(u16::from_le_bytes(ports.1.to_bytes())) << 16;
+        let rest = (ports | u64::from(tuple.protocol) << 32).to_le_bytes();
+        let [a, b, c, d, protocol, pad @ ..] = rest;
+        key.low_port = Be16::from_bytes([a, b]);
+        key.high_port = Be16::from_bytes([c, d]);
+        key.protocol = protocol;
+        key.pad = pad;
         low
     }
 
@@ -416,10 +420,18 @@ fn set_macs(ethernet: &mut Ethernet, macs: Option<(&[u8; 6], &[u8; 6])>) {
     }
 }
 
-/// An address and port as one number that sorts as their bytes do.
+/// An IPv4 address and port in one word, as they lie in memory.
 #[inline(always)]
-fn order4(addr: [u8; 4], port: Be16) -> u64 {
-    u64::from(u32::from_be_bytes(addr)) << 16 | u64::from(port.get())
+fn side4(addr: &IpKey, port: Be16) -> u64 {
+    let [.., a, b, c, d] = addr.0;
+    u64::from(u32::from_le_bytes([a, b, c, d]))
+        | u64::from(u16::from_le_bytes(port.to_bytes())) << 32
+}
+
+/// The same as a number that sorts as its bytes do.
+#[inline(always)]
+fn order4(side: u64) -> u64 {
+    side.swap_bytes()
 }
 
 #[inline(always)]

@@ -91,7 +91,7 @@ fn check_source<F: Family>(scratch: &mut Scratch, row: &EndpointRow) -> Result<(
     }
     let source = &flow.tuple.source;
     // An endpoint without an address of the family has the unspecified one.
-    let own = same(source, &F::own(row)) && !F::unroutable(source);
+    let own = F::is_own(row, source) && !F::unroutable(source);
     if own || row.flags & EndpointFlags::NO_SOURCE_CHECK != 0 {
         Ok(())
     } else {

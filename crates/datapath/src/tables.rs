@@ -142,7 +142,8 @@ pub trait Tables {
     /// Asks the node's routes; [`Route::Via`] fills in `next_hop`.
     fn route(&self, query: &RouteQuery<'_>, next_hop: &mut NextHop) -> Route;
 
-    /// Adds to a counter that other CPUs add to as well.
+    /// Adds to a counter of a flow. Should two CPUs add at the same moment, one
+    /// of the two may be lost.
     fn add(counter: &mut u64, n: u64);
     /// Counts a packet under a reason (0: forwarded) and direction.
     fn count(&self, reason: u8, direction: Direction, len: u32);

@@ -1,0 +1,168 @@
+//! The loaded programs and their maps, filled from a world of the tests.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use axon_abi::{
+    EventRecord, Hook, IpKey, LpmKey, MAPS, METRICS_ENTRIES, MetricsRow, RuntimeConfig,
+};
+use axon_testkit::World;
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, lpm_trie};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader, Pod};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/axon_bpf.o"));
+
+/// Bytes as they lie in maps.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Raw<T>(T);
+
+// SAFETY: `IntoBytes` proves that `T` has no padding and `FromBytes` that any bytes are a `T`.
+unsafe impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Pod for Raw<T> {}
+
+trait Bytes: FromBytes + IntoBytes + Immutable + Copy + 'static {}
+impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Bytes for T {}
+
+/// Programs and maps of their own, not pinned.
+pub(crate) struct Kernel {
+    pub(crate) ebpf: Ebpf,
+}
+
+impl Kernel {
+    pub(crate) fn load() -> Self {
+        let mut loader = EbpfLoader::new();
+        for map in MAPS
+            .iter()
+            .filter(|map| map.sizable && map.name != "axon_events_v1")
+        {
+            loader.map_max_entries(map.name, 4096);
+        }
+        loader.map_max_entries("axon_events_v1", 1 << 16);
+        let other = std::env::var_os("AXON_COST_OBJECT").map(std::fs::read);
+        let other = other.map(|bytes| bytes.expect("the object can be read"));
+        let object = other.as_deref().unwrap_or(OBJECT);
+        let mut ebpf = loader.load(object).expect("the maps are made");
+        for hook in Hook::ALL {
+            program(&mut ebpf, hook)
+                .load()
+                .expect("the verifier accepts the program");
+        }
+        Self { ebpf }
+    }
+
+    fn fill<K: Bytes, V: Bytes>(&mut self, name: &str, rows: impl IntoIterator<Item = (K, V)>) {
+        let map = self.ebpf.map_mut(name).expect("the map exists");
+        let mut map: HashMap<&mut MapData, Raw<K>, Raw<V>> = map.try_into().expect("a hash");
+        let stale: Vec<_> = map.keys().collect::<Result<_, _>>().expect("keys");
+        for key in stale {
+            map.remove(&key).expect("removed");
+        }
+        for (key, value) in rows {
+            map.insert(Raw(key), Raw(value), 0).expect("inserted");
+        }
+    }
+
+    fn fill_trie<V: Bytes>(&mut self, name: &str, rows: impl IntoIterator<Item = (LpmKey, V)>) {
+        let map = self.ebpf.map_mut(name).expect("the map exists");
+        let mut map: lpm_trie::LpmTrie<&mut MapData, Raw<IpKey>, Raw<V>> =
+            map.try_into().expect("a trie");
+        let stale: Vec<_> = map.keys().collect::<Result<_, _>>().expect("keys");
+        for key in stale {
+            map.remove(&key).expect("removed");
+        }
+        for (prefix, value) in rows {
+            let key = lpm_trie::Key::new(prefix.prefix_bits, Raw(prefix.addr));
+            map.insert(&key, Raw(value), 0).expect("inserted");
+        }
+    }
+
+    /// Packets by index of `axon_metrics_v1`.
+    pub(crate) fn counts(&mut self) -> Vec<u64> {
+        let map = self
+            .ebpf
+            .map_mut("axon_metrics_v1")
+            .expect("the map exists");
+        let map: PerCpuArray<&mut MapData, Raw<MetricsRow>> = map.try_into().expect("per CPU");
+        (0..METRICS_ENTRIES)
+            .map(|index| {
+                let rows = map.get(&index, 0).expect("a row");
+                rows.iter().map(|row| row.0.packets).sum()
+            })
+            .collect()
+    }
+
+    pub(crate) fn events(&mut self) -> Vec<EventRecord> {
+        let map = self.ebpf.map_mut("axon_events_v1").expect("the map exists");
+        let mut ring: RingBuf<&mut MapData> = map.try_into().expect("a ring");
+        let mut events = Vec::new();
+        while let Some(item) = ring.next() {
+            events.push(EventRecord::read_from_bytes(&item).expect("an event"));
+        }
+        events
+    }
+
+    /// Changes what is reported.
+    pub(crate) fn set_flags(&mut self, flags: u32) {
+        let map = self.ebpf.map_mut("axon_config_v1").expect("the map exists");
+        let mut config: Array<&mut MapData, Raw<RuntimeConfig>> = map.try_into().expect("an array");
+        let mut value = config.get(&0, 0).expect("a value");
+        value.0.flags = flags;
+        config.set(0, value, 0).expect("written");
+    }
+
+    /// Starts over with the rows of a world.
+    pub(crate) fn set_world(&mut self, world: &World) {
+        let map = self.ebpf.map_mut("axon_config_v1").expect("the map exists");
+        let mut config: Array<&mut MapData, Raw<_>> = map.try_into().expect("an array");
+        config.set(0, Raw(world.config), 0).expect("written");
+        let map = self
+            .ebpf
+            .map_mut("axon_ct_count_v1")
+            .expect("the map exists");
+        let mut counts: Array<&mut MapData, u32> = map.try_into().expect("an array");
+        for owner in 0..16 {
+            counts.set(owner, 0, 0).expect("written");
+        }
+        let map = self
+            .ebpf
+            .map_mut("axon_icmp_limit_v1")
+            .expect("the map exists");
+        let mut times: Array<&mut MapData, u64> = map.try_into().expect("an array");
+        let spoken_for = world.icmp_times.borrow();
+        for owner in 0..16_u16 {
+            let time = spoken_for.get(&owner).copied().unwrap_or(0);
+            times.set(u32::from(owner), time, 0).expect("written");
+        }
+        self.fill(
+            "axon_uplink_v1",
+            world.uplinks.iter().map(|ifindex| (*ifindex, 1_u32)),
+        );
+        self.fill("axon_endpoint_v1", world.endpoints.clone());
+        self.fill("axon_address_v1", world.addresses.clone());
+        self.fill("axon_ipcache_v1", world.ipcache.clone());
+        self.fill_trie("axon_ipcache_cidr_v1", world.cidrs.clone());
+        self.fill(
+            "axon_identity_v1",
+            world.identities.iter().map(|identity| (*identity, 0u32)),
+        );
+        self.fill("axon_policy_set_v1", world.sets.clone());
+        self.fill("axon_class_v1", world.classes.clone());
+        self.fill("axon_policy_v1", world.policy.clone());
+        self.fill(axon_abi::CT4, world.ct4.borrow().clone());
+        self.fill(axon_abi::CT6, world.ct6.borrow().clone());
+        self.fill(axon_abi::NAT, world.nat.borrow().clone());
+        self.fill("axon_fragment_v1", world.fragments.borrow().clone());
+        self.fill_trie(
+            "axon_nomasq_v1",
+            world.nomasq.iter().map(|prefix| (*prefix, 1u32)),
+        );
+    }
+}
+
+/// The program of a hook.
+pub(crate) fn program(ebpf: &mut Ebpf, hook: Hook) -> &mut SchedClassifier {
+    let program = ebpf
+        .program_mut(hook.program())
+        .expect("the program exists");
+    program.try_into().expect("a classifier")
+}
