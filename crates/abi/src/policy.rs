@@ -8,9 +8,11 @@
 //!                    class, protocol, port ─> PolicyKey ─> PolicyEntry   highest precedence wins
 //! ```
 //!
-//! A set *version* is immutable once an endpoint row points to it: the new
-//! version is written beside it under a new number, the endpoint row flips,
-//! the old one goes after a grace period.
+//! What a set *version* says never changes once an endpoint row points to it:
+//! a new version is written beside it under a new number, the endpoint row
+//! flips, the old one goes after a grace period. Which identities it tells
+//! apart does change: an identity's class row is there before the identity is
+//! known and goes after it, the entries of a class outlive its last row.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -158,6 +158,7 @@ impl Config {
             ipv4: self.ipv4,
             ipv6: self.ipv6,
             allow_localhost: self.allow_localhost,
+            ..PolicyConfig::default()
         }
     }
 }

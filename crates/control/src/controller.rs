@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use axon_abi::{Identity, IdentityRow};
 use axon_model::{Desired, Labels, ObjectKey, Observed};
-use axon_policy::{Engine, NamedPorts, Numbers, reserved_identities};
+use axon_policy::{Engine, Numbers, reserved_identities};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,14 @@ pub struct Controller {
     pub(crate) pod_cidrs: BTreeMap<IpNet, String>,
     pub(crate) overlaps: Vec<Overlap>,
     pub(crate) prefixes_exhausted: Option<Exhausted>,
+    /// Conditions of policies that ask for what is not enforced.
+    pub(crate) unsupported: Vec<Condition>,
+    /// Identities that may have come, changed or gone in this step.
+    pub(crate) touched: BTreeSet<Identity>,
+    /// Identities whose rows are not what the engine knows.
+    pub(crate) rows_due: BTreeSet<Identity>,
+    /// Numbers of rules may be of no use any more.
+    pub(crate) rules_due: bool,
     pub(crate) known_namespaces: BTreeSet<String>,
     pub(crate) known_endpoints: BTreeSet<ObjectKey>,
     cursors: Cursors,
@@ -118,6 +126,10 @@ impl Controller {
             pod_cidrs: BTreeMap::new(),
             overlaps: Vec::new(),
             prefixes_exhausted: None,
+            unsupported: Vec::new(),
+            touched: BTreeSet::new(),
+            rows_due: BTreeSet::new(),
+            rules_due: true,
             known_namespaces: BTreeSet::new(),
             known_endpoints: BTreeSet::new(),
             cursors: Cursors::default(),
@@ -175,7 +187,8 @@ impl Controller {
         let mode = self.config.identity_mode;
         let mut view = View::take(observed, &mut self.cursors, mode);
         let incomplete = view.incomplete();
-        if self.incomplete.as_ref() != Some(&incomplete) {
+        let whole = self.incomplete.as_ref() != Some(&incomplete);
+        if whole {
             // Absences mean more than before: look at everything again.
             self.cursors = Cursors::default();
             view = View::take(observed, &mut self.cursors, mode);
@@ -187,10 +200,11 @@ impl Controller {
         let mut news = std::mem::take(&mut self.local_addresses_changed) || view.is_changed();
         // Where sets have gone, what did not fit may fit now.
         let room = self.sets.remove_due(now_ms);
+        self.rules_due |= room;
         let overflow = |c: &Condition| c.kind == ConditionKind::PolicyOverflow;
         news |= room && self.conditions.iter().any(overflow);
         if news || became_complete {
-            self.follow(&view, desired, complete);
+            self.follow((now_ms, whole), &view, desired, complete);
         }
         if became_complete {
             self.epoch.note_change();
@@ -209,20 +223,27 @@ impl Controller {
         }
     }
 
-    /// Everything that follows from the observed tables alone. In the order of
-    /// writes: identities, sets, then (in [`Self::finish`]) addresses and
+    /// Everything that follows from the observed tables alone: identities,
+    /// sets, then (in [`Self::finish`]) addresses and
     /// endpoints.
-    fn follow(&mut self, view: &View, desired: &Desired, complete: bool) {
+    fn follow(
+        &mut self,
+        (now_ms, whole): (u64, bool),
+        view: &View,
+        desired: &Desired,
+        complete: bool,
+    ) {
         self.follow_nodes(view);
         self.follow_policies(view);
         self.follow_pods(view);
-        self.identify_endpoints(view);
+        let news = self.identify_endpoints(view);
         if complete {
-            self.release_identities();
+            self.release_identities(whole);
         }
-        let named_ports: BTreeMap<Identity, NamedPorts> = self.pods.named_ports();
-        self.follow_identities(&named_ports);
-        self.claims_of_endpoints(view);
+        self.follow_identities(now_ms, whole);
+        if news || view.endpoints.is_changed() {
+            self.claims_of_endpoints(view);
+        }
         self.write_identities(desired);
         let subjects = self.statuses.values().map(|status| status.identity);
         self.engine.set_subjects(subjects.collect());
@@ -252,35 +273,30 @@ impl Controller {
         self.write_config(view, desired, complete);
     }
 
-    /// Takes back numbers that no pod and no endpoint has.
-    fn release_identities(&mut self) {
+    /// Takes back numbers that no pod and no endpoint has: of all if `whole`,
+    /// else of those that somebody may have left.
+    fn release_identities(&mut self, whole: bool) {
         if self.config.identity_mode != IdentityMode::Local {
             return;
         }
-        let mut used = self.pods.identities();
-        used.extend(self.statuses.values().map(|status| status.identity));
-        let numbered = self.persisted.identities.iter();
-        let gone: Vec<Identity> = numbered
-            .map(|(id, _)| id)
-            .filter(|id| !used.contains(id))
-            .collect();
-        for id in gone {
+        let mut left: BTreeSet<Identity> = self.touched.clone();
+        if whole {
+            left.extend(self.persisted.identities.iter().map(|(id, _)| id));
+        }
+        let used: BTreeSet<Identity> = self.statuses.values().map(|s| s.identity).collect();
+        left.retain(|id| !self.pods.uses(*id) && !used.contains(id));
+        for id in left {
             self.persisted.identities.release(id);
+            self.touched.insert(id);
         }
     }
 
+    /// Rows of those who exist; rows of others wait until all is known.
     fn write_identities(&self, desired: &Desired) {
-        let known = desired.identities.snapshot();
-        let new: Vec<Identity> = self
-            .engine
-            .identities()
-            .keys()
-            .filter(|id| !id.is_reserved() && known.get(id).is_none())
-            .copied()
-            .collect();
+        let known = self.engine.identities();
         desired.identities.write(|txn| {
-            for id in new {
-                txn.insert(id, IdentityRow::default());
+            for id in self.rows_due.iter().filter(|id| known.contains_key(id)) {
+                txn.insert(*id, IdentityRow::default());
             }
         });
     }
@@ -305,24 +321,22 @@ impl Controller {
         numbers
             .sets
             .retain(&kept.iter().map(|(number, _)| *number).collect());
-        let policies = self.engine.policies();
-        let sets = &self.sets;
-        let in_rows = |number| {
-            sets.iter()
-                .any(|(_, live)| live.set.rules.contains(&number))
-        };
-        numbers
-            .rules
-            .retain(|number, rule| policies.contains_key(&rule.origin) || in_rows(number));
+        if std::mem::take(&mut self.rules_due) {
+            let policies = self.engine.policies();
+            let sets = &self.sets;
+            let in_rows = |number| {
+                sets.iter()
+                    .any(|(_, live)| live.set.rules.contains(&number))
+            };
+            numbers
+                .rules
+                .retain(|number, rule| policies.contains_key(&rule.origin) || in_rows(number));
+        }
         let identities = self.engine.identities();
+        let due = std::mem::take(&mut self.rows_due);
         desired.identities.write(|txn| {
-            let gone: Vec<Identity> = txn
-                .iter()
-                .map(|(id, _)| *id)
-                .filter(|id| !identities.contains_key(id))
-                .collect();
-            for id in gone {
-                txn.remove(&id);
+            for id in due.iter().filter(|id| !identities.contains_key(id)) {
+                txn.remove(id);
             }
         });
         desired.identities.mark_complete();

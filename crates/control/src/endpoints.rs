@@ -18,12 +18,18 @@ use crate::views::{Condition, ConditionKind, EndpointStatus, IpSource, WaitReaso
 impl Controller {
     /// Decides who each endpoint is. Until that is known an endpoint is
     /// reserved:init, whose policy allows nothing that no rule allows.
-    pub(crate) fn identify_endpoints(&mut self, view: &View) {
+    /// Says whether anything about one has changed.
+    pub(crate) fn identify_endpoints(&mut self, view: &View) -> bool {
         let missing = view.endpoints_wait_for();
+        let mut old_statuses = std::mem::take(&mut self.statuses);
+        let mut news = false;
         let mut statuses = BTreeMap::new();
         for (id, endpoint) in view.endpoints.rows.iter() {
-            let old = self.statuses.get(id);
-            let policy_set = old.map_or(0, |status| status.policy_set);
+            let old = old_statuses.remove(id);
+            let (policy_set, before) = match old {
+                Some(old) => (old.policy_set, Some((old.labels, old.identity, old.state))),
+                None => (0, None),
+            };
             let known = match missing {
                 Some(what) => Err(WaitReason::Sources { what }),
                 None => self.identify(endpoint),
@@ -37,6 +43,14 @@ impl Controller {
                 (_, true) => EndpointState::WaitingForIdentity,
                 (_, false) => EndpointState::Regenerating,
             };
+            let same = before
+                .as_ref()
+                .is_some_and(|(l, i, s)| (l, *i, *s) == (&labels, identity, state));
+            if !same {
+                news = true;
+                self.touched.insert(identity);
+                self.touched.extend(before.map(|(_, identity, _)| identity));
+            }
             let status = EndpointStatus {
                 id: *id,
                 labels,
@@ -47,7 +61,10 @@ impl Controller {
             };
             statuses.insert(*id, status);
         }
+        self.touched
+            .extend(old_statuses.values().map(|old| old.identity));
         self.statuses = statuses;
+        news || !old_statuses.is_empty()
     }
 
     fn identify(&mut self, endpoint: &Endpoint) -> Result<(Labels, Identity), WaitReason> {
@@ -139,10 +156,11 @@ impl Controller {
                 status.waiting = waiting;
             }
         }
+        let changed = self.sets.take_changed();
         desired.policy_sets.write(|txn| {
-            for (number, live) in self.sets.iter() {
-                if txn.get(&number).is_none() {
-                    txn.insert(number, live.set.rows.clone());
+            for number in changed {
+                if let Some(set) = self.sets.get(number) {
+                    txn.insert(number, set.rows.clone());
                 }
             }
         });

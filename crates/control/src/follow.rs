@@ -20,8 +20,12 @@ impl Controller {
     /// Brings identities of pods up to date. Numbers are given only once the
     /// namespaces are known: their labels are part of an identity.
     pub(crate) fn follow_pods(&mut self, view: &View) {
-        if !self.numbering.follow(&view.identities).is_empty() {
-            self.epoch.note_change();
+        if view.identities.is_changed() {
+            let (changed, relabelled) = self.numbering.follow(&view.identities);
+            self.touched.extend(changed);
+            if !relabelled.is_empty() {
+                self.epoch.note_change();
+            }
         }
         self.follow_cilium_endpoints(view);
         if !view.namespaces.rows.is_complete() {
@@ -53,6 +57,7 @@ impl Controller {
             let claims = self.pod_claims(view, &key);
             self.claims.set(&(IpSource::Pod, key.to_string()), claims);
         }
+        self.touched.extend(self.pods.take_touched());
     }
 
     fn follow_cilium_endpoints(&mut self, view: &View) {
@@ -132,6 +137,12 @@ impl Controller {
 
     /// Brings policies up to date, and identities of the prefixes they name.
     pub(crate) fn follow_policies(&mut self, view: &View) {
+        if !view.policies.is_changed() {
+            if view.nodes.is_changed() {
+                self.follow_prefixes(view.policies.rows.is_complete());
+            }
+            return;
+        }
         let known: BTreeSet<_> = self.engine.policies().keys().cloned().collect();
         for origin in view.policies.keys(known.iter()) {
             match view.policies.rows.get(&origin) {
@@ -146,9 +157,10 @@ impl Controller {
                 None => {}
             }
         }
-        if view.policies.is_changed() || view.nodes.is_changed() {
-            self.follow_prefixes(view.policies.rows.is_complete());
-        }
+        let policies = self.engine.policies().values();
+        self.unsupported = policies.filter_map(unsupported).collect();
+        self.rules_due = true;
+        self.follow_prefixes(view.policies.rows.is_complete());
     }
 
     /// Numbers the prefixes that policies name. One inside a pod CIDR is left
@@ -167,6 +179,7 @@ impl Controller {
         for prefix in &named {
             match self.persisted.cidr_identities.allocate(*prefix) {
                 Ok(id) => {
+                    self.touched.insert(id);
                     claims.insert(*prefix, Claim::of(id));
                 }
                 Err(error) => self.prefixes_exhausted = Some(error),
@@ -181,6 +194,7 @@ impl Controller {
                 .collect();
             for id in gone {
                 self.persisted.cidr_identities.release(id);
+                self.touched.insert(id);
             }
         }
     }
@@ -227,65 +241,58 @@ impl Controller {
         self.pod_cidrs = cidrs;
     }
 
-    /// Tells the policy engine who exists.
-    pub(crate) fn follow_identities(&mut self, named_ports: &BTreeMap<Identity, NamedPorts>) {
-        let local = self.config.identity_mode == IdentityMode::Local;
-        let labelled: Vec<(Identity, Labels)> = {
-            let own = self.persisted.identities.iter().filter(|_| local);
-            let all = own.chain(self.numbering.iter().filter(|_| !local));
-            let news = |(id, labels): &(Identity, &Labels)| {
-                let known = self.engine.identities().get(id);
-                let ports = named_ports.get(id);
-                known.is_none_or(|info| {
-                    info.labels != **labels
-                        || ports.map_or(!info.named_ports.is_empty(), |p| *p != info.named_ports)
-                })
-            };
-            all.filter(news)
-                .map(|(id, labels)| (id, labels.clone()))
-                .collect()
-        };
-        for (id, labels) in labelled {
-            let info = IdentityInfo {
-                labels,
-                prefix: None,
-                named_ports: named_ports.get(&id).cloned().unwrap_or_default(),
-            };
-            self.engine.upsert_identity(id, info);
+    /// Tells the policy engine who exists: of everyone if `whole`, else of
+    /// those who may have changed.
+    pub(crate) fn follow_identities(&mut self, now_ms: u64, whole: bool) {
+        let mut due = std::mem::take(&mut self.touched);
+        if whole {
+            let local = self.persisted.identities.iter().map(|(id, _)| id);
+            let prefixes = self.persisted.cidr_identities.iter().map(|(id, _)| id);
+            let cluster = self.numbering.iter().map(|(id, _)| id);
+            let known = self.engine.identities().keys().copied();
+            due.extend(local.chain(prefixes).chain(cluster).chain(known));
         }
-        let policy_config = self.config.policy();
-        let prefixes: Vec<(Identity, IpNet)> = self.persisted.cidr_identities.iter().collect();
-        for (id, prefix) in prefixes {
-            let known = self.engine.identities().get(&id);
-            if known.is_none_or(|info| info.prefix != Some(prefix)) {
-                let info = IdentityInfo {
-                    labels: cidr_labels(&policy_config, prefix),
-                    prefix: Some(prefix),
-                    named_ports: NamedPorts::new(),
-                };
-                self.engine.upsert_identity(id, info);
+        due.retain(|id| !id.is_reserved());
+        for id in due {
+            let known = self.engine.identities().contains_key(&id);
+            let news = match self.info_of(id) {
+                Some(info) => self.engine.upsert_identity(id, info),
+                None => self.engine.remove_identity(id),
+            };
+            if !news {
+                continue;
             }
-        }
-        let gone: Vec<Identity> = self
-            .engine
-            .identities()
-            .keys()
-            .filter(|id| !id.is_reserved() && !self.exists(**id))
-            .copied()
-            .collect();
-        for id in gone {
-            self.engine.remove_identity(id);
+            self.rows_due.insert(id);
+            // Sets keep their numbers when somebody changes class in them, and
+            // the cluster's addresses may have named a number before its
+            // labels were known.
+            if known {
+                self.epoch.note_change();
+            } else if self.config.identity_mode == IdentityMode::Crd {
+                self.epoch.note_addition(now_ms);
+            }
         }
     }
 
-    fn exists(&self, id: Identity) -> bool {
+    /// What policy shall know of an identity; `None` if it does not exist.
+    fn info_of(&self, id: Identity) -> Option<IdentityInfo> {
         if id.is_world() {
-            return self.persisted.cidr_identities.prefix(id).is_some();
+            let prefix = self.persisted.cidr_identities.prefix(id)?;
+            return Some(IdentityInfo {
+                labels: cidr_labels(&self.config.policy(), prefix),
+                prefix: Some(prefix),
+                named_ports: NamedPorts::new(),
+            });
         }
-        match self.config.identity_mode {
-            IdentityMode::Local => self.persisted.identities.labels(id).is_some(),
-            IdentityMode::Crd => self.numbering.has(id),
-        }
+        let labels: &Labels = match self.config.identity_mode {
+            IdentityMode::Local => self.persisted.identities.labels(id),
+            IdentityMode::Crd => self.numbering.labels(id),
+        }?;
+        Some(IdentityInfo {
+            labels: labels.clone(),
+            prefix: None,
+            named_ports: self.pods.named_ports(id),
+        })
     }
 
     /// What an operator should know of what is observed.
@@ -317,7 +324,7 @@ impl Controller {
             message: error.to_string(),
             remedy: "leave out labels that policy does not need (option `labels`)".to_owned(),
         }));
-        conditions.extend(self.engine.policies().values().filter_map(unsupported));
+        conditions.extend(self.unsupported.iter().cloned());
         conditions
     }
 }

@@ -55,6 +55,8 @@ impl Claim {
 pub(crate) struct Claims {
     by_owner: BTreeMap<Owner, BTreeMap<IpNet, Claim>>,
     by_prefix: BTreeMap<IpNet, BTreeMap<Owner, Claim>>,
+    /// Claimed prefixes of one address.
+    single: usize,
     /// Prefixes whose strongest claim may have changed.
     dirty: BTreeSet<IpNet>,
 }
@@ -69,6 +71,7 @@ impl Claims {
         for (prefix, claim) in &claims {
             if old.get(prefix) != Some(claim) {
                 let of_prefix = self.by_prefix.entry(*prefix).or_default();
+                self.single += usize::from(of_prefix.is_empty() && is_single(prefix));
                 of_prefix.insert(owner.clone(), claim.clone());
                 self.dirty.insert(*prefix);
             }
@@ -78,6 +81,7 @@ impl Claims {
                 of_prefix.remove(owner);
                 if of_prefix.is_empty() {
                     self.by_prefix.remove(prefix);
+                    self.single -= usize::from(is_single(prefix));
                 }
             }
             self.dirty.insert(*prefix);
@@ -118,8 +122,7 @@ impl Claims {
 
     /// How many prefixes are claimed: single addresses, and others.
     pub(crate) fn count(&self) -> (usize, usize) {
-        let single = self.by_prefix.keys().filter(|p| is_single(p)).count();
-        (single, self.by_prefix.len() - single)
+        (self.single, self.by_prefix.len() - self.single)
     }
 
     /// Every prefix with its strongest claim.
@@ -306,6 +309,7 @@ mod tests {
                     expected.insert(prefix(*n), Identity(*id));
                 }
                 prop_assert_eq!(&rows, &expected);
+                prop_assert_eq!(claims.count(), (expected.len(), 0));
             }
         }
     }

@@ -40,15 +40,20 @@ impl Numbering {
         }
     }
 
-    /// Follows the cluster's numbers. Says which numbers have other labels
-    /// than before.
-    pub(crate) fn follow(&mut self, seen: &Seen<u32, IdentityRecord>) -> Vec<u32> {
+    /// Follows the cluster's numbers. Says which have changed, and of these
+    /// which had other labels before.
+    pub(crate) fn follow(
+        &mut self,
+        seen: &Seen<u32, IdentityRecord>,
+    ) -> (BTreeSet<Identity>, Vec<u32>) {
         let mut relabelled = Vec::new();
+        let mut changed = BTreeSet::new();
         for id in seen.keys(self.labels.keys()) {
             let new = seen.rows.get(&id).map(|record| record.labels.clone());
             if self.labels.get(&id) == new.as_ref() {
                 continue;
             }
+            changed.insert(Identity(id));
             if let Some(old) = self.labels.remove(&id) {
                 if let Some(ids) = self.numbers.get_mut(&old) {
                     ids.remove(&id);
@@ -63,12 +68,12 @@ impl Numbering {
                 self.labels.insert(id, labels);
             }
         }
-        relabelled
+        (changed, relabelled)
     }
 
-    /// Whether the cluster has given this number.
-    pub(crate) fn has(&self, id: Identity) -> bool {
-        self.labels.contains_key(&id.0)
+    /// The labels of a number that the cluster has given.
+    pub(crate) fn labels(&self, id: Identity) -> Option<&Labels> {
+        self.labels.get(&id.0)
     }
 
     /// The cluster's numbers with their labels.
@@ -111,6 +116,12 @@ pub(crate) struct PodFacts {
 #[derive(Debug, Default)]
 pub(crate) struct Pods {
     facts: BTreeMap<ObjectKey, PodFacts>,
+    /// The pods of each identity.
+    by_identity: BTreeMap<Identity, BTreeSet<ObjectKey>>,
+    /// Pods for whose labels no number is left.
+    unnumbered: BTreeMap<ObjectKey, Exhausted>,
+    /// Identities whose pods, or what those declare, have changed.
+    touched: BTreeSet<Identity>,
 }
 
 impl Pods {
@@ -132,7 +143,7 @@ impl Pods {
         numbers: (&Numbering, &mut LabelIdentities),
     ) -> bool {
         let Some(pod) = pod.filter(|pod| !pod.host_network) else {
-            return self.facts.remove(key).is_some();
+            return self.replace(key, None);
         };
         let unknown = Namespace::default();
         let namespace = namespaces.get(&pod.namespace).map_or(&unknown, |n| &**n);
@@ -146,8 +157,49 @@ impl Pods {
         if self.facts.get(key) == Some(&facts) {
             return false;
         }
-        self.facts.insert(key.clone(), facts);
-        true
+        self.replace(key, Some(facts))
+    }
+
+    fn replace(&mut self, key: &ObjectKey, facts: Option<PodFacts>) -> bool {
+        self.unnumbered.remove(key);
+        match facts.as_ref().map(|facts| &facts.identity) {
+            Some(Ok(id)) => {
+                self.touched.insert(*id);
+                self.by_identity.entry(*id).or_default().insert(key.clone());
+            }
+            Some(Err(Unnumbered::Exhausted(error))) => {
+                self.unnumbered.insert(key.clone(), error.clone());
+            }
+            Some(Err(Unnumbered::Unknown)) | None => {}
+        }
+        let now = facts
+            .as_ref()
+            .and_then(|facts| facts.identity.as_ref().ok().copied());
+        let old = match facts {
+            Some(facts) => self.facts.insert(key.clone(), facts),
+            None => self.facts.remove(key),
+        };
+        let was = old
+            .as_ref()
+            .and_then(|old| old.identity.as_ref().ok().copied());
+        if let Some(was) = was {
+            self.touched.insert(was);
+            if now != Some(was)
+                && let Some(pods) = self.by_identity.get_mut(&was)
+            {
+                pods.remove(key);
+                if pods.is_empty() {
+                    self.by_identity.remove(&was);
+                }
+            }
+        }
+        old.is_some() || now.is_some()
+    }
+
+    /// Identities whose pods, or what those declare, have changed; they are
+    /// forgotten.
+    pub(crate) fn take_touched(&mut self) -> BTreeSet<Identity> {
+        std::mem::take(&mut self.touched)
     }
 
     /// Numbers every pod's labels again; says which pods have another number.
@@ -157,14 +209,18 @@ impl Pods {
         local: &mut LabelIdentities,
     ) -> Vec<ObjectKey> {
         let mut renumbered = Vec::new();
-        for (key, facts) in &mut self.facts {
+        for (key, facts) in &self.facts {
             let identity = numbering.number(&facts.labels, local);
             if facts.identity != identity {
-                facts.identity = identity;
-                renumbered.push(key.clone());
+                let facts = facts.clone();
+                renumbered.push((key.clone(), PodFacts { identity, ..facts }));
             }
         }
-        renumbered
+        let news = |(key, facts): (ObjectKey, PodFacts)| {
+            self.replace(&key, Some(facts));
+            key
+        };
+        renumbered.into_iter().map(news).collect()
     }
 
     /// The keys of all pods.
@@ -172,22 +228,18 @@ impl Pods {
         self.facts.keys()
     }
 
-    /// The identities of all pods.
-    pub(crate) fn identities(&self) -> BTreeSet<Identity> {
-        let known = |facts: &PodFacts| facts.identity.as_ref().ok().copied();
-        self.facts.values().filter_map(known).collect()
+    /// Whether some pod has the identity.
+    pub(crate) fn uses(&self, id: Identity) -> bool {
+        self.by_identity.contains_key(&id)
     }
 
-    /// The ports that the pods of each identity declare by name.
-    pub(crate) fn named_ports(&self) -> BTreeMap<Identity, NamedPorts> {
-        let mut all: BTreeMap<Identity, NamedPorts> = BTreeMap::new();
-        for facts in self.facts.values() {
-            let (Ok(id), false) = (&facts.identity, facts.named_ports.is_empty()) else {
-                continue;
-            };
-            let of_identity = all.entry(*id).or_default();
+    /// The ports that the pods of an identity declare by name.
+    pub(crate) fn named_ports(&self, id: Identity) -> NamedPorts {
+        let mut all = NamedPorts::new();
+        let pods = self.by_identity.get(&id).into_iter().flatten();
+        for facts in pods.filter_map(|key| self.facts.get(key)) {
             for (name, ports) in &facts.named_ports {
-                of_identity.entry(name.clone()).or_default().extend(ports);
+                all.entry(name.clone()).or_default().extend(ports);
             }
         }
         all
@@ -195,10 +247,7 @@ impl Pods {
 
     /// Why numbers ran out, if they did.
     pub(crate) fn exhausted(&self) -> Option<&Exhausted> {
-        self.facts.values().find_map(|facts| match &facts.identity {
-            Err(Unnumbered::Exhausted(error)) => Some(error),
-            _ => None,
-        })
+        self.unnumbered.values().next()
     }
 }
 

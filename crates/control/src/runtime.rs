@@ -14,15 +14,16 @@ const COALESCE_MS: u64 = 500;
 /// address is has changed.
 ///
 /// The epoch grows by one in a step in which
-/// - a prefix or address that had an identity has another or none, or an
-///   identity has other labels: at once;
+/// - a prefix or address that had an identity has another or none, or a known
+///   identity has other labels or named ports, or is known no more: at once;
 /// - a prefix or address has an identity of its own where it was told by a
-///   wider prefix before: at most [`COALESCE_MS`] later, one epoch for all;
+///   wider prefix before, or the cluster tells the labels of a number: at most [`COALESCE_MS`] later, one epoch for all;
 /// - the tables are complete for the first time in the agent's life: what has
 ///   changed while it was away is not known.
 ///
-/// What policy says of identities needs no epoch: it changes the number of the
-/// endpoint's set, which conntrack keeps too.
+/// What policy says needs no epoch: it changes the number of the endpoint's
+/// set, which conntrack keeps too. A known identity that another class of the
+/// same set holds from now on (its pods declare other ports by name) does.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Epoch {
     changed: bool,

@@ -20,6 +20,10 @@ pub(crate) struct Live {
 #[derive(Debug, Default)]
 pub(crate) struct Sets {
     live: BTreeMap<u32, Live>,
+    /// Rows of all of them.
+    rows: RowCount,
+    /// Those whose rows are not in the desired table yet.
+    changed: BTreeSet<u32>,
 }
 
 impl Sets {
@@ -32,8 +36,8 @@ impl Sets {
         self.live.iter().map(|(number, live)| (*number, live))
     }
 
-    /// Takes a set in if its rows fit beside the others; sets that only wait
-    /// to go make room for it.
+    /// Takes a set in, or its rows as they are now, if they fit beside the
+    /// others; sets that only wait to go make room for it.
     ///
     /// One set row stays free for the set that allows nothing, which always
     /// fits.
@@ -45,55 +49,93 @@ impl Sets {
         set: &Arc<PolicySet>,
         capacity: &Capacity,
     ) -> Result<(), String> {
-        let rows = RowCount::of(&set.rows);
-        let is_lockdown = rows.entries == 0 && rows.classes == 0;
-        while !self.live.contains_key(&set.number) {
-            let total = self.row_count() + rows;
+        let number = set.number;
+        let known = self.live.get(&number);
+        if !known.is_some_and(|live| Arc::ptr_eq(&live.set, set)) {
+            let old = known.map(|live| RowCount::of(&live.set.rows));
+            let new = RowCount::of(&set.rows);
+            self.make_room(number, old.unwrap_or_default(), new, capacity)?;
+            self.rows = self.rows - old.unwrap_or_default() + new;
+            let live = Live {
+                set: Arc::clone(set),
+                retire_at_ms: None,
+            };
+            self.live.insert(number, live);
+            self.changed.insert(number);
+        }
+        if let Some(live) = self.live.get_mut(&number) {
+            live.retire_at_ms = None;
+        }
+        Ok(())
+    }
+
+    /// Lets sets go that only wait to, until `new` rows fit in place of `old`.
+    fn make_room(
+        &mut self,
+        number: u32,
+        old: RowCount,
+        new: RowCount,
+        capacity: &Capacity,
+    ) -> Result<(), String> {
+        let is_lockdown = new.entries == 0 && new.classes == 0;
+        loop {
+            let total = self.rows - old + new;
             let sets = total.sets + usize::from(!is_lockdown);
             let checks = [
                 ("policy sets", sets, capacity.policy_sets),
                 ("identity classes", total.classes, capacity.classes),
                 ("policy entries", total.entries, capacity.entries),
             ];
-            match checks.iter().find(|(_, needed, room)| needed > room) {
-                None => {
-                    let live = Live {
-                        set: Arc::clone(set),
-                        retire_at_ms: None,
-                    };
-                    self.live.insert(set.number, live);
-                }
-                Some((what, needed, room)) => {
-                    if !self.evict_retiring() {
-                        return Err(format!("{needed} {what} are needed, the map holds {room}"));
-                    }
-                }
+            let Some((what, needed, room)) = checks.iter().find(|(_, needed, room)| needed > room)
+            else {
+                return Ok(());
+            };
+            if !self.evict_retiring(number) {
+                return Err(format!("{needed} {what} are needed, the map holds {room}"));
             }
         }
-        if let Some(live) = self.live.get_mut(&set.number) {
-            live.retire_at_ms = None;
-        }
-        Ok(())
     }
 
-    /// Lets the set go that has waited longest; `false` if none waits.
-    fn evict_retiring(&mut self) -> bool {
-        let waiting = self.live.iter();
+    /// Lets the set go that has waited longest, but not `kept`; `false` if none
+    /// waits.
+    fn evict_retiring(&mut self, kept: u32) -> bool {
+        let waiting = self.live.iter().filter(|(number, _)| **number != kept);
         let oldest = waiting
             .filter_map(|(number, live)| Some((live.retire_at_ms?, *number)))
             .min();
         match oldest {
-            Some((_, number)) => self.live.remove(&number).is_some(),
+            Some((_, number)) => {
+                self.remove(number);
+                true
+            }
             None => false,
         }
     }
 
+    fn remove(&mut self, number: u32) {
+        if let Some(live) = self.live.remove(&number) {
+            self.rows = self.rows - RowCount::of(&live.set.rows);
+            self.changed.remove(&number);
+        }
+    }
+
+    /// The sets whose rows are not in the desired table yet.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.changed)
+    }
+
     /// Lets sets go whose time has come; says whether any went.
     pub(crate) fn remove_due(&mut self, now_ms: u64) -> bool {
-        let before = self.live.len();
         let due = |live: &Live| live.retire_at_ms.is_some_and(|at| at <= now_ms);
-        self.live.retain(|_, live| !due(live));
-        self.live.len() < before
+        let gone: Vec<u32> = self
+            .iter()
+            .filter(|(_, l)| due(l))
+            .map(|(n, _)| n)
+            .collect();
+        for number in &gone {
+            self.remove(*number);
+        }
+        !gone.is_empty()
     }
 
     /// Has sets that no endpoint has any more wait to go.
@@ -117,9 +159,6 @@ impl Sets {
 
     /// Rows of all of them.
     pub(crate) fn row_count(&self) -> RowCount {
-        self.live
-            .values()
-            .map(|live| RowCount::of(&live.set.rows))
-            .sum()
+        self.rows
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axon_abi::{IpKey, IpcacheRow};
+use axon_abi::{Identity, IpKey, IpcacheRow};
 use axon_model::Desired;
 use axon_statedb::Table;
 
@@ -78,15 +78,12 @@ impl Controller {
     pub(crate) fn row_conditions(&self) -> Vec<Condition> {
         let capacity = &self.config.capacity;
         let (single, wider) = self.claims.count();
-        let identities = self
-            .engine
-            .identities()
-            .keys()
-            .filter(|id| !id.is_reserved());
+        let reserved = self.engine.identities().range(..Identity(100)).count();
+        let identities = self.engine.identities().len() - reserved;
         [
             ("addresses", single, capacity.ipcache),
             ("prefixes", wider, capacity.ipcache_cidrs),
-            ("identities", identities.count(), capacity.identities),
+            ("identities", identities, capacity.identities),
         ]
         .into_iter()
         .filter(|(_, needed, room)| needed > room)

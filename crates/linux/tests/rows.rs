@@ -20,14 +20,16 @@ fn set(number: u32, class: u32) -> PolicyRows {
         ..PolicyKey::default()
     };
     PolicyRows {
-        classes: vec![(class_key, ClassRow { class })],
-        entries: vec![(
+        classes: [(class_key, ClassRow { class })].into_iter().collect(),
+        entries: [(
             key,
             PolicyEntry {
                 precedence: 1,
                 ..PolicyEntry::default()
             },
-        )],
+        )]
+        .into_iter()
+        .collect(),
         ..PolicyRows::default()
     }
 }
@@ -89,6 +91,189 @@ fn a_policy_set_is_whole_before_and_stays_while_endpoints_use_it() {
         "the endpoint still names it: {report:?}"
     );
     assert!(maps.policy_set.get(&8).expect("a look-up").is_some());
+}
+
+/// A set that tells these identities apart, each in a class of its own.
+fn telling(number: u32, told: &[(u32, u32)]) -> PolicyRows {
+    let mut rows = PolicyRows::default();
+    for (identity, class) in told {
+        let one = set(number, *class);
+        let key = ClassKey {
+            set: number,
+            identity: Identity(*identity),
+        };
+        rows.classes.insert(key, ClassRow { class: *class });
+        rows.entries.extend(one.entries);
+    }
+    rows
+}
+
+#[test]
+fn whoever_is_known_is_in_its_class_while_identities_come_and_go() {
+    const GRACE_MS: u64 = 2000;
+    let Some(()) = root() else { return };
+    let node = Node::new("classes");
+    let pod = Pod::create(&node, 1);
+    let datapath = open(&node, &node.config());
+    let maps = datapath.maps();
+    let desired = desired(&[&pod]);
+    let mut reconciler = reconciler(&node, maps);
+    let addr = IpKey::from_v4([10, 7, 0, 77]);
+    let mut put = |now_ms: u64, guest: Option<u32>| {
+        let told: Vec<(u32, u32)> = guest.map(|class| (2000, class)).into_iter().collect();
+        desired
+            .policy_sets
+            .write(|txn| txn.insert(1, telling(1, &told)));
+        desired.identities.write(|txn| match guest {
+            Some(_) => txn.insert(Identity(2000), IdentityRow::default()),
+            None => txn.remove(&Identity(2000)).is_some(),
+        });
+        let row = IpcacheRow {
+            identity: Identity(2000),
+            ..IpcacheRow::default()
+        };
+        desired.ipcache.write(|txn| match guest {
+            Some(_) => txn.insert(addr, row),
+            None => txn.remove(&addr).is_some(),
+        });
+        let report = reconciler.sync(now_ms, &desired);
+        assert_eq!(report.failing_rows(), 0, "{report:?}");
+        report.due_ms
+    };
+    let key = ClassKey {
+        set: 1,
+        identity: Identity(2000),
+    };
+    let class = || {
+        maps.class
+            .get(&key)
+            .expect("a look-up")
+            .map(|row| row.class)
+    };
+    let entries = || maps.policy.count().expect("a count");
+    assert_eq!(put(0, Some(17)), None);
+    assert_eq!((class(), entries()), (Some(17), 1));
+    let due = put(10, None);
+    assert_eq!(
+        (class(), entries()),
+        (Some(17), 1),
+        "packets in flight find them"
+    );
+    assert_eq!(maps.identity.get(&Identity(2000)).expect("a look-up"), None);
+    assert_eq!(due, Some(10 + GRACE_MS));
+    put(20, Some(18));
+    assert_eq!(
+        (class(), entries()),
+        (Some(18), 2),
+        "back, and in another class"
+    );
+    put(10 + GRACE_MS, Some(18));
+    assert_eq!(class(), Some(18), "what is wanted again does not go");
+    put(20 + 2 * GRACE_MS, Some(18));
+    assert_eq!(entries(), 1, "the entries of the class that nobody is in");
+    let due = put(30_000, None).expect("a row goes");
+    assert_eq!((put(due, None), class()), (Some(due + GRACE_MS), None));
+    assert_eq!(entries(), 1, "they outlive the rows that lead to them");
+    assert_eq!((put(due + GRACE_MS, None), entries()), (None, 0));
+
+    // As the programs look: the address, whether it is somebody, who that is
+    // here. Meanwhile the guest comes, changes class, goes and comes back.
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut seen = 0_u64;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let known = || {
+                    maps.identity
+                        .get(&Identity(2000))
+                        .expect("a look-up")
+                        .is_some()
+                };
+                if maps.ipcache.get(&addr).expect("a look-up").is_none() || !known() {
+                    continue;
+                }
+                let entry_of = |class| {
+                    let key = PolicyKey {
+                        set: 1,
+                        class,
+                        ..PolicyKey::default()
+                    };
+                    maps.policy.get(&key).expect("a look-up")
+                };
+                let told = class();
+                if told.and_then(entry_of).is_none() {
+                    // Unless the look-ups took so long that it was somebody
+                    // else by then, or gone.
+                    let still = class() == told && told.and_then(entry_of).is_none();
+                    let wrong = still && class() == told && known();
+                    assert!(!wrong, "known, and in class {told:?} without an entry");
+                }
+                seen += 1;
+            }
+            seen
+        });
+        for round in 0..400_u64 {
+            let now_ms = 100_000 + round * GRACE_MS;
+            put(now_ms, Some(17 + (round % 3) as u32));
+            put(now_ms + 1, Some(20));
+            put(now_ms + 2, None);
+            if round % 2 == 0 {
+                put(now_ms + 3, Some(21));
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(
+            reader.join().expect("the reader") > 0,
+            "it never met the guest"
+        );
+    });
+}
+
+#[test]
+fn an_identity_that_a_set_cannot_tell_apart_stays_unknown() {
+    let Some(()) = root() else { return };
+    let node = Node::new("untold");
+    let pod = Pod::create(&node, 1);
+    let mut config = node.config();
+    config.map_sizes.insert("axon_class_v1".to_owned(), 2);
+    let datapath = open(&node, &config);
+    let maps = datapath.maps();
+    let desired = desired(&[&pod]);
+    let mut reconciler = reconciler(&node, maps);
+    let told: Vec<(u32, u32)> = (2000..2003).map(|id| (id, 17)).collect();
+    desired
+        .policy_sets
+        .write(|txn| txn.insert(1, telling(1, &told[..2])));
+    desired
+        .identities
+        .replace([1000, 2000, 2001].map(|id| (Identity(id), IdentityRow::default())));
+    assert_eq!(reconciler.sync(0, &desired).failing_rows(), 0);
+    desired
+        .policy_sets
+        .write(|txn| txn.insert(1, telling(1, &told)));
+    for id in [2002, 2003] {
+        desired
+            .identities
+            .write(|txn| txn.insert(Identity(id), IdentityRow::default()));
+    }
+    let report = reconciler.sync(10, &desired);
+    assert_eq!(report.failing_rows(), 2, "{report:?}");
+    let known = |id| {
+        maps.identity
+            .get(&Identity(id))
+            .expect("a look-up")
+            .is_some()
+    };
+    assert!(known(2003), "the set does not tell it apart");
+    assert!(!known(2002), "its default class may be allowed more");
+    desired
+        .policy_sets
+        .write(|txn| txn.insert(1, telling(1, &told[1..])));
+    desired.identities.write(|txn| txn.remove(&Identity(2000)));
+    for now_ms in [20, 4000, 8000] {
+        reconciler.sync(now_ms, &desired);
+    }
+    assert!(known(2002), "there is room");
 }
 
 #[test]

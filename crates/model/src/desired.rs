@@ -9,16 +9,27 @@ use axon_abi::{
 use axon_statedb::Table;
 use ipnet::IpNet;
 
+/// Rows by key. A clone shares all of them, and of two versions of one map only
+/// the difference is looked at, however many rows there are.
+pub type Rows<K, V> = imbl::OrdMap<K, V>;
+
+/// How one version of [`Rows`] differs from another.
+pub use imbl::ordmap::DiffItem as RowDiff;
+
 /// The rows of one policy set version, written before an endpoint points to
 /// it and removed after the last one has left it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// What a version says of a class never changes. Which identities it tells
+/// apart does: rows of classes, and the entries of classes that nobody else is
+/// in, come and go with them.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicyRows {
     /// The set's own row.
     pub set: PolicySetRow,
     /// Identities that the set tells apart from the rest of their scope.
-    pub classes: Vec<(ClassKey, ClassRow)>,
+    pub classes: Rows<ClassKey, ClassRow>,
     /// Its entries.
-    pub entries: Vec<(PolicyKey, PolicyEntry)>,
+    pub entries: Rows<PolicyKey, PolicyEntry>,
 }
 
 /// A route to another node's pods.
@@ -31,7 +42,9 @@ pub struct Route {
 /// Every desired table. Cloning shares the tables.
 ///
 /// Order of writes, so that at no instant more is allowed than before or
-/// after: identities, policy sets, ipcache, endpoints; removals in reverse.
+/// after: policy sets, identities, ipcache, endpoints; removals in reverse. An
+/// identity becomes known when every set has its class, and is nobody's any
+/// more before it loses one.
 /// The configuration comes after all of them: a new epoch has verdicts made
 /// again, from rows that must be there by then.
 #[derive(Clone, Debug, Default)]

@@ -18,7 +18,7 @@ mod observed;
 mod policy;
 mod selector;
 
-pub use desired::{Desired, PolicyRows, Route};
+pub use desired::{Desired, PolicyRows, Route, RowDiff, Rows};
 pub use endpoint::{Endpoint, EndpointState, Mac, MacError};
 pub use label::{Label, LabelError, Labels, source};
 pub use node::{Namespace, Node, NodeAddress, NodeAddressKind, Pod, PodPort};

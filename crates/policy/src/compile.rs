@@ -58,7 +58,7 @@ fn has_names(ports: &Ports) -> bool {
 }
 
 /// Something that a set allows or denies.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Term {
     /// [`PolicyKey::INGRESS`] or [`PolicyKey::EGRESS`].
     pub(crate) direction: u8,
@@ -73,7 +73,7 @@ pub(crate) struct Term {
 }
 
 /// A set's rules, taken apart.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Compiled {
     /// [`PolicySetFlags`].
     pub(crate) flags: u32,

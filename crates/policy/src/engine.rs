@@ -1,25 +1,25 @@
 //! The incremental twin of [`crate::resolve()`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use axon_abi::{Direction, Identity, Scope};
 use axon_model::{Origin, PolicyObject, Rule};
 
-use crate::compile::{compile, port_names};
-use crate::resolve::declared_ports;
-use crate::rows::{Vector, build};
-use crate::select::{Who, stand_ins};
-use crate::state::{Selection, SetKey, SetState, SubjectState, indices, matching, select, set_key};
-use crate::{IdentityInfo, NamedPorts, Numbers, PolicyConfig, PolicySet, Resolution};
+use crate::compile::{SubjectTraits, compile, port_names};
+use crate::rows::{Shape, Vector};
+use crate::select::stand_ins;
+use crate::state::{SetKey, SetState, SubjectState, matching};
+use crate::whos::{SetId, Whos};
+use crate::{IdentityInfo, NamedPorts, Numbers, PolicyConfig, Resolution};
 
 /// Keeps policy sets resolved while identities and policies come and go:
 /// always what [`crate::resolve()`] would say of the same world.
 ///
-/// What an edit touches: an identity re-evaluates the selectors in use for
-/// itself and rebuilds the rows of sets that select it differently than
-/// before; a policy re-matches the subjects against its own rules and
-/// recompiles the sets that hold it. Nothing else is looked at.
+/// What an edit touches: an identity, the far sides that it shares a label
+/// with, and one class in each set that one of them is in; a policy, the
+/// subjects that it is about and their sets. Nothing else is looked at. A set
+/// gets another number only when what it says has changed, not when identities
+/// come and go.
 #[derive(Debug)]
 pub struct Engine {
     config: PolicyConfig,
@@ -27,9 +27,11 @@ pub struct Engine {
     identities: BTreeMap<Identity, IdentityInfo>,
     policies: BTreeMap<Origin, PolicyObject>,
     subjects: BTreeMap<Identity, SubjectState>,
-    selections: BTreeMap<Who, Selection>,
-    sets: BTreeMap<SetKey, SetState>,
-    /// Identities whose selections are to be looked at again.
+    whos: Whos,
+    sets: BTreeMap<SetId, SetState>,
+    set_ids: BTreeMap<SetKey, SetId>,
+    last_set: SetId,
+    /// Identities that are to be looked at again.
     changed: BTreeSet<Identity>,
     stale: bool,
     resolution: Resolution,
@@ -44,8 +46,10 @@ impl Engine {
             identities: BTreeMap::new(),
             policies: BTreeMap::new(),
             subjects: BTreeMap::new(),
-            selections: BTreeMap::new(),
+            whos: Whos::default(),
             sets: BTreeMap::new(),
+            set_ids: BTreeMap::new(),
+            last_set: 0,
             changed: BTreeSet::new(),
             stale: false,
             resolution: Resolution::default(),
@@ -70,14 +74,11 @@ impl Engine {
     /// Puts an identity in place, or what is known of it now. Says whether
     /// that is news.
     pub fn upsert_identity(&mut self, id: Identity, info: IdentityInfo) -> bool {
-        let old = self.identities.get(&id);
-        if old == Some(&info) {
+        if self.identities.get(&id) == Some(&info) {
             return false;
         }
-        let ports = old.map(|o| &o.named_ports);
-        if ports.unwrap_or(&NamedPorts::new()) != &info.named_ports {
-            self.forget_port_sets();
-        }
+        let old = self.identities.remove(&id);
+        self.replace(id, old.as_ref(), Some(&info));
         self.identities.insert(id, info);
         self.identity_changed(id);
         true
@@ -88,9 +89,7 @@ impl Engine {
         let Some(old) = self.identities.remove(&id) else {
             return false;
         };
-        if !old.named_ports.is_empty() {
-            self.forget_port_sets();
-        }
+        self.replace(id, Some(&old), None);
         self.identity_changed(id);
         true
     }
@@ -124,13 +123,12 @@ impl Engine {
             .copied()
             .collect();
         for id in &gone {
-            self.subjects.remove(id);
+            self.replace_subject(*id, None);
         }
         let mut news = !gone.is_empty();
         for id in subjects {
             if !self.subjects.contains_key(&id) {
-                let state = self.match_subject(id);
-                self.subjects.insert(id, state);
+                self.replace_subject(id, Some(self.match_subject(id)));
                 news = true;
             }
         }
@@ -141,75 +139,115 @@ impl Engine {
     /// Brings the sets up to date with the world and shows them.
     pub fn resolution(&mut self, numbers: &mut Numbers) -> &Resolution {
         if self.stale {
-            self.follow_identities();
+            self.follow_identities(numbers);
             self.place_subjects(numbers);
-            self.rebuild(numbers);
+            self.show();
             self.stale = false;
         }
         &self.resolution
+    }
+
+    /// Follows what is known of an identity. Sets that ask on egress for a
+    /// port by name depend on which ports have that name anywhere: where that
+    /// changes, they are compiled anew.
+    fn replace(&mut self, id: Identity, old: Option<&IdentityInfo>, new: Option<&IdentityInfo>) {
+        let none = NamedPorts::new();
+        let ports = |info: Option<&IdentityInfo>| -> BTreeSet<(String, axon_model::Protocol, u16)> {
+            let named = info.map_or(&none, |info| &info.named_ports);
+            let each = named.iter().flat_map(|((name, protocol), ports)| {
+                ports.iter().map(|port| (name.clone(), *protocol, *port))
+            });
+            each.collect()
+        };
+        let declared =
+            |whos: &Whos, (name, protocol, port): &(String, axon_model::Protocol, u16)| {
+                whos.is_declared(name, protocol.0, *port)
+            };
+        let (before, after) = (ports(old), ports(new));
+        let touched: Vec<_> = before.symmetric_difference(&after).cloned().collect();
+        let was: Vec<bool> = touched.iter().map(|p| declared(&self.whos, p)).collect();
+        self.whos.index(id, old, new);
+        for (port, was) in touched.iter().zip(was) {
+            if declared(&self.whos, port) != was {
+                let name = (port.0.clone(), port.1);
+                self.forget_sets(|set| set.asked_ports.contains(&name));
+            }
+        }
     }
 
     fn identity_changed(&mut self, id: Identity) {
         self.changed.insert(id);
         self.stale = true;
         if self.subjects.contains_key(&id) {
-            let state = self.match_subject(id);
-            self.subjects.insert(id, state);
+            self.replace_subject(id, Some(self.match_subject(id)));
         }
-    }
-
-    /// Sets that ask for named ports on egress depend on every identity's
-    /// declarations: they are compiled anew.
-    fn forget_port_sets(&mut self) {
-        self.forget_sets(|_, set| set.asks_ports);
     }
 
     fn policy_changed(&mut self, origin: &Origin) {
         self.stale = true;
-        self.forget_sets(|key, _| key.rules.iter().any(|rule| rule.origin == *origin));
         let policy = self.policies.get(origin);
+        let mut touched = Vec::new();
         for (id, subject) in &mut self.subjects {
-            let indices = match (policy, self.identities.get(id)) {
+            let rules = match (policy, self.identities.get(id)) {
                 (Some(policy), Some(info)) => matching(policy, info),
                 _ => Vec::new(),
             };
-            let old = if indices.is_empty() {
-                subject.matched.remove(origin)
+            let is_about = !rules.is_empty();
+            let old = if is_about {
+                subject.matched.insert(origin.clone(), rules)
             } else {
-                subject.matched.insert(origin.clone(), indices.clone())
+                subject.matched.remove(origin)
             };
             // Also where the same rules match: what they say has changed.
-            if old.is_some() || !indices.is_empty() {
-                subject.key = None;
+            if is_about || old.is_some() {
+                touched.extend(subject.set);
             }
         }
-    }
-
-    fn forget_sets(&mut self, which: impl Fn(&SetKey, &SetState) -> bool) {
-        let keys: Vec<SetKey> = self
-            .sets
-            .iter()
-            .filter(|(key, set)| which(key, set))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys {
-            self.forget_set(&key);
+        for set in touched {
+            self.forget_set(set);
         }
     }
 
-    fn forget_set(&mut self, key: &SetKey) {
-        let Some(set) = self.sets.remove(key) else {
+    fn forget_sets(&mut self, which: impl Fn(&SetState) -> bool) {
+        let gone: Vec<SetId> = self
+            .sets
+            .iter()
+            .filter(|(_, set)| which(set))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.forget_set(id);
+        }
+    }
+
+    /// Forgets a set; the subjects that have it need another.
+    fn forget_set(&mut self, id: SetId) {
+        let Some(set) = self.sets.remove(&id) else {
             return;
         };
         self.stale = true;
-        for who in &set.compiled.whos {
-            let Some(selection) = self.selections.get_mut(who) else {
-                continue;
-            };
-            selection.users -= 1;
-            if selection.users == 0 {
-                self.selections.remove(who);
+        self.set_ids.remove(&set.key);
+        for who in &set.whos {
+            self.whos.release(*who, id);
+        }
+        if set.subjects > 0 {
+            for subject in self.subjects.values_mut() {
+                if subject.set == Some(id) {
+                    subject.set = None;
+                }
             }
+        }
+    }
+
+    fn replace_subject(&mut self, id: Identity, state: Option<SubjectState>) {
+        let old = match state {
+            Some(state) => self.subjects.insert(id, state),
+            None => self.subjects.remove(&id),
+        };
+        let set = old.and_then(|old| old.set);
+        if let Some(set) = set.and_then(|set| self.sets.get_mut(&set)) {
+            set.subjects -= 1;
+            self.stale = true;
         }
     }
 
@@ -218,143 +256,130 @@ impl Engine {
             return SubjectState::default();
         };
         let matched = |policy: &PolicyObject| {
-            let indices = matching(policy, info);
-            (!indices.is_empty()).then(|| (policy.origin.clone(), indices))
+            let rules = matching(policy, info);
+            (!rules.is_empty()).then(|| (policy.origin.clone(), rules))
         };
         SubjectState {
             matched: self.policies.values().filter_map(matched).collect(),
-            key: None,
+            set: None,
         }
     }
 
-    /// Brings selections, and the sets that hold them, up to date with the
+    /// Brings far sides, and the sets that hold them, up to date with the
     /// identities that have changed.
-    fn follow_identities(&mut self) {
-        let changed = std::mem::take(&mut self.changed);
-        for (who, selection) in &mut self.selections {
-            for id in &changed {
-                let info = self.identities.get(id);
-                if info.is_some_and(|info| who.selects(*id, info)) {
-                    selection.identities.insert(*id);
-                } else {
-                    selection.identities.remove(id);
-                }
-            }
-        }
-        for set in self.sets.values_mut() {
-            for id in &changed {
-                let vector = self.identities.contains_key(id).then(|| {
-                    let selects = |who: &Who| {
-                        let selection = self.selections.get(who);
-                        selection.is_some_and(|s| s.identities.contains(id))
-                    };
-                    indices(&set.compiled.whos, selects)
-                });
-                let differs = |v: &Vector| set.defaults.get(&id.scope()) != Some(v);
-                let vector = vector.filter(differs);
-                if set.special.get(id) != vector.as_ref() {
-                    set.built = None;
-                    match vector {
-                        Some(vector) => set.special.insert(*id, vector),
-                        None => set.special.remove(id),
-                    };
+    fn follow_identities(&mut self, numbers: &mut Numbers) {
+        for id in std::mem::take(&mut self.changed) {
+            for set in self.whos.follow(id, self.identities.get(&id)) {
+                if let Some(set) = self.sets.get_mut(&set) {
+                    set.follow(id, &self.whos, numbers);
                 }
             }
         }
     }
 
-    /// Finds each subject's set, compiles those that are new and forgets those
-    /// that nobody has any more.
+    /// Finds the set of each subject that has none, compiles those that are
+    /// new and forgets those that nobody has any more.
     fn place_subjects(&mut self, numbers: &mut Numbers) {
-        let mut missing: BTreeMap<SetKey, Identity> = BTreeMap::new();
-        for (id, subject) in &mut self.subjects {
-            let Some(info) = self.identities.get(id) else {
-                subject.key = None;
+        let unplaced: Vec<Identity> = self
+            .subjects
+            .iter()
+            .filter(|(id, subject)| subject.set.is_none() && self.identities.contains_key(id))
+            .map(|(id, _)| *id)
+            .collect();
+        let mut declared = None;
+        for id in unplaced {
+            let (Some(subject), Some(info)) =
+                (self.subjects.get_mut(&id), self.identities.get(&id))
+            else {
                 continue;
             };
-            let key = subject
-                .key
-                .get_or_insert_with(|| set_key(*id, info, &self.policies, &subject.matched));
-            if !self.sets.contains_key(key) {
-                missing.entry(key.clone()).or_insert(*id);
+            let rules = subject.rules(&self.policies, numbers);
+            let is_init = id == Identity::INIT;
+            let key = SetKey {
+                rules: rules.iter().map(|(number, _)| *number).collect(),
+                traits: SubjectTraits::new(is_init, &info.named_ports, &rules),
+            };
+            let set = match self.set_ids.get(&key) {
+                Some(set) => *set,
+                None => {
+                    let declared = declared.get_or_insert_with(|| self.whos.declared());
+                    let set = next_set(&mut self.last_set, &self.sets);
+                    let state = add_set(
+                        (&self.config, &self.stand_ins, &self.identities),
+                        (key.clone(), &rules, declared),
+                        (set, &mut self.whos),
+                        numbers,
+                    );
+                    self.sets.insert(set, state);
+                    self.set_ids.insert(key, set);
+                    set
+                }
+            };
+            subject.set = Some(set);
+            if let Some(state) = self.sets.get_mut(&set) {
+                state.subjects += 1;
             }
         }
-        if !missing.is_empty() {
-            let declared = declared_ports(self.identities.values());
-            for key in missing.into_keys() {
-                self.add_set(key, &declared, numbers);
-            }
-        }
-        let used: BTreeSet<SetKey> = self
-            .subjects
-            .values()
-            .filter_map(|subject| subject.key.clone())
-            .collect();
-        self.forget_sets(|key, _| !used.contains(key));
+        self.forget_sets(|set| set.subjects == 0);
     }
 
-    fn add_set(&mut self, key: SetKey, declared: &NamedPorts, numbers: &mut Numbers) {
-        let rules: Vec<(u32, &Rule)> = key
-            .rules
-            .iter()
-            .filter_map(|name| {
-                let rule = self.policies.get(&name.origin)?.rules.get(name.index)?;
-                Some((numbers.rules.number_of(name.clone()), rule))
-            })
-            .collect();
-        let compiled = compile(&self.config, &key.traits, &rules, declared);
-        let asks_ports = !port_names(&rules, Direction::Egress).is_empty();
-        let mut vectors: BTreeMap<Identity, Vector> = BTreeMap::new();
-        let mut defaults: BTreeMap<Scope, Vector> = self
-            .stand_ins
-            .iter()
-            .map(|(scope, _, _)| (*scope, Vector::new()))
-            .collect();
-        for (n, who) in compiled.whos.iter().enumerate() {
-            let selection = self
-                .selections
-                .entry(who.clone())
-                .or_insert_with(|| select(who, &self.identities, &self.stand_ins));
-            selection.users += 1;
-            for id in &selection.identities {
-                vectors.entry(*id).or_default().push(n);
-            }
-            for scope in &selection.scopes {
-                defaults.entry(*scope).or_default().push(n);
-            }
-        }
-        let special = self
-            .identities
-            .keys()
-            .map(|id| (*id, vectors.remove(id).unwrap_or_default()))
-            .filter(|(id, vector)| defaults.get(&id.scope()) != Some(vector))
-            .collect();
-        let state = SetState {
-            compiled,
-            asks_ports,
-            defaults,
-            special,
-            built: None,
-        };
-        self.sets.insert(key, state);
-    }
-
-    /// Builds the rows of sets that have changed, and the answer.
-    fn rebuild(&mut self, numbers: &mut Numbers) {
+    /// Makes the answer.
+    fn show(&mut self) {
         let mut resolution = Resolution::default();
-        for set in self.sets.values_mut() {
-            let built = set.built.get_or_insert_with(|| {
-                let content = build(&set.compiled, &set.defaults, &set.special);
-                Arc::new(PolicySet::new(&content, numbers))
-            });
-            resolution.sets.insert(built.number, Arc::clone(built));
+        let mut number_of = BTreeMap::new();
+        for (id, set) in &mut self.sets {
+            let built = set.built();
+            number_of.insert(*id, built.number);
+            resolution.sets.insert(built.number, built.clone());
         }
         for (id, subject) in &self.subjects {
-            let set = subject.key.as_ref().and_then(|key| self.sets.get(key));
-            if let Some(built) = set.and_then(|set| set.built.as_ref()) {
-                resolution.subjects.insert(*id, built.number);
+            if let Some(number) = subject.set.and_then(|set| number_of.get(&set)) {
+                resolution.subjects.insert(*id, *number);
             }
         }
         self.resolution = resolution;
     }
+}
+
+fn next_set(last: &mut SetId, sets: &BTreeMap<SetId, SetState>) -> SetId {
+    // After 2^32 sets numbers begin again.
+    loop {
+        *last = last.wrapping_add(1);
+        if !sets.contains_key(last) {
+            return *last;
+        }
+    }
+}
+
+type Surroundings<'a> = (
+    &'a PolicyConfig,
+    &'a [(Scope, Identity, IdentityInfo)],
+    &'a BTreeMap<Identity, IdentityInfo>,
+);
+
+fn add_set(
+    (config, stand_ins, identities): Surroundings<'_>,
+    (key, rules, declared): (SetKey, &[(u32, &Rule)], &NamedPorts),
+    (id, whos): (SetId, &mut Whos),
+    numbers: &mut Numbers,
+) -> SetState {
+    let compiled = compile(config, &key.traits, rules, declared);
+    let held: Vec<_> = compiled
+        .whos
+        .iter()
+        .map(|who| whos.hold(who, id, identities, stand_ins))
+        .collect();
+    let mut defaults: BTreeMap<Scope, Vector> = stand_ins
+        .iter()
+        .map(|(scope, _, _)| (*scope, Vector::new()))
+        .collect();
+    for (n, who) in held.iter().enumerate() {
+        for scope in whos.scopes(*who) {
+            defaults.entry(scope).or_default().push(n);
+        }
+    }
+    let shape = Shape::new(compiled, defaults);
+    let mut state = SetState::new(key, shape, held, whos, config.class_bits, numbers);
+    state.asked_ports = port_names(rules, Direction::Egress);
+    state
 }

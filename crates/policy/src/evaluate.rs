@@ -58,7 +58,7 @@ pub struct Lookup {
 impl Lookup {
     /// Indexes the rows of a set.
     pub fn new(rows: &PolicyRows) -> Self {
-        let class = |(key, row): &(ClassKey, axon_abi::ClassRow)| (key.identity, row.class);
+        let class = |(key, row): (&ClassKey, &axon_abi::ClassRow)| (key.identity, row.class);
         Self {
             set: rows.set,
             classes: rows.classes.iter().map(class).collect(),
@@ -133,6 +133,22 @@ impl Lookup {
         }
     }
 
+    /// The verdict on a packet of nobody known: no allow is for it, and where a
+    /// direction has entries none of which it matches, it is denied.
+    pub fn of_unknown(&self, direction: Direction, protocol: u8, port: u16) -> Verdict {
+        let prefixes = match direction {
+            Direction::Egress => self.set.egress_prefixes,
+            Direction::Ingress | Direction::Unknown => self.set.ingress_prefixes,
+        };
+        match self.of_class(direction, class::ANY, protocol, port) {
+            Verdict::Denied { rule } => Verdict::Denied { rule },
+            Verdict::AllowedByDefault if prefixes == 0 => Verdict::AllowedByDefault,
+            Verdict::Allowed { .. } | Verdict::AllowedByDefault | Verdict::DeniedByDefault => {
+                Verdict::DeniedByDefault
+            }
+        }
+    }
+
     /// The verdict on a packet.
     pub fn verdict(&self, packet: Packet) -> Verdict {
         let class = self.class_of(packet.remote);
@@ -173,7 +189,12 @@ pub fn evaluate(
 }
 
 /// Whether one set allows nothing that another denies, to any of these
-/// identities, on any protocol and port.
+/// identities or to nobody known, on any protocol and port.
+///
+/// Who is not known does not follow from who is: a set that allows everybody
+/// who is known denies nobody's packets, and one without any entry allows them.
+/// An identity that comes later is asked about when it comes, before any address
+/// is its own.
 pub fn at_least_as_strict(
     one: &PolicyRows,
     other: &PolicyRows,
@@ -187,20 +208,22 @@ pub fn at_least_as_strict(
         .chain(other.breakpoints())
         .chain([(255, 0)])
         .collect();
-    let pairs: std::collections::BTreeSet<(u32, u32)> = identities
-        .map(|id| (one.class_of(id), other.class_of(id)))
-        .collect();
+    let known = identities.map(|id| Some((one.class_of(id), other.class_of(id))));
+    let pairs: std::collections::BTreeSet<Option<(u32, u32)>> = known.chain([None]).collect();
     [Direction::Ingress, Direction::Egress]
         .into_iter()
         .all(|direction| {
-            pairs.iter().all(|(a, b)| {
+            pairs.iter().all(|pair| {
                 points.iter().all(|(protocol, port)| {
-                    let allowed = |lookup: &Lookup, class| {
-                        lookup
-                            .of_class(direction, class, *protocol, *port)
-                            .is_allowed()
+                    let allowed = |lookup: &Lookup, class: Option<u32>| {
+                        let verdict = match class {
+                            Some(class) => lookup.of_class(direction, class, *protocol, *port),
+                            None => lookup.of_unknown(direction, *protocol, *port),
+                        };
+                        verdict.is_allowed()
                     };
-                    !allowed(&one, *a) || allowed(&other, *b)
+                    let (a, b) = pair.unzip();
+                    !allowed(&one, a) || allowed(&other, b)
                 })
             })
         })

@@ -8,11 +8,14 @@
 //!                              PolicyRows: set row, class rows, entries
 //! ```
 //!
+//! The number of a set version stands for what its rules say. Which identities
+//! it tells apart may change under it, row by row; what a class means may not.
+//!
 //! [`resolve()`] is the slow, obvious function; [`Engine`] gives the same answer
 //! incrementally, tested against it.
 //!
 //! Invariants: pure logic without clock or I/O; the same input and numbers
-//! give the same rows; one number never stands for two contents; a deny
+//! give the same rows; one number never stands for two meanings; a deny
 //! outranks every allow of its tier.
 #![forbid(unsafe_code)]
 
@@ -27,6 +30,8 @@ mod rows;
 mod select;
 mod selectors;
 mod state;
+mod version;
+mod whos;
 mod world;
 
 pub use engine::Engine;

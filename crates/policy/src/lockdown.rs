@@ -1,9 +1,12 @@
 //! What is enforced where nothing else fits.
 
+use std::collections::BTreeMap;
+
 use axon_abi::{PolicySetFlags, PolicySetRow};
 
 use crate::compile::Compiled;
-use crate::rows::build;
+use crate::rows::Shape;
+use crate::version::Version;
 use crate::{Numbers, PolicySet};
 
 impl PolicySet {
@@ -13,8 +16,8 @@ impl PolicySet {
             flags: PolicySetFlags::DEFAULT_DENY_INGRESS | PolicySetFlags::DEFAULT_DENY_EGRESS,
             ..Compiled::default()
         };
-        let content = build(&compiled, &Default::default(), &Default::default());
-        Self::new(&content, numbers)
+        let shape = Shape::new(compiled, BTreeMap::new());
+        Version::build(&shape, 32, &BTreeMap::new(), numbers).set()
     }
 
     /// Whether a direction is enforced: what no entry allows is denied.

@@ -7,7 +7,8 @@ use axon_model::Origin;
 use serde::{Deserialize, Serialize};
 
 /// The numbers of policy set versions: one number never stands for two
-/// contents, and a content that is known keeps its number over restarts.
+/// contents, and a content that is known keeps its number over restarts. A
+/// content is what a version says, not who exists.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetNumbers {
     /// The last number given out.
@@ -31,10 +32,9 @@ impl SetNumbers {
         }
         // After 2^32 versions numbers would begin again; those still known
         // are left out.
-        let used: BTreeSet<u32> = self.known.values().copied().collect();
         loop {
             self.last = self.last.wrapping_add(1).max(1);
-            if !used.contains(&self.last) {
+            if !self.known.values().any(|used| *used == self.last) {
                 break;
             }
         }

@@ -7,35 +7,24 @@ use axon_abi::Identity;
 use axon_model::{Labels, PolicyObject, PolicyRows, Rule, Subject};
 
 use crate::compile::{Compiled, SubjectTraits, compile};
-use crate::rows::{Content, RowCount, Vector, build};
+use crate::rows::{RowCount, Shape, Vector};
 use crate::select::stand_ins;
+use crate::version::Version;
 use crate::{IdentityInfo, NamedPorts, Numbers, PolicyConfig, RuleRef, World};
 
 /// A policy set version, resolved.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicySet {
     /// Its number, never 0: the key of its rows.
     pub number: u32,
     /// What the kernel shall hold of it.
     pub rows: PolicyRows,
     /// Numbers of the rules that make it, in the order of policies.
-    pub rules: Vec<u32>,
-}
-
-impl PolicySet {
-    /// Gives a content its number.
-    pub(crate) fn new(content: &Content, numbers: &mut Numbers) -> Self {
-        let number = numbers.sets.number_of(content);
-        Self {
-            number,
-            rows: content.numbered(number),
-            rules: content.rules().to_vec(),
-        }
-    }
+    pub rules: Arc<[u32]>,
 }
 
 /// Which set each subject has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resolution {
     /// Number of the set of each subject's identity.
     pub subjects: BTreeMap<Identity, u32>,
@@ -60,11 +49,8 @@ pub(crate) fn is_about(rule: &Rule, labels: &Labels) -> bool {
 }
 
 /// A policy's rules by index.
-pub(crate) fn rules_of(policy: &PolicyObject) -> impl Iterator<Item = (RuleRef, &Rule)> {
-    policy.rules.iter().enumerate().map(|(index, rule)| {
-        let origin = policy.origin.clone();
-        (RuleRef { origin, index }, rule)
-    })
+pub(crate) fn rules_of(policy: &PolicyObject) -> impl Iterator<Item = (usize, &Rule)> {
+    policy.rules.iter().enumerate()
 }
 
 /// Ports that any identity declares by name.
@@ -87,25 +73,32 @@ pub fn resolve(config: &PolicyConfig, world: &World, numbers: &mut Numbers) -> R
         let Some(info) = world.identities.get(subject) else {
             continue;
         };
-        let rules: Vec<(u32, &Rule)> = world
-            .policies
-            .values()
-            .flat_map(rules_of)
-            .filter(|(_, rule)| is_about(rule, &info.labels))
-            .map(|(name, rule)| (numbers.rules.number_of(name), rule))
-            .collect();
+        let mut rules: Vec<(u32, &Rule)> = Vec::new();
+        for policy in world.policies.values() {
+            for (index, rule) in rules_of(policy) {
+                if is_about(rule, &info.labels) {
+                    let origin = policy.origin.clone();
+                    let number = numbers.rules.number_of(RuleRef { origin, index });
+                    rules.push((number, rule));
+                }
+            }
+        }
         let is_init = *subject == Identity::INIT;
         let traits = SubjectTraits::new(is_init, &info.named_ports, &rules);
         let compiled = compile(config, &traits, &rules, &declared);
-        let content = content(config, world, &compiled);
-        let set = PolicySet::new(&content, numbers);
+        let set = version(config, world, compiled, numbers).set();
         resolution.subjects.insert(*subject, set.number);
         resolution.sets.insert(set.number, Arc::new(set));
     }
     resolution
 }
 
-fn content(config: &PolicyConfig, world: &World, compiled: &Compiled) -> Content {
+fn version(
+    config: &PolicyConfig,
+    world: &World,
+    compiled: Compiled,
+    numbers: &mut Numbers,
+) -> Version {
     let vector = |id: Identity, info: &IdentityInfo| -> Vector {
         let selects = |n: &usize| compiled.whos.get(*n).is_some_and(|w| w.selects(id, info));
         (0..compiled.whos.len()).filter(selects).collect()
@@ -120,5 +113,6 @@ fn content(config: &PolicyConfig, world: &World, compiled: &Compiled) -> Content
         .map(|(id, info)| (*id, vector(*id, info)))
         .filter(|(id, vector)| defaults.get(&id.scope()) != Some(vector))
         .collect();
-    build(compiled, &defaults, &special)
+    let shape = Shape::new(compiled, defaults);
+    Version::build(&shape, config.class_bits, &special, numbers)
 }

@@ -1,11 +1,10 @@
-//! Terms and selections → the rows of a policy set.
+//! Terms and vectors → rows of the kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{Hash, Hasher};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use axon_abi::{
-    ClassKey, ClassRow, Identity, PolicyEntry, PolicyEntryFlags, PolicyKey, PolicySetRow, Scope,
-    class,
+    ClassKey, ClassRow, PolicyEntry, PolicyEntryFlags, PolicyKey, PolicySetRow, Scope, class,
 };
 use axon_model::PolicyRows;
 
@@ -20,129 +19,129 @@ const TIER_NORMAL: u32 = 200;
 /// Indices of the far sides that mean an identity, in order.
 pub(crate) type Vector = Vec<usize>;
 
-/// Rows without a number: what a number is given to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Content {
-    set: PolicySetRow,
-    classes: Vec<(Identity, u32)>,
-    entries: BTreeMap<PolicyKey, PolicyEntry>,
-    rules: Vec<u32>,
+/// What a set says, whoever exists: all that its number stands for, but for
+/// how its classes are numbered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Shape {
+    pub(crate) compiled: Compiled,
+    /// How each scope's stand-in is selected.
+    pub(crate) defaults: BTreeMap<Scope, Vector>,
+    /// Indices of the terms of each far side.
+    terms_of: Vec<Vec<usize>>,
 }
 
-impl Hash for Content {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        let set = &self.set;
-        [set.ingress_prefixes, set.egress_prefixes, set.flags].hash(hasher);
-        self.classes.hash(hasher);
-        self.rules.hash(hasher);
-        self.entries.len().hash(hasher);
-        for (key, entry) in &self.entries {
-            key.hash(hasher);
-            let rest = (entry.proxy_port.get(), entry.flags);
-            (entry.precedence, entry.rule, rest).hash(hasher);
-        }
-    }
-}
-
-impl Content {
-    /// The rows under a number.
-    pub(crate) fn numbered(&self, set: u32) -> PolicyRows {
-        let class = |(identity, class): &(Identity, u32)| {
-            let identity = *identity;
-            (ClassKey { set, identity }, ClassRow { class: *class })
-        };
-        PolicyRows {
-            set: self.set,
-            classes: self.classes.iter().map(class).collect(),
-            entries: self
-                .entries
-                .iter()
-                .map(|(key, entry)| (PolicyKey { set, ..*key }, *entry))
-                .collect(),
-        }
-    }
-
-    /// The rules that the rows come from.
-    pub(crate) fn rules(&self) -> &[u32] {
-        &self.rules
-    }
-}
-
-/// Builds the rows of a set.
-///
-/// `defaults` is how each scope's stand-in is selected; `special` holds the
-/// identities that are selected differently from theirs. Identities that are
-/// selected alike share a class.
-pub(crate) fn build(
-    compiled: &Compiled,
-    defaults: &BTreeMap<Scope, Vector>,
-    special: &BTreeMap<Identity, Vector>,
-) -> Content {
-    let vectors: BTreeSet<&Vector> = special.values().collect();
-    let classes: BTreeMap<&Vector, u32> = vectors.into_iter().zip(class::FIRST..).collect();
-    let mut members: Vec<Vec<u32>> = vec![Vec::new(); compiled.whos.len()];
-    let of_scopes = defaults.iter().map(|(s, v)| (v, class::default_of(*s)));
-    let of_vectors = classes.iter().map(|(v, class)| (*v, *class));
-    for (vector, class) in of_scopes.chain(of_vectors) {
-        for who in vector {
-            if let Some(members) = members.get_mut(*who) {
-                members.push(class);
+impl Shape {
+    pub(crate) fn new(compiled: Compiled, defaults: BTreeMap<Scope, Vector>) -> Self {
+        let mut terms_of = vec![Vec::new(); compiled.whos.len()];
+        for (n, term) in compiled.terms.iter().enumerate() {
+            if let Some(terms) = terms_of.get_mut(term.who) {
+                terms.push(n);
             }
         }
+        Self {
+            compiled,
+            defaults,
+            terms_of,
+        }
     }
-    let mut content = Content {
-        set: PolicySetRow {
-            flags: compiled.flags,
+
+    /// How the stand-in of a scope is selected.
+    pub(crate) fn default_of(&self, scope: Scope) -> &[usize] {
+        self.defaults.get(&scope).map_or(&[], Vec::as_slice)
+    }
+
+    /// The set's own row. The prefixes are those of all its terms, also of
+    /// those that mean nobody at present: the row never changes.
+    pub(crate) fn set_row(&self) -> PolicySetRow {
+        let mut row = PolicySetRow {
+            flags: self.compiled.flags,
             ..PolicySetRow::default()
-        },
-        classes: special
-            .iter()
-            .filter_map(|(id, vector)| Some((*id, *classes.get(vector)?)))
-            .collect(),
-        rules: compiled.rules.clone(),
-        ..Content::default()
-    };
-    for term in &compiled.terms {
-        let anyone = compiled.whos.get(term.who).is_some_and(Who::is_anyone);
-        let remotes: &[u32] = match members.get(term.who) {
-            _ if anyone => &[class::ANY],
-            Some(members) => members,
-            None => &[],
         };
-        for l4 in &term.l4 {
-            for class in remotes {
-                content.insert(term, *l4, *class);
+        for term in &self.compiled.terms {
+            let prefixes = if term.direction == PolicyKey::EGRESS {
+                &mut row.egress_prefixes
+            } else {
+                &mut row.ingress_prefixes
+            };
+            *prefixes |= term.l4.iter().fold(0, |all, l4| all | 1 << l4.bits);
+        }
+        row
+    }
+
+    /// The entries that are there whoever exists: of anyone, and of the
+    /// default classes of the scopes.
+    pub(crate) fn fixed_entries(&self, set: u32) -> BTreeMap<PolicyKey, PolicyEntry> {
+        let mut entries = BTreeMap::new();
+        for (who, terms) in self.compiled.whos.iter().zip(&self.terms_of) {
+            if who.is_anyone() {
+                self.insert_all(set, class::ANY, terms, &mut entries);
+            }
+        }
+        for (scope, vector) in &self.defaults {
+            entries.extend(self.entries_of(set, class::default_of(*scope), vector));
+        }
+        entries
+    }
+
+    /// The entries of a class.
+    pub(crate) fn entries_of(
+        &self,
+        set: u32,
+        class: u32,
+        vector: &[usize],
+    ) -> BTreeMap<PolicyKey, PolicyEntry> {
+        let mut entries = BTreeMap::new();
+        for who in vector {
+            let anyone = self.compiled.whos.get(*who).is_none_or(Who::is_anyone);
+            if let Some(terms) = self.terms_of.get(*who).filter(|_| !anyone) {
+                self.insert_all(set, class, terms, &mut entries);
+            }
+        }
+        entries
+    }
+
+    fn insert_all(
+        &self,
+        set: u32,
+        class: u32,
+        terms: &[usize],
+        entries: &mut BTreeMap<PolicyKey, PolicyEntry>,
+    ) {
+        for term in terms.iter().filter_map(|n| self.compiled.terms.get(*n)) {
+            for l4 in &term.l4 {
+                let key = PolicyKey {
+                    set,
+                    class,
+                    ..l4.key(term.direction)
+                };
+                put(entries, key, entry(term, *l4, class));
             }
         }
     }
-    content
 }
 
-impl Content {
-    /// Adds an entry. Of two under one key the higher precedence stays, then
-    /// the lower number; what is of no rule (0) comes last.
-    fn insert(&mut self, term: &Term, l4: L4, class: u32) {
-        let prefixes = if term.direction == PolicyKey::EGRESS {
-            &mut self.set.egress_prefixes
-        } else {
-            &mut self.set.ingress_prefixes
-        };
-        *prefixes |= 1 << l4.bits;
-        let key = PolicyKey {
-            class,
-            ..l4.key(term.direction)
-        };
-        let entry = PolicyEntry {
-            precedence: precedence(term.deny, l4, class),
-            rule: term.rule,
-            flags: if term.deny { PolicyEntryFlags::DENY } else { 0 },
-            ..PolicyEntry::default()
-        };
-        let slot = self.entries.entry(key).or_insert(entry);
-        let order = |e: &PolicyEntry| (std::cmp::Reverse(e.precedence), e.rule.wrapping_sub(1));
-        if order(&entry) < order(slot) {
-            *slot = entry;
+/// Adds an entry. Of two under one key the higher precedence stays, then the
+/// lower number; what is of no rule (0) comes last.
+fn put(entries: &mut BTreeMap<PolicyKey, PolicyEntry>, key: PolicyKey, entry: PolicyEntry) {
+    let order = |e: &PolicyEntry| (std::cmp::Reverse(e.precedence), e.rule.wrapping_sub(1));
+    match entries.entry(key) {
+        Entry::Vacant(slot) => {
+            slot.insert(entry);
         }
+        Entry::Occupied(mut slot) => {
+            if order(&entry) < order(slot.get()) {
+                slot.insert(entry);
+            }
+        }
+    }
+}
+
+fn entry(term: &Term, l4: L4, class: u32) -> PolicyEntry {
+    PolicyEntry {
+        precedence: precedence(term.deny, l4, class),
+        rule: term.rule,
+        flags: if term.deny { PolicyEntryFlags::DENY } else { 0 },
+        ..PolicyEntry::default()
     }
 }
 
@@ -196,6 +195,18 @@ impl std::ops::Add for RowCount {
             sets: self.sets + other.sets,
             classes: self.classes + other.classes,
             entries: self.entries + other.entries,
+        }
+    }
+}
+
+impl std::ops::Sub for RowCount {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            sets: self.sets.saturating_sub(other.sets),
+            classes: self.classes.saturating_sub(other.classes),
+            entries: self.entries.saturating_sub(other.entries),
         }
     }
 }

@@ -45,6 +45,20 @@ impl Who {
         }
     }
 
+    /// The peers; `None` if everyone is meant.
+    pub(crate) fn peers(&self) -> Option<&[Peer]> {
+        match &self.peers {
+            Peers::Any => None,
+            Peers::List(peers) => Some(peers),
+        }
+    }
+
+    /// The port that the peers must declare, if they must.
+    pub(crate) fn declared_port(&self) -> Option<(&str, Protocol, u16)> {
+        let (name, protocol, port) = self.declares.as_ref()?;
+        Some((name, *protocol, *port))
+    }
+
     /// Whether everyone is meant, known or not.
     pub(crate) fn is_anyone(&self) -> bool {
         self.peers == Peers::Any && self.declares.is_none()

@@ -1,107 +1,154 @@
-//! What the engine remembers of subjects, selectors and sets.
+//! What the engine remembers of subjects and sets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use axon_abi::{Identity, Scope};
-use axon_model::{Origin, PolicyObject, Rule};
+use axon_abi::Identity;
+use axon_model::{Origin, PolicyObject, Protocol, Rule};
 
-use crate::compile::{Compiled, SubjectTraits};
+use crate::compile::SubjectTraits;
 use crate::resolve::{is_about, rules_of};
-use crate::rows::Vector;
-use crate::select::Who;
-use crate::{IdentityInfo, PolicySet, RuleRef};
+use crate::rows::{Shape, Vector};
+use crate::version::Version;
+use crate::whos::{SetId, WhoId, Whos};
+use crate::{IdentityInfo, Numbers, PolicySet, RuleRef};
 
 /// What makes a set: two subjects with the same have the same set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SetKey {
-    pub(crate) rules: Vec<RuleRef>,
+    /// Numbers of the rules, in the order of policies.
+    pub(crate) rules: Vec<u32>,
     pub(crate) traits: SubjectTraits,
+}
+
+/// A rule that is about a subject.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matched {
+    /// Which of its policy's rules.
+    pub(crate) index: usize,
+    /// Its number; 0 while it was not asked for.
+    pub(crate) number: u32,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct SubjectState {
-    /// Indices of the rules of each policy that are about the subject.
-    pub(crate) matched: BTreeMap<Origin, Vec<usize>>,
+    /// The rules of each policy that are about the subject.
+    pub(crate) matched: BTreeMap<Origin, Vec<Matched>>,
     /// The set that follows; `None` while it must be found again.
-    pub(crate) key: Option<SetKey>,
+    pub(crate) set: Option<SetId>,
 }
 
-/// Whom a far side means.
-#[derive(Debug, Default)]
-pub(crate) struct Selection {
-    pub(crate) identities: BTreeSet<Identity>,
-    pub(crate) scopes: BTreeSet<Scope>,
-    /// Sets that hold it.
-    pub(crate) users: usize,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct SetState {
-    pub(crate) compiled: Compiled,
-    /// Port names that its egress asks for.
-    pub(crate) asks_ports: bool,
-    pub(crate) defaults: BTreeMap<Scope, Vector>,
-    /// Identities that are selected differently from their scope's stand-in.
-    pub(crate) special: BTreeMap<Identity, Vector>,
-    /// `None` while its rows must be built again.
-    pub(crate) built: Option<Arc<PolicySet>>,
-}
-
-pub(crate) fn select(
-    who: &Who,
-    identities: &BTreeMap<Identity, IdentityInfo>,
-    stand_ins: &[(Scope, Identity, IdentityInfo)],
-) -> Selection {
-    Selection {
-        identities: identities
-            .iter()
-            .filter(|(id, info)| who.selects(**id, info))
-            .map(|(id, _)| *id)
-            .collect(),
-        scopes: stand_ins
-            .iter()
-            .filter(|(_, id, info)| who.selects(*id, info))
-            .map(|(scope, _, _)| *scope)
-            .collect(),
-        users: 0,
+impl SubjectState {
+    /// The rules with their numbers.
+    pub(crate) fn rules<'a>(
+        &mut self,
+        policies: &'a BTreeMap<Origin, PolicyObject>,
+        numbers: &mut Numbers,
+    ) -> Vec<(u32, &'a Rule)> {
+        let mut rules = Vec::new();
+        for (origin, matched) in &mut self.matched {
+            let Some(policy) = policies.get(origin) else {
+                continue;
+            };
+            for one in matched {
+                let Some(rule) = policy.rules.get(one.index) else {
+                    continue;
+                };
+                if one.number == 0 {
+                    let (origin, index) = (origin.clone(), one.index);
+                    one.number = numbers.rules.number_of(RuleRef { origin, index });
+                }
+                rules.push((one.number, rule));
+            }
+        }
+        rules
     }
 }
 
-pub(crate) fn set_key(
-    id: Identity,
-    info: &IdentityInfo,
-    policies: &BTreeMap<Origin, PolicyObject>,
-    matched: &BTreeMap<Origin, Vec<usize>>,
-) -> SetKey {
-    let named = matched.iter().flat_map(|(origin, indices)| {
-        let rule = move |index: &usize| {
-            let origin = origin.clone();
-            let index = *index;
-            RuleRef { origin, index }
-        };
-        indices.iter().map(rule)
-    });
-    let names: Vec<RuleRef> = named.collect();
-    let rules: Vec<(u32, &Rule)> = names
-        .iter()
-        .filter_map(|name| Some((0, policies.get(&name.origin)?.rules.get(name.index)?)))
-        .collect();
-    let is_init = id == Identity::INIT;
-    SetKey {
-        traits: SubjectTraits::new(is_init, &info.named_ports, &rules),
-        rules: names,
-    }
-}
-
-pub(crate) fn matching(policy: &PolicyObject, info: &IdentityInfo) -> Vec<usize> {
+/// The rules of a policy that are about a subject.
+pub(crate) fn matching(policy: &PolicyObject, info: &IdentityInfo) -> Vec<Matched> {
     rules_of(policy)
         .filter(|(_, rule)| is_about(rule, &info.labels))
-        .map(|(name, _)| name.index)
+        .map(|(index, _)| Matched { index, number: 0 })
         .collect()
 }
 
-pub(crate) fn indices(whos: &[Who], selects: impl Fn(&Who) -> bool) -> Vector {
-    let selected = |(n, who): (usize, &Who)| selects(who).then_some(n);
-    whos.iter().enumerate().filter_map(selected).collect()
+/// A set in use.
+#[derive(Debug)]
+pub(crate) struct SetState {
+    pub(crate) key: SetKey,
+    /// Port names that its egress asks for.
+    pub(crate) asked_ports: BTreeSet<(String, Protocol)>,
+    pub(crate) shape: Shape,
+    /// Its far sides, by index.
+    pub(crate) whos: Vec<WhoId>,
+    /// The other way round.
+    index_of: BTreeMap<WhoId, usize>,
+    version: Version,
+    /// `None` while its rows have changed.
+    built: Option<Arc<PolicySet>>,
+    /// How many subjects have it.
+    pub(crate) subjects: usize,
+}
+
+impl SetState {
+    /// A set whose far sides are held already.
+    pub(crate) fn new(
+        key: SetKey,
+        shape: Shape,
+        whos: Vec<WhoId>,
+        all: &Whos,
+        class_bits: u32,
+        numbers: &mut Numbers,
+    ) -> Self {
+        let mut flips: BTreeMap<Identity, Vector> = BTreeMap::new();
+        for (n, who) in whos.iter().enumerate() {
+            for id in all.told(*who) {
+                flips.entry(id).or_default().push(n);
+            }
+        }
+        let special = flips
+            .into_iter()
+            .map(|(id, flips)| (id, flipped(shape.default_of(id.scope()), &flips)))
+            .collect();
+        Self {
+            version: Version::build(&shape, class_bits, &special, numbers),
+            index_of: whos.iter().enumerate().map(|(n, who)| (*who, n)).collect(),
+            key,
+            asked_ports: BTreeSet::new(),
+            shape,
+            whos,
+            built: None,
+            subjects: 0,
+        }
+    }
+
+    /// Looks again at an identity.
+    pub(crate) fn follow(&mut self, id: Identity, all: &Whos, numbers: &mut Numbers) {
+        let mut flips: Vector = all
+            .telling(id)
+            .filter_map(|who| self.index_of.get(&who).copied())
+            .collect();
+        flips.sort_unstable();
+        let vector =
+            (!flips.is_empty()).then(|| flipped(self.shape.default_of(id.scope()), &flips));
+        if self.version.tell(&self.shape, id, vector, numbers) {
+            self.built = None;
+        }
+    }
+
+    /// The set as it is now.
+    pub(crate) fn built(&mut self) -> &Arc<PolicySet> {
+        self.built
+            .get_or_insert_with(|| Arc::new(self.version.set()))
+    }
+}
+
+/// A vector with these indices, in order, the other way round.
+fn flipped(vector: &[usize], flips: &[usize]) -> Vector {
+    let kept = vector.iter().filter(|n| flips.binary_search(n).is_err());
+    let added = flips.iter().filter(|n| vector.binary_search(n).is_err());
+    let mut flipped: Vector = kept.chain(added).copied().collect();
+    flipped.sort_unstable();
+    flipped
 }

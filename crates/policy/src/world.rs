@@ -58,6 +58,9 @@ pub struct PolicyConfig {
     /// The node reaches its endpoints unless a rule denies it
     /// (`allow-localhost: always`).
     pub allow_localhost: bool,
+    /// Bits of the numbers of classes. Fewer than 32 are for tests alone, in
+    /// which two classes shall meet at one number.
+    pub class_bits: u32,
 }
 
 impl Default for PolicyConfig {
@@ -68,6 +71,7 @@ impl Default for PolicyConfig {
             ipv4: true,
             ipv6: true,
             allow_localhost: false,
+            class_bits: 32,
         }
     }
 }

@@ -8,8 +8,8 @@ use axon_model::{
     PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject,
 };
 use axon_policy::{
-    Engine, IdentityInfo, Numbers, PolicyConfig, PolicySet, RowCount, Verdict, World, evaluate,
-    reserved_identities, resolve,
+    Engine, IdentityInfo, Numbers, PolicyConfig, PolicySet, RowCount, Verdict, World,
+    at_least_as_strict, evaluate, reserved_identities, resolve,
 };
 
 const NAMESPACE: &str = "io.kubernetes.pod.namespace";
@@ -246,6 +246,96 @@ fn a_number_keeps_its_content_through_edits_and_restarts() {
     assert_eq!(history[1], history[2], "known content");
     let distinct: BTreeSet<u32> = history.iter().copied().collect();
     assert_eq!(distinct.len(), 3, "{history:?}");
+}
+
+#[test]
+fn identities_come_and_go_under_one_number() {
+    let rules = vec![
+        ingress(
+            Action::Allow,
+            from(Peer::Endpoints(app("client"))),
+            tcp(80, 80),
+        ),
+        ingress(
+            Action::Deny,
+            from(Peer::Endpoints(app("enemy"))),
+            tcp(80, 80),
+        ),
+    ];
+    let mut numbers = Numbers::default();
+    let mut engine = Engine::new(PolicyConfig::default());
+    engine.upsert_identity(Identity(300), pod("web"));
+    engine.upsert_policy(policy("p", app("web"), rules));
+    engine.set_subjects([Identity(300)].into());
+    let mut look = |engine: &mut Engine| {
+        let resolution = engine.resolution(&mut numbers).clone();
+        let set = &resolution.sets[&resolution.subjects[&Identity(300)]];
+        (set.number, set.rows.clone())
+    };
+    let (number, empty) = look(&mut engine);
+    for (id, name, classes, entries) in [
+        (301, "client", 1, 1),
+        (302, "client", 2, 1),
+        (303, "enemy", 3, 2),
+        (304, "other", 3, 2),
+    ] {
+        engine.upsert_identity(Identity(id), pod(name));
+        let (same, rows) = look(&mut engine);
+        assert_eq!(same, number, "{name}");
+        assert_eq!(
+            (rows.classes.len(), rows.entries.len()),
+            (classes, entries),
+            "{name}"
+        );
+    }
+    for id in 301..305 {
+        engine.remove_identity(Identity(id));
+    }
+    assert_eq!(look(&mut engine), (number, empty));
+}
+
+#[test]
+fn nobody_known_counts_for_strictness_too() {
+    let allow_all = |default_deny_ingress| {
+        let mut policy = policy(
+            "p",
+            app("web"),
+            vec![ingress(Action::Allow, Peers::Any, Ports::Any)],
+        );
+        policy.rules[0].default_deny_ingress = default_deny_ingress;
+        policy
+    };
+    let none = policy("q", app("other"), vec![]);
+    let identities = [Identity(300), Identity::HOST, Identity::WORLD_IPV4];
+    let rows = |policy: PolicyObject| {
+        let mut engine = Engine::new(PolicyConfig::default());
+        engine.upsert_identity(Identity(300), pod("web"));
+        engine.upsert_policy(policy);
+        engine.set_subjects([Identity(300)].into());
+        let mut numbers = Numbers::default();
+        let resolution = engine.resolution(&mut numbers);
+        resolution.sets.values().next().expect("a set").rows.clone()
+    };
+    let (open, told, closed) = (rows(none), rows(allow_all(false)), rows(allow_all(true)));
+    for (name, one, other, expected) in [
+        (
+            "no entry allows who is not known, one denies",
+            &open,
+            &told,
+            false,
+        ),
+        ("and so does default deny", &open, &closed, false),
+        (
+            "an entry is as strict as default deny there",
+            &told,
+            &closed,
+            true,
+        ),
+        ("what denies more is stricter", &closed, &open, true),
+    ] {
+        let said = at_least_as_strict(one, other, identities.into_iter());
+        assert_eq!(said, expected, "{name}");
+    }
 }
 
 #[test]

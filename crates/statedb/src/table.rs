@@ -144,12 +144,9 @@ impl<K: Ord + Clone, V: PartialEq> Table<K, V> {
         let changes = if revision < forgotten || revision > inner.revision {
             Changes::All
         } else {
-            let mut keys: Vec<K> = inner
-                .log
-                .iter()
-                .filter(|(r, _)| *r > revision)
-                .map(|(_, k)| k.clone())
-                .collect();
+            let seen = inner.log.partition_point(|(r, _)| *r <= revision);
+            let news = inner.log.range(seen..);
+            let mut keys: Vec<K> = news.map(|(_, k)| k.clone()).collect();
             keys.sort();
             keys.dedup();
             Changes::Keys(keys)

@@ -188,7 +188,9 @@ fn policy_reaches_endpoints_by_a_set_that_is_there_first() {
         (&[origin("p")][..], &[5][..])
     );
     let rows = c.desired.policy_sets.get(&closed).expect("rows");
-    let rule = c.controller.rule(rows.entries[0].1.rule);
+    let rule = c
+        .controller
+        .rule(rows.entries.values().next().expect("an entry").rule);
     let expected = RuleView {
         origin: origin("p"),
         index: 0,

@@ -1,10 +1,13 @@
 //! Desired tables into kernel state, in an order that never allows too much.
 //!
 //! ```text
-//!  put in place:  identities → policy sets → ipcache → nomasq → routes → endpoints
-//!  taken away:    endpoints → routes → nomasq → ipcache → policy sets (after a grace) → identities
+//!  put in place:  policy sets → identities → ipcache → nomasq → routes → endpoints
+//!  taken away:    endpoints → routes → nomasq → ipcache → identities → policy sets (after a grace)
 //!  at last:       config, whose new epoch has verdicts made again from these rows
 //! ```
+//!
+//! Sets come before identities and go after them: whoever is known is in its
+//! class in every set.
 //!
 //! An endpoint's row is not written before the policy set that it names is
 //! whole in the kernel; a set is not removed while an endpoint names it. Rows that
@@ -30,7 +33,7 @@ use crate::routes::RouteTarget;
 use endpoints::EndpointTarget;
 use follow::Follower;
 use policy::PolicySetTarget;
-use rows::{ConfigTarget, MapTarget};
+use rows::{ConfigTarget, IdentityTarget, MapTarget, Withheld};
 
 /// How the reconciler works.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +65,8 @@ pub(crate) enum RowError {
     NoPolicySet { set: u32 },
     #[error("policy set {set} is still used by the endpoint at device {ifindex}")]
     PolicySetInUse { set: u32, ifindex: u32 },
+    #[error("a policy set does not tell the identity apart yet")]
+    Withheld,
     #[error("policy set {set} holds a row of set {other}")]
     ForeignRow { set: u32, other: u32 },
 }
@@ -114,7 +119,8 @@ enum Pass {
 /// Follows every desired table into the kernel.
 pub struct KernelReconciler {
     maps: Maps,
-    identities: Follower<MapTarget<axon_abi::Identity, axon_abi::IdentityRow>>,
+    backoff: axon_statedb::Backoff,
+    identities: Follower<IdentityTarget>,
     policy_sets: Follower<PolicySetTarget>,
     ipcache: Follower<MapTarget<IpKey, axon_abi::IpcacheRow>>,
     ipcache_cidrs: Follower<MapTarget<LpmKey, axon_abi::IpcacheRow>>,
@@ -149,11 +155,15 @@ impl KernelReconciler {
     pub fn new(maps: Maps, config: ReconcilerConfig) -> Self {
         let backoff = config.backoff;
         Self {
-            identities: Follower::new(MapTarget::new(maps.identity.clone()), backoff, |key| {
+            identities: Follower::new(IdentityTarget::new(maps.identity.clone()), backoff, |key| {
                 key.0.to_string()
             }),
-            policy_sets: Follower::new(PolicySetTarget::new(&maps), backoff, u32::to_string)
-                .with_grace(config.policy_set_grace_ms),
+            policy_sets: Follower::new(
+                PolicySetTarget::new(&maps, config.policy_set_grace_ms),
+                backoff,
+                u32::to_string,
+            )
+            .with_grace(config.policy_set_grace_ms),
             ipcache: Follower::new(MapTarget::new(maps.ipcache.clone()), backoff, ip_name),
             ipcache_cidrs: Follower::new(
                 MapTarget::new(maps.ipcache_cidr.clone()),
@@ -175,6 +185,7 @@ impl KernelReconciler {
                 format!("device {ifindex}")
             }),
             maps,
+            backoff,
         }
     }
 
@@ -192,12 +203,14 @@ impl KernelReconciler {
     fn pass(&mut self, pass: Pass, now_ms: u64, desired: &Desired) -> ReconcileReport {
         let mut report = ReconcileReport::default();
         let r = &mut report;
+        let known = desired.identities.snapshot();
+        let sets = self.policy_sets.target_mut();
+        let mut surplus = sets.begin(now_ms, known).err();
         // A row that comes late may change verdicts that the present epoch calls made.
         let late = [
-            self.identities
-                .put(pass, now_ms, &desired.identities, "identities", r),
             self.policy_sets
                 .put(pass, now_ms, &desired.policy_sets, "policy-sets", r),
+            self.put_identities(pass, now_ms, desired, surplus.is_none(), r),
             self.ipcache
                 .put(pass, now_ms, &desired.ipcache, "ipcache", r),
             self.ipcache_cidrs
@@ -211,9 +224,14 @@ impl KernelReconciler {
             self.nomasq.take(now_ms, "nomasq", r),
             self.ipcache_cidrs.take(now_ms, "ipcache-cidrs", r),
             self.ipcache.take(now_ms, "ipcache", r),
-            self.policy_sets.take(now_ms, "policy-sets", r),
             self.identities.take(now_ms, "identities", r),
+            self.policy_sets.take(now_ms, "policy-sets", r),
         ];
+        match self.policy_sets.target_mut().end() {
+            Ok(due) => r.due_ms = r.due_ms.into_iter().chain(due).min(),
+            Err(error) => surplus = surplus.or(Some(error)),
+        }
+        self.tell_surplus(now_ms, surplus, r);
         r.ipcache_partial = self.ipcache.lacks_rows() || self.ipcache_cidrs.lacks_rows();
         let news = self.config.target_mut().set_partial(r.ipcache_partial);
         if news || late.contains(&true) {
@@ -222,6 +240,41 @@ impl KernelReconciler {
         self.config.put(pass, now_ms, &desired.config, "config", r);
         self.config.take(now_ms, "config", r);
         report
+    }
+
+    /// Has identities be known, unless a set lacks their rows or has some too
+    /// many: an identity in no class of its own could be allowed what its class
+    /// is not. Until then it is nobody, whom every set with entries denies.
+    fn put_identities(
+        &mut self,
+        pass: Pass,
+        now_ms: u64,
+        desired: &Desired,
+        sets_ready: bool,
+        report: &mut ReconcileReport,
+    ) -> bool {
+        let withheld = if sets_ready {
+            Withheld::These(self.policy_sets.target_mut().untold())
+        } else {
+            Withheld::All
+        };
+        self.identities.target_mut().withhold(withheld);
+        self.identities
+            .put(pass, now_ms, &desired.identities, "identities", report)
+    }
+
+    /// Tells that rows which nobody needs cannot be taken away.
+    fn tell_surplus(&self, now_ms: u64, error: Option<RowError>, report: &mut ReconcileReport) {
+        let Some(error) = error else {
+            return;
+        };
+        let table = report.tables.entry("policy-sets").or_default();
+        table.failing_rows += 1;
+        table
+            .failing
+            .push(("surplus rows".to_owned(), error.to_string()));
+        let retry_ms = now_ms + self.backoff.max_ms;
+        report.due_ms = report.due_ms.into_iter().chain([retry_ms]).min();
     }
 
     /// Whether the kernel holds exactly this row for an endpoint, by the index

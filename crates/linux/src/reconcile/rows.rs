@@ -1,8 +1,8 @@
 //! Tables whose rows are entries of one map.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use axon_abi::{ConfigFlags, RuntimeConfig};
+use axon_abi::{ConfigFlags, Identity, IdentityRow, RuntimeConfig};
 use axon_statedb::Target;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -40,6 +40,58 @@ where
 
     fn dump(&mut self) -> Result<BTreeMap<K, V>, RowError> {
         Ok(self.map.dump()?.into_iter().collect())
+    }
+}
+
+/// Identities that stay unknown if they are.
+#[derive(Debug)]
+pub(super) enum Withheld {
+    All,
+    These(BTreeSet<Identity>),
+}
+
+/// Known identities.
+pub(super) struct IdentityTarget {
+    rows: MapTarget<Identity, IdentityRow>,
+    withheld: Withheld,
+}
+
+impl IdentityTarget {
+    pub(super) fn new(map: Map<Identity, IdentityRow>) -> Self {
+        Self {
+            rows: MapTarget::new(map),
+            withheld: Withheld::These(BTreeSet::new()),
+        }
+    }
+
+    /// Says which identities are not to become known.
+    pub(super) fn withhold(&mut self, withheld: Withheld) {
+        self.withheld = withheld;
+    }
+}
+
+impl Target for IdentityTarget {
+    type Key = Identity;
+    type Value = IdentityRow;
+    type Error = RowError;
+
+    fn update(&mut self, id: &Identity, row: &IdentityRow) -> Result<(), RowError> {
+        let withheld = match &self.withheld {
+            Withheld::All => true,
+            Withheld::These(ids) => ids.contains(id),
+        };
+        if withheld && self.rows.map.get(id)?.is_none() {
+            return Err(RowError::Withheld);
+        }
+        self.rows.update(id, row)
+    }
+
+    fn delete(&mut self, id: &Identity) -> Result<(), RowError> {
+        self.rows.delete(id)
+    }
+
+    fn dump(&mut self) -> Result<BTreeMap<Identity, IdentityRow>, RowError> {
+        self.rows.dump()
     }
 }
 

@@ -1,0 +1,351 @@
+//! Far sides in use, and the identities that each tells apart.
+//!
+//! ```text
+//! far side ── pivots (a label, a scope, a declared port) ── identities
+//! ```
+//!
+//! A far side tells an identity apart from its scope only if they share a
+//! pivot. So a new far side looks at the identities under its pivots, a new
+//! identity at the far sides under its own, and nobody at everybody.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axon_abi::{Identity, Scope};
+use axon_model::{Entity, Operator, Peer, Selector};
+
+use crate::select::Who;
+use crate::{IdentityInfo, NamedPorts};
+
+/// A far side, for this engine's life.
+pub(crate) type WhoId = u32;
+/// A set, for this engine's life.
+pub(crate) type SetId = u32;
+
+/// What a far side and the identities that it may tell apart have in common.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Pivot {
+    /// A label's key and value, whatever its source.
+    Label(String, String),
+    /// A label's key, whatever its source and value.
+    Key(String),
+    /// A port declared under a name.
+    Port(String, u8, u16),
+    /// Everyone of a scope.
+    Scope(Scope),
+}
+
+#[derive(Debug)]
+struct InUse {
+    who: Who,
+    /// Scopes whose stand-in it means.
+    scopes: BTreeSet<Scope>,
+    pivots: BTreeSet<Pivot>,
+    /// Identities that it means though not their scope's stand-in, or the
+    /// other way round.
+    told: BTreeSet<Identity>,
+    /// Sets that hold it.
+    users: BTreeSet<SetId>,
+}
+
+/// Every far side in use.
+#[derive(Debug, Default)]
+pub(crate) struct Whos {
+    last: WhoId,
+    ids: BTreeMap<Who, WhoId>,
+    in_use: BTreeMap<WhoId, InUse>,
+    by_pivot: BTreeMap<Pivot, BTreeSet<WhoId>>,
+    /// By identity, the far sides that tell it apart.
+    told: BTreeMap<Identity, BTreeSet<WhoId>>,
+    /// Every known identity.
+    identities: BTreeMap<Pivot, BTreeSet<Identity>>,
+}
+
+type Known = BTreeMap<Identity, IdentityInfo>;
+
+impl Whos {
+    /// Follows what is known of an identity, before and now.
+    pub(crate) fn index(
+        &mut self,
+        id: Identity,
+        old: Option<&IdentityInfo>,
+        new: Option<&IdentityInfo>,
+    ) {
+        for pivot in old.into_iter().flat_map(|info| pivots_of(id, info)) {
+            if let Some(ids) = self.identities.get_mut(&pivot) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.identities.remove(&pivot);
+                }
+            }
+        }
+        for pivot in new.into_iter().flat_map(|info| pivots_of(id, info)) {
+            self.identities.entry(pivot).or_default().insert(id);
+        }
+    }
+
+    /// The ports that any identity declares by name.
+    pub(crate) fn declared(&self) -> NamedPorts {
+        let mut declared = NamedPorts::new();
+        let from = Pivot::Port(String::new(), 0, 0);
+        for pivot in self.identities.range(from..).map(|(pivot, _)| pivot) {
+            let Pivot::Port(name, protocol, port) = pivot else {
+                break;
+            };
+            let key = (name.clone(), axon_model::Protocol(*protocol));
+            declared.entry(key).or_default().insert(*port);
+        }
+        declared
+    }
+
+    /// Whether any identity declares a port by this name.
+    pub(crate) fn is_declared(&self, name: &str, protocol: u8, port: u16) -> bool {
+        let pivot = Pivot::Port(name.to_owned(), protocol, port);
+        self.identities.contains_key(&pivot)
+    }
+
+    /// Has a set hold a far side.
+    pub(crate) fn hold(
+        &mut self,
+        who: &Who,
+        set: SetId,
+        known: &Known,
+        stand_ins: &[(Scope, Identity, IdentityInfo)],
+    ) -> WhoId {
+        let id = match self.ids.get(who) {
+            Some(id) => *id,
+            None => self.add(who.clone(), known, stand_ins),
+        };
+        if let Some(in_use) = self.in_use.get_mut(&id) {
+            in_use.users.insert(set);
+        }
+        id
+    }
+
+    fn add(
+        &mut self,
+        who: Who,
+        known: &Known,
+        stand_ins: &[(Scope, Identity, IdentityInfo)],
+    ) -> WhoId {
+        let scopes: BTreeSet<Scope> = stand_ins
+            .iter()
+            .filter(|(_, id, info)| who.selects(*id, info))
+            .map(|(scope, _, _)| *scope)
+            .collect();
+        let pivots = pivots_of_who(&who, &scopes);
+        let told: BTreeSet<Identity> = pivots
+            .iter()
+            .filter_map(|pivot| self.identities.get(pivot))
+            .flatten()
+            .filter(|id| {
+                let info = known.get(id);
+                info.is_some_and(|info| who.selects(**id, info) != scopes.contains(&id.scope()))
+            })
+            .copied()
+            .collect();
+        // After 2^32 far sides numbers begin again.
+        loop {
+            self.last = self.last.wrapping_add(1);
+            if !self.in_use.contains_key(&self.last) {
+                break;
+            }
+        }
+        let id = self.last;
+        for pivot in &pivots {
+            self.by_pivot.entry(pivot.clone()).or_default().insert(id);
+        }
+        for identity in &told {
+            self.told.entry(*identity).or_default().insert(id);
+        }
+        let in_use = InUse {
+            who: who.clone(),
+            scopes,
+            pivots,
+            told,
+            users: BTreeSet::new(),
+        };
+        self.in_use.insert(id, in_use);
+        self.ids.insert(who, id);
+        id
+    }
+
+    /// Says that a set does not hold a far side any more.
+    pub(crate) fn release(&mut self, id: WhoId, set: SetId) {
+        let Some(in_use) = self.in_use.get_mut(&id) else {
+            return;
+        };
+        in_use.users.remove(&set);
+        if !in_use.users.is_empty() {
+            return;
+        }
+        let Some(gone) = self.in_use.remove(&id) else {
+            return;
+        };
+        self.ids.remove(&gone.who);
+        for pivot in &gone.pivots {
+            if let Some(ids) = self.by_pivot.get_mut(pivot) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.by_pivot.remove(pivot);
+                }
+            }
+        }
+        for identity in &gone.told {
+            self.untell(*identity, id);
+        }
+    }
+
+    fn untell(&mut self, identity: Identity, id: WhoId) {
+        if let Some(told) = self.told.get_mut(&identity) {
+            told.remove(&id);
+            if told.is_empty() {
+                self.told.remove(&identity);
+            }
+        }
+    }
+
+    /// Looks again at whom an identity is told apart by; hands back the sets
+    /// for which that has changed.
+    pub(crate) fn follow(&mut self, id: Identity, info: Option<&IdentityInfo>) -> BTreeSet<SetId> {
+        let old = self.told.get(&id).cloned().unwrap_or_default();
+        let tells = |who: &&WhoId| {
+            self.in_use.get(who).is_some_and(|in_use| {
+                info.is_some_and(|info| {
+                    in_use.who.selects(id, info) != in_use.scopes.contains(&id.scope())
+                })
+            })
+        };
+        let new: BTreeSet<WhoId> = info
+            .into_iter()
+            .flat_map(|info| pivots_of(id, info))
+            .filter_map(|pivot| self.by_pivot.get(&pivot))
+            .flatten()
+            .filter(tells)
+            .copied()
+            .collect();
+        let mut sets = BTreeSet::new();
+        for who in old.symmetric_difference(&new) {
+            let Some(in_use) = self.in_use.get_mut(who) else {
+                continue;
+            };
+            sets.extend(&in_use.users);
+            if new.contains(who) {
+                in_use.told.insert(id);
+            } else {
+                in_use.told.remove(&id);
+            }
+        }
+        if new.is_empty() {
+            self.told.remove(&id);
+        } else {
+            self.told.insert(id, new);
+        }
+        sets
+    }
+
+    /// The far sides that tell an identity apart from its scope.
+    pub(crate) fn telling(&self, id: Identity) -> impl Iterator<Item = WhoId> {
+        self.told.get(&id).into_iter().flatten().copied()
+    }
+
+    /// The identities that a far side tells apart from their scopes.
+    pub(crate) fn told(&self, id: WhoId) -> impl Iterator<Item = Identity> {
+        let in_use = self.in_use.get(&id);
+        in_use.into_iter().flat_map(|w| &w.told).copied()
+    }
+
+    /// The scopes whose stand-in a far side means.
+    pub(crate) fn scopes(&self, id: WhoId) -> impl Iterator<Item = Scope> {
+        let in_use = self.in_use.get(&id);
+        in_use.into_iter().flat_map(|w| &w.scopes).copied()
+    }
+}
+
+fn pivots_of(id: Identity, info: &IdentityInfo) -> BTreeSet<Pivot> {
+    let labels = info.labels.iter().flat_map(|(_, key, value)| {
+        let key = key.to_owned();
+        [Pivot::Label(key.clone(), value.to_owned()), Pivot::Key(key)]
+    });
+    let ports = info
+        .named_ports
+        .iter()
+        .flat_map(|((name, protocol), ports)| {
+            let pivot = |port: &u16| Pivot::Port(name.clone(), protocol.0, *port);
+            ports.iter().map(pivot)
+        });
+    let scope = [Pivot::Scope(id.scope())];
+    labels.chain(ports).chain(scope).collect()
+}
+
+/// What an identity must have in common with a far side that tells it apart.
+///
+/// Either the far side means the identity and not its scope's stand-in: then
+/// one of its peers selects it, by something that the identity has (a label
+/// asked for, a prefix, a declared port). Or it means the stand-in: then the
+/// identity is of one of those scopes. What a peer says of whole scopes tells
+/// nobody apart.
+fn pivots_of_who(who: &Who, scopes: &BTreeSet<Scope>) -> BTreeSet<Pivot> {
+    if let Some((name, protocol, port)) = who.declared_port() {
+        // Stand-ins declare nothing.
+        return [Pivot::Port(name.to_owned(), protocol.0, port)].into();
+    }
+    let Some(peers) = who.peers() else {
+        return BTreeSet::new();
+    };
+    let whole: BTreeSet<Scope> = peers.iter().flat_map(whole_scopes).collect();
+    let of_scopes = scopes.difference(&whole).map(|scope| Pivot::Scope(*scope));
+    peers
+        .iter()
+        .flat_map(pivots_of_peer)
+        .chain(of_scopes)
+        .collect()
+}
+
+/// The scopes of which a peer selects everyone.
+fn whole_scopes(peer: &Peer) -> Vec<Scope> {
+    match peer {
+        Peer::Endpoints(selector) if selector.is_wildcard() => vec![Scope::Cluster],
+        Peer::Entity(Entity::All) => Scope::ALL.into(),
+        Peer::Entity(Entity::World) => vec![Scope::World],
+        Peer::Entity(Entity::Cluster) => Scope::ALL
+            .into_iter()
+            .filter(|scope| !matches!(scope, Scope::World | Scope::Unknown))
+            .collect(),
+        Peer::Entity(_) | Peer::Endpoints(_) | Peer::Cidr { .. } => Vec::new(),
+    }
+}
+
+fn pivots_of_peer(peer: &Peer) -> Vec<Pivot> {
+    match peer {
+        Peer::Endpoints(selector) => pivots_of_selector(selector),
+        Peer::Entity(Entity::WorldIpv4 | Entity::WorldIpv6) | Peer::Cidr { .. } => {
+            vec![Pivot::Scope(Scope::World)]
+        }
+        Peer::Entity(Entity::KubeApiserver) => vec![Pivot::Key("kube-apiserver".to_owned())],
+        // Told by the scope alone.
+        Peer::Entity(_) => Vec::new(),
+    }
+}
+
+/// The labels of which every identity that the selector means has one. Without
+/// such a requirement it means the stand-in of workloads, or no workload that
+/// the stand-in is not like.
+fn pivots_of_selector(selector: &Selector) -> Vec<Pivot> {
+    let asked = |common: bool| {
+        selector.requirements().iter().find_map(|r| {
+            // Nearly everyone has these: the other labels are the better ones.
+            let is_common = r.key.starts_with("io.kubernetes.") || r.key.starts_with("io.cilium.");
+            match &r.operator {
+                _ if is_common != common => None,
+                Operator::In(values) => {
+                    let label = |v: &String| Pivot::Label(r.key.clone(), v.clone());
+                    Some(values.iter().map(label).collect())
+                }
+                Operator::Exists => Some(vec![Pivot::Key(r.key.clone())]),
+                Operator::NotIn(_) | Operator::DoesNotExist => None,
+            }
+        })
+    };
+    let asked = asked(false).or_else(|| asked(true));
+    asked.unwrap_or_else(|| vec![Pivot::Scope(Scope::Cluster)])
+}
