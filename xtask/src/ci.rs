@@ -44,7 +44,7 @@ const TESTS: &[Step] = &[
         applies: fuzz::exists,
         ..step("fuzzing", fuzz::ci)
     },
-    step("miri", miri::miri),
+    step("miri", miri::ci),
     Step {
         name: "BPF programs",
         applies: checks::can_verify,

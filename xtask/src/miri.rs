@@ -3,15 +3,17 @@
 //! The code is safe but for what its dependencies do with bytes (`zerocopy`); a stable toolchain
 //! has no Miri, so this runs where a nightly with it is installed.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::ci::Outcome;
 use crate::cmd;
 
-/// Crates whose layouts and byte reading Miri can say something about, and the tests of each that
-/// end soon: interpreted code is some hundred times slower.
-const RUNS: &[&[&str]] = &[
-    &["--package", "axon-abi"],
+/// What continuous integration runs: the layouts of everything that the kernel shares with us.
+const QUICK: &[&[&str]] = &[&["--package", "axon-abi"]];
+/// What takes minutes, as interpreted code is some hundred times slower.
+const SLOW: &[&[&str]] = &[
     &["--package", "axon-datapath", "--test", "cases"],
     &["--package", "axon-hubble", "--lib"],
 ];
@@ -19,29 +21,39 @@ const RUNS: &[&[&str]] = &[
 /// The toolchain that may have it.
 const TOOLCHAIN: &str = "+nightly";
 
-/// Runs the tests under Miri, where there is one.
+/// The tests that Miri can say something about, where there is one.
 pub(crate) fn miri() -> Result<Outcome> {
-    // Not the cargo that runs us: that is of another toolchain.
-    let cargo = || {
-        let mut cargo = cmd::command("cargo");
-        cargo
-            .arg(TOOLCHAIN)
-            .env_remove("RUSTC")
-            .env_remove("RUSTUP_TOOLCHAIN");
-        cargo
-    };
+    run(&[QUICK, SLOW].concat())
+}
+
+/// Those of them that end soon.
+pub(crate) fn ci() -> Result<Outcome> {
+    run(QUICK)
+}
+
+fn run(runs: &[&[&str]]) -> Result<Outcome> {
     if !cmd::succeeds(cargo().args(["miri", "setup"])) {
         return Ok(Outcome::Skipped(
             "no Miri (rustup component add --toolchain nightly miri rust-src)",
         ));
     }
-    for run in RUNS {
+    for run in runs {
         let mut miri = cargo();
         miri.args(["miri", "test", "--quiet"]).args(*run);
-        // Tests read files and clocks; what property tests remember of failures is none of ours.
+        // Tests read files and clocks.
         miri.env("MIRIFLAGS", "-Zmiri-disable-isolation");
         miri.env("PROPTEST_CASES", "4");
         cmd::run(&mut miri)?;
     }
     Ok(Outcome::Passed)
+}
+
+/// Not the cargo that runs us: that is of another toolchain.
+fn cargo() -> Command {
+    let mut cargo = cmd::command("cargo");
+    cargo.arg(TOOLCHAIN);
+    for name in ["RUSTC", "CARGO", "RUSTUP_TOOLCHAIN"] {
+        cargo.env_remove(name);
+    }
+    cargo
 }
