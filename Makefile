@@ -1,6 +1,6 @@
 # One-line names for `cargo xtask`, which does the work. Needs rustup's cargo, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test fuzz bench lint clean
+.PHONY: help setup build demo test fuzz soak bench lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ test: setup ## everything that continuous integration checks
 
 fuzz: ## hunt for inputs that break anything, a minute each (TIME=600 TARGET=packet)
 	@cargo xtask fuzz $(if $(TIME),--time $(TIME)) $(TARGET)
+
+soak: ## kill and exchange the agent under traffic, 200 and 20 times (root)
+	@cargo xtask setup --build
+	@cargo xtask soak
 
 bench: ## measure pod-to-pod speed (root)
 	@cargo xtask setup --build

@@ -135,6 +135,29 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
     cmd::run(cmd::command(bench).arg("run").args(args))
 }
 
+/// Kills and exchanges the agent under traffic, by default 200 and 20 times.
+pub(crate) fn soak(args: &[String]) -> Result<()> {
+    let mut soak = cmd::cargo();
+    soak.args(["test", "--quiet", "--package", "axon", "--test", "soak"]);
+    soak.args(["--", "--nocapture"]);
+    let mut wanted = vec![("kills", "200"), ("exchanges", "20"), ("layouts", "1")];
+    for arg in args {
+        let (name, count) = arg
+            .strip_prefix("--")
+            .and_then(|arg| arg.split_once('='))
+            .with_context(|| format!("{arg:?}: expected --kills=N, --exchanges=N, --layouts=N"))?;
+        if !["kills", "exchanges", "layouts", "streams"].contains(&name) {
+            bail!("--{name}: expected kills, exchanges, layouts or streams");
+        }
+        wanted.retain(|(known, _)| *known != name);
+        wanted.push((name, count));
+    }
+    for (name, count) in wanted {
+        soak.env(format!("AXON_SOAK_{}", name.to_uppercase()), count);
+    }
+    cmd::run(&mut soak)
+}
+
 /// Removes build results; the toolchain cache only when asked, as it is slow to refill.
 pub(crate) fn clean(with_cache: bool) -> Result<()> {
     // Not through cargo, which would keep the folder of detached crates.

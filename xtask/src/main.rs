@@ -45,6 +45,8 @@ cargo xtask VERB
                       run each fuzz target for a minute, or as long as told; add what was found
                       to the corpus; or run single inputs
   miri                the tests of the pure crates, interpreted
+  soak [--kills=N] [--exchanges=N] [--layouts=N] [--streams=N]
+                      kill and exchange the agent under traffic (root)
   bench [ARGS]        run the benchmarks
   vm [OPTIONS] -- CMD run a command under another kernel (`cargo xtask vm --help`)
   clean [--cache]     remove build results, and the toolchain cache
@@ -77,6 +79,7 @@ fn run(verb: &str, args: &[String]) -> anyhow::Result<ExitCode> {
         "verify" => report(&checks::verify()?),
         "fuzz" => fuzz::fuzz(args)?,
         "miri" => report(&miri::miri()?),
+        "soak" => checks::soak(args)?,
         "bench" => checks::bench(args)?,
         "vm" => return vm::vm(args),
         "clean" => checks::clean(has("--cache"))?,

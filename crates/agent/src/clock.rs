@@ -1,4 +1,7 @@
 //! The monotonic clock, the one that the kernel programs read too.
+//!
+//! Nothing is decided by the wall clock, which may be stepped: it only tells
+//! when an event was. Clippy refuses it elsewhere (`clippy.toml`).
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -22,4 +25,26 @@ pub(crate) fn monotonic_s() -> u32 {
 /// Nanoseconds since 1970 at the zero of the monotonic clock.
 pub(crate) fn monotonic_zero_ns() -> u64 {
     nanoseconds(ClockId::CLOCK_REALTIME).saturating_sub(nanoseconds(ClockId::CLOCK_MONOTONIC))
+}
+
+/// By how much the wall clock may differ from what was told before.
+const STEP_NS: u64 = 100_000_000;
+
+/// Whether the wall clock was stepped since [`monotonic_zero_ns`] gave this.
+pub(crate) fn clock_has_stepped(zero_ns: u64) -> bool {
+    monotonic_zero_ns().abs_diff(zero_ns) > STEP_NS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{clock_has_stepped, monotonic_zero_ns};
+
+    #[test]
+    fn a_step_is_told_from_slewing() {
+        let zero_ns = monotonic_zero_ns();
+        assert!(!clock_has_stepped(zero_ns) && !clock_has_stepped(zero_ns + 1_000_000));
+        for hour in [3_600_000_000_000_u64, 3_600_000_000_000_u64.wrapping_neg()] {
+            assert!(clock_has_stepped(zero_ns.wrapping_add(hour)));
+        }
+    }
 }

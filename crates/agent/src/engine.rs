@@ -20,7 +20,7 @@ use axon_linux::{KernelReconciler, ReconcileReport};
 use axon_model::{Desired, Observed};
 use tokio::sync::{oneshot, watch};
 
-use crate::clock::monotonic_ms;
+use crate::clock::{clock_has_stepped, monotonic_ms};
 use crate::endpoints::Records;
 use crate::names;
 use crate::problem::chain;
@@ -232,7 +232,8 @@ impl Engine {
             self.observed.policies.snapshot().revision(),
         ];
         let moved = self.uplinks.has_changed().unwrap_or(false);
-        if !changed && !moved && self.named == Some(revisions) {
+        let stepped = clock_has_stepped(self.names.load().monotonic_zero_ns);
+        if !changed && !moved && !stepped && self.named == Some(revisions) {
             return;
         }
         self.named = Some(revisions);

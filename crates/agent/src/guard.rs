@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axon_linux::device;
 
+use crate::clock::clock_has_stepped;
 use crate::endpoints::Stage;
 use crate::node::{Node, lock};
 use crate::problem::chain;
@@ -41,6 +42,11 @@ pub(crate) async fn run(node: Arc<Node>) -> anyhow::Result<()> {
 }
 
 fn look(node: &Node) {
+    let told_ns = node.names.load().monotonic_zero_ns;
+    if told_ns != 0 && clock_has_stepped(told_ns) {
+        tracing::info!("the wall clock was stepped: times of events follow, nothing else does");
+        node.engine.wake();
+    }
     let known: Vec<u32> = node
         .endpoints
         .records

@@ -14,7 +14,7 @@
 //! - only this crate writes BPF maps, and only from desired rows; conntrack,
 //!   NAT and fragments are written by the programs and swept here;
 //! - a pinned map whose layout differs is never reused: it is reported and
-//!   made anew;
+//!   made anew, with the entries of the one that programs in force use;
 //! - nothing is detached or unpinned by stopping, only by [`cleanup`];
 //! - the calling thread's namespaces never change: what happens in another
 //!   one happens in a thread or a process of its own.

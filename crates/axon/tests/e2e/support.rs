@@ -29,6 +29,8 @@ pub(crate) fn turn() -> MutexGuard<'static, ()> {
 pub(crate) struct Lab {
     /// Its name.
     pub(crate) name: String,
+    /// The `axon` that it runs on.
+    axon: String,
     files: tempfile::TempDir,
 }
 
@@ -46,14 +48,25 @@ pub(crate) enum How {
 /// Brings a lab up; none, with a message, if that takes privileges that are
 /// not there.
 pub(crate) fn lab(name: &str, manifests: &str) -> Option<Lab> {
-    let root = Command::new("id").arg("-u").output().expect("id runs");
-    if root.stdout.trim_ascii() != b"0" {
+    lab_of(&axon(), name, manifests)
+}
+
+/// Whether labs can be made.
+pub(crate) fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().expect("id runs");
+    id.stdout.trim_ascii() == b"0"
+}
+
+/// The same with another `axon`, which has its plugin beside it.
+pub(crate) fn lab_of(axon: &str, name: &str, manifests: &str) -> Option<Lab> {
+    if !is_root() {
         println!("skipped: needs root");
         return None;
     }
     build_plugin();
     let lab = Lab {
         name: format!("{name}-{}", std::process::id()),
+        axon: axon.to_owned(),
         files: tempfile::tempdir().expect("a temporary directory"),
     };
     let file = lab.write("cluster.yaml", manifests);
@@ -64,7 +77,7 @@ pub(crate) fn lab(name: &str, manifests: &str) -> Option<Lab> {
 
 /// The CNI plugin is another package's: cargo may not have built it for this
 /// test alone.
-fn build_plugin() {
+pub(crate) fn build_plugin() -> PathBuf {
     let plugin = Path::new(&axon()).with_file_name("axon-cni");
     if !plugin.exists() {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -76,6 +89,7 @@ fn build_plugin() {
             "cargo build -p axon-cni"
         );
     }
+    plugin
 }
 
 impl Drop for Lab {
@@ -102,7 +116,7 @@ impl Lab {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(axon());
+        let mut command = Command::new(&self.axon);
         command.args(["lab", "-L", &self.name]).args(args);
         command.stdin(Stdio::null());
         command
