@@ -40,6 +40,9 @@ pub const DEFAULT_STATE_DIR: &str = "/run/axon";
 /// take away while the agent was not there; files
 /// `<container>-<interface>.json`, each an [`EndpointDelete`].
 pub const DELETE_QUEUE: &str = "deleteQueue";
+/// Letters of a container's id, at most. The specification has no bound; with
+/// the device's name it becomes the name of a file, which has 255.
+pub const CONTAINER_ID_MAX: usize = 200;
 /// The root of the pins in the BPF file system unless configuration says
 /// otherwise.
 pub const DEFAULT_BPF_ROOT: &str = "/sys/fs/bpf/axon";

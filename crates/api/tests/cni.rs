@@ -48,6 +48,7 @@ fn variables_are_read_and_refused() {
         ("CNI_CONTAINERID", "", "missing"),
         ("CNI_CONTAINERID", "-a", "\"-a\""),
         ("CNI_CONTAINERID", "a/b", "a/b"),
+        ("CNI_CONTAINERID", &"c".repeat(201), "at most 200"),
         ("CNI_NETNS", "", "missing"),
         ("CNI_IFNAME", "0123456789abcdef", "1 to 15"),
         ("CNI_IFNAME", "a b", "white space"),

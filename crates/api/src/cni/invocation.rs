@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{Error, ErrorCode, SpecVersion};
+use crate::agent::CONTAINER_ID_MAX;
 
 /// Letters of a device's name (IFNAMSIZ without the closing zero).
 const IFNAME_CHARS_MAX: usize = 15;
@@ -197,13 +198,15 @@ fn container_id(text: String) -> Result<String, Error> {
         .next()
         .is_some_and(|c| c.is_ascii_alphanumeric());
     let rest = |c: u8| c.is_ascii_alphanumeric() || b"_.-".contains(&c);
-    if first && text.bytes().all(rest) {
+    if first && text.len() <= CONTAINER_ID_MAX && text.bytes().all(rest) {
         return Ok(text);
     }
     Err(invalid(
         "CNI_CONTAINERID",
         &text,
-        "letters, digits, '_', '.' and '-', a letter or digit first",
+        &format!(
+            "at most {CONTAINER_ID_MAX} letters, digits, '_', '.' and '-', a letter or digit first"
+        ),
     ))
 }
 
