@@ -18,6 +18,8 @@ pub(crate) enum Mode {
     Udprr,
     /// As much as goes through one TCP connection.
     Stream,
+    /// As many frames of 64 bytes as arrive.
+    Udp,
 }
 
 impl Mode {
@@ -28,6 +30,7 @@ impl Mode {
             Self::Crr => "crr",
             Self::Udprr => "udprr",
             Self::Stream => "stream",
+            Self::Udp => "udp",
         }
     }
 
@@ -36,7 +39,7 @@ impl Mode {
     pub(crate) fn cores(self) -> (usize, usize) {
         match self {
             Self::Rr | Self::Crr | Self::Udprr => (1, 1),
-            Self::Stream => (0, 1),
+            Self::Stream | Self::Udp => (0, 1),
         }
     }
 
@@ -46,12 +49,13 @@ impl Mode {
             Self::Rr | Self::Udprr => "round trips/s",
             Self::Crr => "connections/s",
             Self::Stream => "Gbit/s",
+            Self::Udp => "frames/s",
         }
     }
 }
 
 /// What a load measured.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Sample {
     /// In the mode's unit.
     pub rate: f64,
@@ -59,11 +63,18 @@ pub(crate) struct Sample {
     pub p50_us: f64,
     /// Microseconds; 0 for a stream.
     pub p99_us: f64,
+    /// Microseconds of one trip in a thousand; 0 for a stream.
+    pub p999_us: f64,
+    /// Microseconds of the longest trip; 0 for a stream.
+    pub max_us: f64,
 }
 
 impl Sample {
     pub(crate) fn to_line(self) -> String {
-        format!("{} {} {}", self.rate, self.p50_us, self.p99_us)
+        format!(
+            "{} {} {} {} {}",
+            self.rate, self.p50_us, self.p99_us, self.p999_us, self.max_us
+        )
     }
 
     pub(crate) fn from_line(line: &str) -> Result<Self> {
@@ -71,13 +82,15 @@ impl Sample {
         let mut next = || {
             numbers
                 .next()
-                .context("a sample has three numbers")?
+                .context("a sample has five numbers")?
                 .context("no number")
         };
         Ok(Self {
             rate: next()?,
             p50_us: next()?,
             p99_us: next()?,
+            p999_us: next()?,
+            max_us: next()?,
         })
     }
 }
@@ -85,6 +98,9 @@ impl Sample {
 /// Answers until it is killed; prints a line once it listens.
 pub(crate) fn serve(mode: Mode, port: u16) -> Result<()> {
     let any: SocketAddr = (std::net::Ipv6Addr::UNSPECIFIED, port).into();
+    if mode == Mode::Udp {
+        return count_frames(&UdpSocket::bind(any)?);
+    }
     if mode == Mode::Udprr {
         let socket = UdpSocket::bind(any)?;
         println!("listening");
@@ -102,7 +118,7 @@ pub(crate) fn serve(mode: Mode, port: u16) -> Result<()> {
         stream.set_nodelay(true)?;
         match mode {
             Mode::Stream => while stream.read(&mut buffer)? > 0 {},
-            Mode::Rr | Mode::Crr | Mode::Udprr => {
+            Mode::Rr | Mode::Crr | Mode::Udprr | Mode::Udp => {
                 let mut byte = [0; 1];
                 while matches!(stream.read(&mut byte), Ok(1)) {
                     if stream.write_all(&byte).is_err() {
@@ -142,7 +158,53 @@ pub(crate) fn run(mode: Mode, address: IpAddr, port: u16, span: Duration) -> Res
             })
         }
         Mode::Stream => stream(to, span),
+        Mode::Udp => frames(to, address, span),
     }
+}
+
+/// What asks for the count of frames.
+const ASK: &[u8] = b"?";
+
+/// Counts frames; answers who asks with the count.
+fn count_frames(socket: &UdpSocket) -> Result<()> {
+    println!("listening");
+    let mut buffer = [0; 64];
+    let mut seen = 0u64;
+    loop {
+        let (n, peer) = socket.recv_from(&mut buffer)?;
+        if buffer.get(..n) == Some(ASK) {
+            socket.send_to(&seen.to_le_bytes(), peer)?;
+        } else {
+            seen += 1;
+        }
+    }
+}
+
+/// Sends frames, and asks how many arrived.
+fn frames(to: SocketAddr, address: IpAddr, span: Duration) -> Result<Sample> {
+    let socket = UdpSocket::bind(SocketAddr::new(unspecified(address), 0))?;
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    // With headers and checksum 64 bytes.
+    let payload = [7; 18];
+    let start = Instant::now();
+    while start.elapsed() < span {
+        for _ in 0..64 {
+            socket.send(&payload)?;
+        }
+    }
+    let elapsed = start.elapsed().as_secs_f64();
+    let mut count = [0; 8];
+    for _ in 0..10 {
+        socket.send(ASK)?;
+        if socket.recv(&mut count).is_ok() {
+            return Ok(Sample {
+                rate: u64::from_le_bytes(count) as f64 / elapsed,
+                ..Sample::default()
+            });
+        }
+    }
+    anyhow::bail!("the server does not tell how many frames arrived")
 }
 
 fn unspecified(like: IpAddr) -> IpAddr {
@@ -168,15 +230,18 @@ fn trips(span: Duration, mut trip: impl FnMut() -> std::io::Result<()>) -> Resul
     }
     let elapsed = last.duration_since(start).as_secs_f64();
     times_ns.sort_unstable();
-    let at = |percent: usize| {
+    let at = |thousandths: usize| {
         times_ns
-            .get(times_ns.len() * percent / 100)
+            .get(times_ns.len() * thousandths / 1000)
+            .or(times_ns.last())
             .map_or(0.0, |ns| *ns as f64 / 1000.0)
     };
     Ok(Sample {
         rate: times_ns.len() as f64 / elapsed,
-        p50_us: at(50),
-        p99_us: at(99),
+        p50_us: at(500),
+        p99_us: at(990),
+        p999_us: at(999),
+        max_us: at(1000),
     })
 }
 
@@ -192,7 +257,6 @@ fn stream(to: SocketAddr, span: Duration) -> Result<Sample> {
     let gbit = bytes as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9;
     Ok(Sample {
         rate: gbit,
-        p50_us: 0.0,
-        p99_us: 0.0,
+        ..Sample::default()
     })
 }

@@ -10,6 +10,8 @@
 //! other work on the machine does not show as latency.
 #![forbid(unsafe_code)]
 
+mod churn;
+mod floor;
 mod load;
 mod report;
 mod topology;
@@ -22,7 +24,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::load::{Mode, Sample};
-use crate::topology::{Kind, Topology};
+use crate::topology::{Kind, Parts, Topology};
 
 /// Pod-to-pod speed beside what else a node could do, in one run.
 #[derive(Parser)]
@@ -52,7 +54,7 @@ enum Verb {
 #[derive(clap::Args)]
 struct RunArgs {
     /// Rounds; each measures every topology once. Ratios are taken within a round.
-    #[arg(short = 'n', long, default_value_t = 7)]
+    #[arg(short = 'n', long, default_value_t = 25)]
     rounds: usize,
     /// Milliseconds of each sample; at most 500, so that real-time priority is
     /// never throttled.
@@ -63,23 +65,35 @@ struct RunArgs {
         short,
         long,
         value_delimiter = ',',
-        default_value = "rr,crr,udprr,stream"
+        default_value = "rr,crr,udprr,stream,udp"
     )]
     modes: Vec<Mode>,
-    /// Topologies; the first is the reference.
+    /// Topologies; ratios are taken to raw, netfilter and the floors.
     #[arg(
         short = 'T',
         long,
         value_delimiter = ',',
-        default_value = "raw,routed,netfilter,axon"
+        default_value = "raw,bridge,routed,netfilter,floor,floor-big,axon"
     )]
     topologies: Vec<Kind>,
     /// The `axon` binary whose lab carries the `axon` topology.
     #[arg(long, default_value = "target/release/axon")]
     axon: PathBuf,
-    /// Print JSON instead of a table.
+    /// The object with the floor's programs, as the build of the binary leaves it.
+    #[arg(
+        long,
+        default_value = "target/bpf/bpfel-unknown-none/release/axon-floor"
+    )]
+    floor: PathBuf,
+    /// Leave out the latency tails while policy and endpoints change.
     #[arg(long)]
-    json: bool,
+    no_churn: bool,
+    /// Fail if a goal is missed.
+    #[arg(long)]
+    gate: bool,
+    /// Write what was measured to this file as JSON, besides the table.
+    #[arg(long)]
+    out: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -100,10 +114,14 @@ fn main() -> Result<()> {
 }
 
 fn run(args: &RunArgs) -> Result<()> {
+    let parts = Parts {
+        axon: args.axon.clone(),
+        floor: args.floor.clone(),
+    };
     let mut topologies = Vec::new();
     for kind in &args.topologies {
         eprintln!("setting up {kind:?}");
-        match Topology::up(*kind, &args.axon) {
+        match Topology::up(*kind, &parts) {
             Ok(topology) => topologies.push(topology),
             Err(error) => eprintln!("  left out: {error:#}"),
         }
@@ -129,16 +147,32 @@ fn run(args: &RunArgs) -> Result<()> {
             }
         }
     }
-    if args.json {
-        results.print_json();
-    } else {
-        results.print_table();
+    results.print_table();
+    let goals = results.goals();
+    report::print_goals(&goals);
+    let mut json = serde_json::json!({ "pods": results.json() });
+    if let Some(axon) = topologies.iter().find(|t| t.kind == Kind::Axon)
+        && !args.no_churn
+    {
+        let tails = churn::measure(axon, &args.axon, args.sample_ms)?;
+        churn::print(&tails);
+        if let Some(json) = json.as_object_mut() {
+            json.insert("churn".to_owned(), churn::json(&tails));
+        }
+    }
+    if let Some(out) = &args.out {
+        std::fs::write(out, format!("{json:#}\n"))
+            .with_context(|| format!("writing {}", out.display()))?;
+    }
+    let missed = goals.iter().filter(|goal| !goal.is_met()).count();
+    if args.gate && missed > 0 {
+        bail!("{missed} goals are missed");
     }
     Ok(())
 }
 
 /// Runs a server and a client in the topology's two namespaces.
-fn measure(mode: Mode, topology: &Topology, milliseconds: u64) -> Result<Sample> {
+pub(crate) fn measure(mode: Mode, topology: &Topology, milliseconds: u64) -> Result<Sample> {
     const PORT: u16 = 5201;
     let me = std::env::current_exe()?;
     let (server_core, client_core) = mode.cores();

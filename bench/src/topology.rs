@@ -8,21 +8,53 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::floor::{Floor, raise_aggregates};
+
 const PREFIX: &str = "axb";
-const LAB: &str = "bench";
+pub(crate) const LAB: &str = "bench";
 
 /// Kinds of topologies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
     /// One veth pair between two namespaces: the limit of the device.
     Raw,
+    /// Two pods on a bridge whose frames pass netfilter.
+    Bridge,
     /// Two veth pairs, the kernel routes between them, no rules.
     Routed,
     /// The same with connection tracking and a forward chain, as a node with
     /// kube-proxy has them at the least.
     Netfilter,
+    /// Programs that do the least: an identity, a flow, one policy, a counter.
+    Floor,
+    /// The same with aggregates beyond 64 KiB.
+    FloorBig,
     /// A lab node of ours: identities, policy, conntrack and events on.
     Axon,
+}
+
+impl Kind {
+    /// The name on the command line and in reports.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Bridge => "bridge",
+            Self::Routed => "routed",
+            Self::Netfilter => "netfilter",
+            Self::Floor => "floor",
+            Self::FloorBig => "floor-big",
+            Self::Axon => "axon",
+        }
+    }
+}
+
+/// What topologies are made of besides the kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct Parts {
+    /// The `axon` binary.
+    pub axon: PathBuf,
+    /// The object with the floor's programs.
+    pub floor: PathBuf,
 }
 
 /// Two namespaces that reach each other; removed when dropped.
@@ -35,12 +67,14 @@ pub(crate) struct Topology {
     /// The server's address.
     pub address: IpAddr,
     axon: PathBuf,
+    /// Keeps the programs on their devices.
+    _floor: Option<Floor>,
 }
 
 impl Topology {
-    pub(crate) fn up(kind: Kind, axon: &Path) -> Result<Self> {
-        down(kind, axon);
-        let name = format!("{kind:?}").to_lowercase();
+    pub(crate) fn up(kind: Kind, parts: &Parts) -> Result<Self> {
+        down(kind, &parts.axon);
+        let name = kind.name();
         let path = |side: &str| format!("/run/netns/{PREFIX}-{name}-{side}");
         // From here on a failure removes what was made.
         let mut topology = Self {
@@ -48,11 +82,27 @@ impl Topology {
             client: path("a"),
             server: path("b"),
             address: IpAddr::from([10, 201, 2, 2]),
-            axon: axon.to_owned(),
+            axon: parts.axon.clone(),
+            _floor: None,
         };
         match kind {
-            Kind::Raw => raw(&name)?,
-            Kind::Routed | Kind::Netfilter => routed(&name, kind)?,
+            Kind::Raw => raw(name)?,
+            Kind::Bridge => bridge(name)?,
+            Kind::Routed | Kind::Netfilter => routed(name, kind)?,
+            Kind::Floor | Kind::FloorBig => {
+                routed(name, kind)?;
+                let host = format!("/run/netns/{PREFIX}-{name}-h");
+                topology._floor = Some(Floor::attach(&parts.floor, &host)?);
+                if kind == Kind::FloorBig {
+                    let pods = [topology.client.as_str(), topology.server.as_str()];
+                    for (netns, device) in [(&*host, "ha"), (&*host, "hb")]
+                        .into_iter()
+                        .chain(pods.map(|pod| (pod, "eth0")))
+                    {
+                        raise_aggregates(netns, device)?;
+                    }
+                }
+            }
             Kind::Axon => topology.lab()?,
         }
         Ok(topology)
@@ -104,7 +154,7 @@ fn down(kind: Kind, axon: &Path) {
             .ok();
         return;
     }
-    let name = format!("{kind:?}").to_lowercase();
+    let name = kind.name();
     for side in ["a", "b", "h"] {
         Command::new("ip")
             .args(["netns", "del", &format!("{PREFIX}-{name}-{side}")])
@@ -127,6 +177,32 @@ fn raw(name: &str) -> Result<()> {
         same_tcp(&format!("/run/netns/{ns}"))?;
     }
     Ok(())
+}
+
+fn bridge(name: &str) -> Result<()> {
+    let ns = |side: &str| format!("{PREFIX}-{name}-{side}");
+    let host = ns("h");
+    ip(&["netns", "add", &host])?;
+    ip(&["-n", &host, "link", "add", "br0", "type", "bridge"])?;
+    ip(&["-n", &host, "addr", "add", "10.201.2.254/24", "dev", "br0"])?;
+    ip(&["-n", &host, "link", "set", "br0", "up"])?;
+    for (side, addr) in [("a", "10.201.2.1/24"), ("b", "10.201.2.2/24")] {
+        let (pod, device) = (ns(side), format!("h{side}"));
+        ip(&["netns", "add", &pod])?;
+        ip(&[
+            "-n", &host, "link", "add", &device, "type", "veth", "peer", "name", "eth0", "netns",
+            &pod,
+        ])?;
+        ip(&["-n", &host, "link", "set", &device, "master", "br0", "up"])?;
+        ip(&["-n", &pod, "addr", "add", addr, "dev", "eth0"])?;
+        ip(&["-n", &pod, "link", "set", "lo", "up"])?;
+        ip(&["-n", &pod, "link", "set", "eth0", "up"])?;
+        same_tcp(&format!("/run/netns/{pod}"))?;
+    }
+    let host = format!("/run/netns/{host}");
+    sysctl(&host, "net.bridge.bridge-nf-call-iptables=1")
+        .context("the kernel has no br_netfilter")?;
+    forward_chain(&host)
 }
 
 fn routed(name: &str, kind: Kind) -> Result<()> {
@@ -175,11 +251,32 @@ fn routed(name: &str, kind: Kind) -> Result<()> {
     let host_path = format!("/run/netns/{host}");
     sysctl(&host_path, "net.ipv4.ip_forward=1")?;
     if kind == Kind::Netfilter {
-        let rules = "table ip f { chain c { type filter hook forward priority 0; policy drop; \
-                     ct state established,related accept; ip saddr 10.201.0.0/16 accept; } }";
-        run(Command::new("nsenter")
-            .arg(format!("--net={host_path}"))
-            .args(["nft", rules]))?;
+        forward_chain(&host_path)?;
+    }
+    Ok(())
+}
+
+/// A chain that tracks connections, and lets through what is established or
+/// between pods, after a few rules about others.
+fn forward_chain(host: &str) -> Result<()> {
+    let rules = "*filter\n\
+                 :FORWARD DROP\n\
+                 -A FORWARD -m conntrack --ctstate INVALID -j DROP\n\
+                 -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
+                 -A FORWARD -s 10.202.0.0/16 -j DROP\n\
+                 -A FORWARD -s 10.201.0.0/16 -j ACCEPT\n\
+                 COMMIT\n";
+    let mut restore = Command::new("nsenter")
+        .arg(format!("--net={host}"))
+        .arg("iptables-restore")
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .context("starting iptables-restore")?;
+    if let Some(mut stdin) = restore.stdin.take() {
+        std::io::Write::write_all(&mut stdin, rules.as_bytes())?;
+    }
+    if !restore.wait()?.success() {
+        bail!("iptables-restore refused the rules");
     }
     Ok(())
 }

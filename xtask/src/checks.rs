@@ -128,11 +128,27 @@ pub(crate) fn demo() -> Result<()> {
     cmd::run(cmd::command(target_folder()?.join("release/axon")).args(DEMO))
 }
 
-/// Measures pod-to-pod speed; `bench/` says how.
+/// Measures what a packet costs, and pod-to-pod speed; `bench/` says how. What
+/// was measured is left as JSON in `bench` of the target folder.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     build(&[])?;
-    let bench = target_folder()?.join("release/axon-bench");
-    cmd::run(cmd::command(bench).arg("run").args(args))
+    let folder = target_folder()?;
+    let results = folder.join("bench");
+    fs::create_dir_all(&results).with_context(|| format!("make {}", results.display()))?;
+    let cost = ["bench", "--package", "axon-linux", "--bench", "cost", "--"];
+    cmd::run(
+        cmd::cargo()
+            .args(cost)
+            .args(["--budget", "crates/linux/benches/cost.json", "--out"])
+            .arg(results.join("cost.json")),
+    )?;
+    let bench = folder.join("release/axon-bench");
+    cmd::run(
+        cmd::command(bench)
+            .arg("run")
+            .args(["--out".as_ref(), results.join("pods.json").as_os_str()])
+            .args(args),
+    )
 }
 
 /// Kills and exchanges the agent under traffic, by default 200 and 20 times.

@@ -2,12 +2,13 @@
 //! beside floors that do the least a design can do, in one interleaved run.
 //!
 //! ```text
-//! cost [--rounds N] [--json] [--budget FILE]
+//! cost [--rounds N] [--budget FILE] [--out FILE]
 //! ```
 //!
 //! Each figure is the least of all rounds, less the empty program: other work
 //! on the machine only ever adds. With `--budget` the run fails if a stage
-//! costs more, in proportion to the floor, than the file allows.
+//! costs more, in proportion to the floor, than the file allows (in hundredths);
+//! `--out` writes what was measured as JSON.
 //! `AXON_COST_OBJECT` and `AXON_COST_FLOOR` name other objects to measure.
 
 #[path = "../tests/common/kernel.rs"]
@@ -21,6 +22,7 @@ mod floor;
 mod stages;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::stages::Stage;
 
@@ -29,15 +31,22 @@ type Budget = BTreeMap<String, u32>;
 
 struct Args {
     rounds: usize,
-    json: bool,
-    budget: Option<String>,
+    budget: Option<PathBuf>,
+    out: Option<PathBuf>,
+}
+
+/// Cargo runs benchmarks in the folder of their package; paths are told from
+/// that of the workspace.
+fn from_root(path: String) -> PathBuf {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    PathBuf::from(root).join(path)
 }
 
 fn args() -> Args {
     let mut args = Args {
         rounds: 300,
-        json: false,
         budget: None,
+        out: None,
     };
     let mut given = std::env::args().skip(1);
     while let Some(arg) = given.next() {
@@ -46,11 +55,11 @@ fn args() -> Args {
                 let rounds = given.next().and_then(|n| n.parse().ok());
                 args.rounds = rounds.expect("--rounds takes a number");
             }
-            "--json" => args.json = true,
-            "--budget" => args.budget = Some(given.next().expect("--budget takes a file")),
+            "--budget" => args.budget = given.next().map(from_root),
+            "--out" => args.out = given.next().map(from_root),
             // What `cargo bench` adds.
             "--bench" => {}
-            other => panic!("{other} is no argument: --rounds N, --json, --budget FILE"),
+            other => panic!("{other} is no argument: --rounds N, --budget FILE, --out FILE"),
         }
     }
     args
@@ -93,42 +102,32 @@ fn report(stages: &[Stage], args: &Args) -> Vec<String> {
         let text = std::fs::read_to_string(file).expect("the budget can be read");
         serde_json::from_str(&text).expect("the budget is JSON")
     });
-    let mut over = Vec::new();
-    let mut list = Vec::new();
-    if !args.json {
-        println!(
-            "{:<28} {:>6} {:>8} {:>9}",
-            "ns per packet", "net", "to full", "budget"
-        );
-    }
+    let (mut over, mut list) = (Vec::new(), Vec::new());
+    println!(
+        "{:<18} {:>6} {:>8} {:>8}",
+        "ns per packet", "net", "to full", "budget"
+    );
+    let mut told = |name: &str, net: f64, ratio: f64| {
+        let allowed = budget.get(name).map(|percent| f64::from(*percent) / 100.0);
+        if allowed.is_some_and(|allowed| ratio > allowed) {
+            over.push(name.to_owned());
+        }
+        let shown = allowed.map_or_else(String::new, |allowed| format!("{allowed:.2}"));
+        println!("{name:<18} {net:>6.0} {ratio:>8.2} {shown:>8}");
+        list.push(serde_json::json!({
+            "stage": name, "net_ns": net, "ratio": ratio, "budget": allowed,
+        }));
+    };
     for stage in stages {
         let net = f64::from(stage.least_ns()) - empty;
-        let ratio = net / (full - empty);
-        let allowed = budget.get(stage.name).copied();
-        if allowed.is_some_and(|percent| ratio * 100.0 > f64::from(percent)) {
-            over.push(stage.name.to_owned());
-        }
-        if args.json {
-            list.push(serde_json::json!({
-                "stage": stage.name, "net_ns": net, "to_floor_full": ratio,
-                "budget": allowed.map(|percent| f64::from(percent) / 100.0),
-            }));
-        } else {
-            let allowed =
-                allowed.map_or_else(String::new, |n| format!("{:.2}", f64::from(n) / 100.0));
-            println!("{:<28} {net:>6.0} {ratio:>8.2} {allowed:>9}", stage.name);
-        }
+        told(stage.name, net, net / (full - empty));
     }
-    if args.json {
-        println!("{}", serde_json::Value::Array(list));
-    } else {
-        let (base, exact, trie) = (least("look_base"), least("look_exact"), least("look_trie"));
-        println!(
-            "\nwho an address is, of 250,000: {:.0} ns; in one trie {:.0} ns; ratio {:.2}",
-            exact - base,
-            trie - base,
-            (exact - base) / (trie - base)
-        );
+    // Who an address is, of 250,000: beside one trie instead of floor_full.
+    let (base, exact, trie) = (least("look_base"), least("look_exact"), least("look_trie"));
+    told("who_of_250k", exact - base, (exact - base) / (trie - base));
+    if let Some(out) = &args.out {
+        let text = serde_json::Value::Array(list).to_string();
+        std::fs::write(out, text).expect("the results can be written");
     }
     over
 }
