@@ -158,6 +158,8 @@ fn build() -> Result<()> {
             .args(["build", "--release", "--quiet", "--target", &triple()])
             .arg("--manifest-path")
             .arg(folder().join("Cargo.toml"))
+            .arg("--target-dir")
+            .arg(folder().join("target"))
             // Naming the target keeps build scripts and macros out of it.
             .env("CARGO_ENCODED_RUSTFLAGS", COVERAGE.join("\x1f")),
     )
