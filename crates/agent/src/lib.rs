@@ -41,6 +41,10 @@ use std::process::ExitCode;
 pub use config::Config;
 pub use options::{AgentArgs, OptionError};
 
+/// Threads for what blocks: the kernel makes one device at a time however many
+/// ask, and each thread costs memory that it may never give back.
+const BLOCKING_THREADS_MAX: usize = 16;
+
 /// Runs the agent until it is told to stop (SIGTERM, SIGINT). What it has put
 /// into the kernel stays in force.
 ///
@@ -87,6 +91,7 @@ pub fn main(args: &AgentArgs) -> ExitCode {
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
     {
         Ok(runtime) => runtime,

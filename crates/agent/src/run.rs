@@ -126,7 +126,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
     let node = Arc::new(Node {
         endpoints: Endpoints::new(records, ipam),
         sweeper: Mutex::new(axon_linux::Sweeper::new(maps.clone())),
-        flusher: Flusher::new(axon_linux::Sweeper::new(maps.clone())),
+        flusher: Flusher::start(axon_linux::Sweeper::new(maps.clone()))?,
         sweeps: Mutex::new(SweepState::default()),
         guard: Mutex::default(),
         datapath: Mutex::new(datapath),

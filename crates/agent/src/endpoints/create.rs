@@ -4,7 +4,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use axon_abi::Identity;
@@ -226,14 +225,12 @@ fn make(node: &Node, request: &EndpointCreate) -> Result<Record, Refusal> {
     };
     let link = link_of(&record, &node.config.network);
     let netns = Netns::Path(PathBuf::from(&request.netns));
-    let (flushed, made) = thread::scope(|scope| {
-        // Whoever had the address before left connections that are not this
-        // endpoint's.
-        let flush = scope.spawn(|| node.flusher.flush(&addresses(&record.endpoint)));
-        let guard = |ifindex| lock(&node.datapath).attach_endpoint_at_once(ifindex);
-        let made = link::create_guarded(&netns, &link, guard);
-        (flush.join(), made)
-    });
+    // Whoever had the address before left connections that are not this
+    // endpoint's.
+    let flush = node.flusher.begin(addresses(&record.endpoint));
+    let guard = |ifindex| lock(&node.datapath).attach_endpoint_at_once(ifindex);
+    let made = link::create_guarded(&netns, &link, guard);
+    let flushed = flush.wait();
     let ifindex = made.map_err(|error| {
         let remedy = match error {
             DatapathError::Link(_) => {
@@ -243,9 +240,7 @@ fn make(node: &Node, request: &EndpointCreate) -> Result<Record, Refusal> {
         };
         undo(Refusal::node(chain(&error), remedy))
     })?;
-    flushed
-        .unwrap_or_else(|_| Err("flushing connections broke".to_owned()))
-        .map_err(|error| undo(Refusal::node(error, "see axon status")))?;
+    flushed.map_err(|error| undo(Refusal::node(error, "see axon status")))?;
     let id = record.endpoint.id;
     let record = node
         .endpoints

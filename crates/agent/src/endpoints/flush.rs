@@ -1,55 +1,75 @@
 //! Forgets the connections of addresses, for many endpoints in one look.
+//!
+//! To look through the maps takes as long for a hundred addresses as for one:
+//! who comes while the thread here looks shares the next look with all others
+//! who came. That it is one thread also bounds the memory that looking takes.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 
 use axon_linux::Sweeper;
 
-use crate::node::lock;
 use crate::problem::chain;
 
-/// Flushes addresses. To look through the maps takes as long for a hundred
-/// addresses as for one, so whoever comes while somebody looks shares the next
-/// look with all others who came.
+/// Flushes addresses. Its queue is bounded by the requests that the API admits.
 #[derive(Debug)]
 pub(crate) struct Flusher {
-    /// Held by whoever looks.
-    sweeper: Mutex<Sweeper>,
-    /// What the next look is for.
-    next: Mutex<Arc<Batch>>,
+    orders: Sender<Order>,
 }
 
-/// Addresses that are flushed together.
-#[derive(Debug, Default)]
-struct Batch {
-    addresses: Mutex<Vec<IpAddr>>,
-    done: OnceLock<Result<(), String>>,
+/// Addresses to be flushed, and who waits for it.
+#[derive(Debug)]
+struct Order {
+    addresses: Vec<IpAddr>,
+    done: Sender<Result<(), String>>,
+}
+
+/// A flush that has been asked for.
+#[derive(Debug)]
+pub(crate) struct Flush {
+    done: Receiver<Result<(), String>>,
 }
 
 impl Flusher {
-    pub(crate) fn new(sweeper: Sweeper) -> Self {
-        Self {
-            sweeper: Mutex::new(sweeper),
-            next: Mutex::default(),
-        }
+    /// Starts the thread; it ends when this value is dropped.
+    pub(crate) fn start(mut sweeper: Sweeper) -> std::io::Result<Self> {
+        let (orders, inbox) = channel::<Order>();
+        thread::Builder::new()
+            .name("flush".to_owned())
+            .spawn(move || {
+                while let Ok(first) = inbox.recv() {
+                    let batch: Vec<Order> =
+                        std::iter::once(first).chain(inbox.try_iter()).collect();
+                    let addresses: Vec<IpAddr> = batch
+                        .iter()
+                        .flat_map(|o| o.addresses.iter().copied())
+                        .collect();
+                    let flushed = sweeper.flush(&addresses);
+                    let flushed = flushed.map(drop).map_err(|error| chain(&error));
+                    for order in batch {
+                        // Whoever waits no more does not need the answer.
+                        let _ = order.done.send(flushed.clone());
+                    }
+                }
+            })?;
+        Ok(Self { orders })
     }
 
-    /// Removes every flow and translation of these addresses that there was
-    /// when this was called.
-    pub(crate) fn flush(&self, addresses: &[IpAddr]) -> Result<(), String> {
-        let batch = {
-            let next = lock(&self.next);
-            lock(&next.addresses).extend(addresses);
-            Arc::clone(&next)
-        };
-        let mut sweeper = lock(&self.sweeper);
-        // Somebody before us may have taken ours along.
-        let done = batch.done.get_or_init(|| {
-            // From now on nobody joins this batch, and all who have are in it.
-            *lock(&self.next) = Arc::default();
-            let flushed = sweeper.flush(&lock(&batch.addresses));
-            flushed.map(drop).map_err(|error| chain(&error))
-        });
-        done.clone()
+    /// Begins to remove every flow and translation of these addresses that
+    /// there is now.
+    pub(crate) fn begin(&self, addresses: Vec<IpAddr>) -> Flush {
+        let (done, waiting) = channel();
+        // Without the thread nobody answers, which is what waiting then tells.
+        let _ = self.orders.send(Order { addresses, done });
+        Flush { done: waiting }
+    }
+}
+
+impl Flush {
+    /// Waits until it is done.
+    pub(crate) fn wait(self) -> Result<(), String> {
+        let done = self.done.recv();
+        done.unwrap_or_else(|_| Err("flushing connections has broken".to_owned()))
     }
 }

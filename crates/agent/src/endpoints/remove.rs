@@ -178,6 +178,7 @@ pub(super) fn undo(node: &Node, record: &Record) {
 /// forgotten that is still there.
 pub(super) fn finish(node: &Node, record: &Record) -> Result<(), Refusal> {
     let endpoint = &record.endpoint;
+    let flush = node.flusher.begin(addresses(endpoint));
     // Without an index it was perhaps never made: the name may be another's.
     let deleted = if endpoint.ifindex == 0 {
         link::delete_own(&endpoint.interface, endpoint.node_mac)
@@ -195,7 +196,7 @@ pub(super) fn finish(node: &Node, record: &Record) -> Result<(), Refusal> {
             "pins of stubs are not removed"
         );
     }
-    if let Err(error) = node.flusher.flush(&addresses(endpoint)) {
+    if let Err(error) = flush.wait() {
         // They are flushed again before the address is given away.
         tracing::warn!(endpoint = endpoint.id, error, "connections are not flushed");
     }
