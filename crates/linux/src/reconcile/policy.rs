@@ -28,10 +28,14 @@ struct Surplus {
     entries: BTreeMap<PolicyKey, u64>,
 }
 
-/// A set in the kernel: what was wanted last, and what there is beyond it.
+/// A set in the kernel.
 #[derive(Default)]
 struct Held {
+    /// What it shall be.
     wanted: PolicyRows,
+    /// What it is, but for rows that are `surplus` too.
+    written: PolicyRows,
+    /// Rows that may be there beyond what is wanted.
     surplus: Surplus,
     /// The set's own row is there.
     whole: bool,
@@ -93,6 +97,7 @@ impl PolicySetTarget {
             for key in back {
                 if !held.wanted.classes.contains_key(&key) {
                     self.classes.remove(&key)?;
+                    held.written.classes.remove(&key);
                 }
                 held.surplus.classes.remove(&key);
             }
@@ -118,17 +123,27 @@ impl PolicySetTarget {
     /// A row cannot be taken away; it is tried again.
     pub(super) fn end(&mut self) -> Result<Option<u64>, RowError> {
         let mut next = None;
+        let later_ms = self.now_ms + self.grace_ms;
         for held in self.held.values_mut() {
             let Surplus { classes, entries } = &mut held.surplus;
             for key in due(classes, self.now_ms) {
                 if !held.wanted.classes.contains_key(&key) {
                     self.classes.remove(&key)?;
+                    held.written.classes.remove(&key);
+                } else if !held.written.classes.contains_key(&key) {
+                    // A set that could not be written whole is not done with it.
+                    classes.insert(key, later_ms);
+                    continue;
                 }
                 classes.remove(&key);
             }
             for key in due(entries, self.now_ms) {
                 if !held.wanted.entries.contains_key(&key) {
                     self.entries.remove(&key)?;
+                    held.written.entries.remove(&key);
+                } else if !held.written.entries.contains_key(&key) {
+                    entries.insert(key, later_ms);
+                    continue;
                 }
                 entries.remove(&key);
             }
@@ -150,7 +165,7 @@ impl PolicySetTarget {
     /// are not wanted any more become surplus.
     fn write_rows(&mut self, rows: &PolicyRows, held: &mut Held) -> Result<(), RowError> {
         let goes_ms = self.now_ms + self.grace_ms;
-        for difference in held.wanted.entries.diff(&rows.entries) {
+        for difference in held.written.entries.diff(&rows.entries) {
             match difference {
                 RowDiff::Add(key, entry)
                 | RowDiff::Update {
@@ -165,7 +180,7 @@ impl PolicySetTarget {
                 }
             }
         }
-        for difference in held.wanted.classes.diff(&rows.classes) {
+        for difference in held.written.classes.diff(&rows.classes) {
             match difference {
                 RowDiff::Add(key, row)
                 | RowDiff::Update {
@@ -192,11 +207,11 @@ impl PolicySetTarget {
 
     /// Removes every row of a set that nobody uses.
     fn remove_rows(&mut self, held: &Held) -> Result<(), RowError> {
-        let entries = held.wanted.entries.keys();
+        let entries = held.written.entries.keys();
         for key in entries.chain(held.surplus.entries.keys()) {
             self.entries.remove(key)?;
         }
-        let classes = held.wanted.classes.keys();
+        let classes = held.written.classes.keys();
         for key in classes.chain(held.surplus.classes.keys()) {
             self.classes.remove(key)?;
         }
@@ -204,6 +219,7 @@ impl PolicySetTarget {
     }
 
     fn put(&mut self, set: u32, rows: &PolicyRows, held: &mut Held) -> Result<(), RowError> {
+        held.wanted = rows.clone();
         if let Err(error) = self.write_rows(rows, held) {
             // Half a set that nobody uses only takes room from others.
             if !held.whole && self.sets.get(&set)?.is_none() {
@@ -211,14 +227,14 @@ impl PolicySetTarget {
                 *held = Held::default();
             } else {
                 let wanted = rows.classes.keys();
-                let lacks = |key: &&ClassKey| !held.wanted.classes.contains_key(*key);
+                let lacks = |key: &&ClassKey| !held.written.classes.contains_key(*key);
                 held.untold = wanted.filter(lacks).map(|key| key.identity).collect();
             }
             return Err(error);
         }
         held.untold.clear();
-        let same = held.whole && held.wanted.set == rows.set;
-        held.wanted = rows.clone();
+        let same = held.whole && held.written.set == rows.set;
+        held.written = rows.clone();
         if !same {
             self.sets.insert(&set, &rows.set)?;
             held.whole = true;
@@ -334,6 +350,7 @@ impl Target for PolicySetTarget {
             }
             let held = Held {
                 wanted: rows.clone(),
+                written: rows.clone(),
                 surplus,
                 whole: whole.contains_key(&set),
                 untold: BTreeSet::new(),
