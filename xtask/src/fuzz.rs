@@ -208,6 +208,10 @@ fn watch(fuzzer: &mut Command, target: &str) -> Result<String> {
             }
             continue;
         }
+        // It tells of what is new only; at the end, of all.
+        if let (Some(runs), Some((_, rest))) = (all_runs(&line), last.split_once(' ')) {
+            last = format!("{runs} {rest}");
+        }
         if lines.len() == LINES_KEPT {
             lines.pop_front();
         }
@@ -248,6 +252,13 @@ fn progress(line: &str) -> Option<String> {
     Some(format!("{runs} runs, {edges} edges, {inputs} of inputs"))
 }
 
+/// Of `Done 1234 runs in 5 second(s)`.
+fn all_runs(line: &str) -> Option<&str> {
+    line.strip_prefix("Done ")?
+        .split_once(" runs in")
+        .map(|(runs, _)| runs)
+}
+
 /// Of the fuzzer's last words: where the input is.
 fn finding(line: &str) -> Option<PathBuf> {
     let (_, path) = line.split_once("Test unit written to ")?;
@@ -278,7 +289,7 @@ fn count(folder: &Path) -> Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Order, finding, progress, read};
+    use super::{Order, all_runs, finding, progress, read};
 
     #[test]
     fn command_lines() {
@@ -313,6 +324,7 @@ mod tests {
             progress(line).as_deref(),
             Some("52448 runs, 1896 edges, 558/239Kb of inputs")
         );
+        assert_eq!(all_runs("Done 1234 runs in 5 second(s)"), Some("1234"));
         assert_eq!(progress("INFO: seed corpus: files: 5"), None);
         let line = "artifact_prefix='/f/x-'; Test unit written to /f/x-crash-1";
         assert_eq!(finding(line), Some("/f/x-crash-1".into()));
