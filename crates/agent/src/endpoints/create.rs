@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axon_abi::Identity;
-use axon_api::agent::{EndpointCreate, EndpointCreated, EndpointDelete};
+use axon_api::agent::{CONTAINER_ID_MAX, EndpointCreate, EndpointCreated, EndpointDelete};
 use axon_linux::DatapathError;
 use axon_linux::link::{self, GATEWAY_V4, GATEWAY_V6, Netns};
 use axon_linux::netns;
@@ -158,12 +158,15 @@ fn validate(node: &Node, request: &EndpointCreate) -> Result<(), Refusal> {
 pub(super) fn attachment(field: &str, id: &str) -> Result<(), Refusal> {
     let first = id.starts_with(|c: char| c.is_ascii_alphanumeric());
     let rest = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    if first && id.len() <= 253 && id.chars().all(rest) {
+    if first && id.len() <= CONTAINER_ID_MAX && id.chars().all(rest) {
         return Ok(());
     }
     Err(Refusal::request(
         format!("{field} {id:?} is none"),
-        "give 1 to 253 of A-Z, a-z, 0-9, _, . and -, beginning with a letter or digit",
+        format!(
+            "give 1 to {CONTAINER_ID_MAX} of A-Z, a-z, 0-9, _, . and -, beginning with a letter or \
+             digit"
+        ),
     ))
 }
 

@@ -1,5 +1,6 @@
 //! Bodies of requests.
 
+use axon_api::request::{self, BodyError};
 use axum::body::Bytes;
 use serde::de::DeserializeOwned;
 
@@ -7,23 +8,13 @@ use crate::problem::Refusal;
 
 /// Reads a JSON body; a refusal names the field.
 pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        let place = if path == "." {
-            "the body".to_owned()
-        } else {
-            format!("field {path}")
+    request::read(body).map_err(|error| {
+        let remedy = match error {
+            BodyError::Field { .. } => "send a JSON body as the API's documentation has it",
+            BodyError::Trailing { .. } => "send one JSON value",
         };
-        Refusal::request(
-            format!("{place}: {}", error.inner()),
-            "send a JSON body as the API's documentation has it",
-        )
-    })?;
-    deserializer.end().map_err(|error| {
-        Refusal::request(format!("after the body: {error}"), "send one JSON value")
-    })?;
-    Ok(value)
+        Refusal::request(error.to_string(), remedy)
+    })
 }
 
 #[cfg(test)]

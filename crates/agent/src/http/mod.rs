@@ -7,11 +7,11 @@ mod socket;
 mod views;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::to_bytes;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{DefaultBodyLimit, FromRequest, MatchedPath, Request, State};
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{self, Next};
@@ -31,6 +31,8 @@ const REQUESTS_MAX: usize = 256;
 const MONITORS_MAX: usize = 32;
 /// Bytes of a body. A GC names every attachment of a node.
 const BODY_MAX: usize = 4 * 1024 * 1024;
+/// How long a request that has a turn may take to bring its body.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of what the router says of a request that it refuses.
 const REFUSAL_MAX: usize = 4096;
 
@@ -99,12 +101,31 @@ async fn bounded(State(api): State<Arc<Api>>, request: Request, next: Next) -> R
     let Ok(_turn) = api.requests.acquire().await else {
         return Refusal::not_yet("the agent is stopping", "ask again").into_response();
     };
-    let response = next.run(request).await;
+    let response = match whole(request).await {
+        Ok(request) => next.run(request).await,
+        Err(refused) => refused,
+    };
     let code = response.status().as_u16();
     api.node
         .metrics
         .answered(&path, &method, code, started.elapsed());
     response
+}
+
+/// The request with its body read: who sends it slowly shall not keep a turn
+/// from others.
+async fn whole(request: Request) -> Result<Request, Response> {
+    let (head, body) = request.into_parts();
+    let read = Bytes::from_request(Request::from_parts(head.clone(), body), &());
+    match tokio::time::timeout(BODY_PATIENCE, read).await {
+        Ok(Ok(bytes)) => Ok(Request::from_parts(head, Body::from(bytes))),
+        Ok(Err(refused)) => Err(refused.into_response()),
+        Err(_) => Err(Refusal::request(
+            format!("the body did not come within {BODY_PATIENCE:?}"),
+            "send a body of the length that was announced",
+        )
+        .into_response()),
+    }
 }
 
 /// Has what the router itself refuses (a path that is no UTF-8, a body that is
