@@ -56,7 +56,7 @@ pub(crate) fn print<T: Serialize>(
             writeln!(stdout)?;
         }
         Format::Table => {
-            let text = render(answer);
+            let text = plain(render(answer));
             stdout.write_all(text.as_bytes())?;
             if !text.is_empty() && !text.ends_with('\n') {
                 writeln!(stdout)?;
@@ -64,6 +64,24 @@ pub(crate) fn print<T: Serialize>(
         }
     }
     Ok(stdout.flush()?)
+}
+
+/// A text without what a terminal would obey: names and messages in it come
+/// from whoever may make a pod.
+fn plain(text: String) -> String {
+    let obeyed = |c: char| c.is_control() && c != '\n';
+    if !text.contains(obeyed) {
+        return text;
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if obeyed(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// Rows under a header, in columns with nothing but space between them.
@@ -101,6 +119,12 @@ pub(crate) fn or_dash(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn no_name_rules_the_terminal() {
+        let text = "a\x1b[2J\r\u{9b}1m\tb\nü\n".to_owned();
+        assert_eq!(super::plain(text), "a\\u{1b}[2J\\r\\u{9b}1m\\tb\nü\n");
+    }
+
     #[test]
     fn tables_are_columns_and_space() {
         let rows = [
