@@ -7,6 +7,7 @@
 //!  ├── bpf-linker/KEY/  built once per version and LLVM
 //!  ├── tools/bin/       cargo-deny
 //!  ├── apt/             package lists and downloads of our own
+//!  ├── runtimes/        containerd, podman, CNI's plugins, unpacked; containerd-2/ likewise
 //!  └── vm/              QEMU, busybox, kernels
 //! ```
 

@@ -22,6 +22,7 @@ mod cmd;
 mod deps;
 mod fuzz;
 mod miri;
+mod runtimes;
 mod setup;
 mod vm;
 mod workspace;
@@ -48,6 +49,8 @@ cargo xtask VERB
   soak [--kills=N] [--exchanges=N] [--layouts=N] [--streams=N]
                       kill and exchange the agent under traffic (root)
   bench [ARGS]        run the benchmarks
+  runtimes [--all]    fetch container runtimes for tests into the cache; with --all the
+        [--force]     newest containerd too, from another Debian release
   vm [OPTIONS] -- CMD run a command under another kernel (`cargo xtask vm --help`)
   clean [--cache]     remove build results, and the toolchain cache
 ";
@@ -81,6 +84,7 @@ fn run(verb: &str, args: &[String]) -> anyhow::Result<ExitCode> {
         "miri" => report(&miri::miri()?),
         "soak" => checks::soak(args)?,
         "bench" => checks::bench(args)?,
+        "runtimes" => runtimes::install(has("--all"), has("--force"))?,
         "vm" => return vm::vm(args),
         "clean" => checks::clean(has("--cache"))?,
         "" | "help" | "-h" | "--help" => print!("{HELP}"),

@@ -6,12 +6,14 @@ mod tools;
 
 use anyhow::Result;
 
+use crate::runtimes;
+
 /// Installs what is missing. Complete already, it says so in one line.
 ///
 /// `build_only` leaves out the tools of checks, which take minutes to build.
 pub(crate) fn setup(build_only: bool, force: bool) -> Result<()> {
     let packages = packages::missing();
-    let tools_ready = build_only || tools::is_ready();
+    let tools_ready = build_only || (tools::is_ready() && has_runtimes());
     if !force && packages.is_empty() && toolchain::is_ready() && tools_ready {
         println!("setup: complete ({})", crate::cache::root().display());
         return Ok(());
@@ -19,10 +21,20 @@ pub(crate) fn setup(build_only: bool, force: bool) -> Result<()> {
     packages::install(&packages)?;
     toolchain::install(force)?;
     if build_only {
-        Ok(())
-    } else {
-        tools::install(force)
+        return Ok(());
     }
+    tools::install(force)?;
+    // Without them the tests that need them say so and skip.
+    if let Err(error) = runtimes::install(false, force) {
+        say("container runtimes", &format!("left out: {error:#}"));
+    }
+    Ok(())
+}
+
+/// Whether nothing is left to be tried: elsewhere than on Debian there are none
+/// to be had.
+fn has_runtimes() -> bool {
+    runtimes::is_ready() || !std::path::Path::new("/etc/debian_version").exists()
 }
 
 /// Where a tool that setup builds is found: the cache, else the search path.
