@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod churn;
+mod cni;
 mod floor;
 mod load;
 mod report;
@@ -37,6 +38,8 @@ struct Args {
 enum Verb {
     /// Measure (root).
     Run(RunArgs),
+    /// Measure how long pods wait for their network (root).
+    Cni(cni::CniArgs),
     /// Answer one load of a kind; used by `run` inside a namespace.
     #[command(hide = true)]
     Serve { mode: Mode, port: u16 },
@@ -110,6 +113,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Verb::Run(args) => run(&args),
+        Verb::Cni(args) => cni::measure(&args),
     }
 }
 
