@@ -144,6 +144,11 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
     )?;
     let bench = folder.join("release/axon-bench");
     cmd::run(
+        cmd::command(&bench)
+            .args(["cni", "--out"])
+            .arg(results.join("cni.json")),
+    )?;
+    cmd::run(
         cmd::command(bench)
             .arg("run")
             .args(["--out".as_ref(), results.join("pods.json").as_os_str()])
