@@ -147,6 +147,9 @@ impl CtFlags {
     /// Of a denied flow: the policy of the side it was opened to refused it,
     /// not that of the side that opened it.
     pub const DENIED_INGRESS: u8 = 1 << 4;
+    /// The side that opened the flow is behind the node's address, and is not
+    /// the node.
+    pub const BORROWED: u8 = 1 << 5;
 }
 
 /// Where a flow stands; each state has its own timeout, see

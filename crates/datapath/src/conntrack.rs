@@ -52,7 +52,9 @@ pub(crate) fn track<F: Family>(
             || crosses(scratch.flow.kind, forward);
         if !is_void {
             scratch.forward = forward;
-            if scratch.from_outside && claims_ours(&entry, forward) {
+            if scratch.from_outside && claims_ours(&entry, forward)
+                || scratch.borrowed && intrudes(&entry, forward)
+            {
                 return Err(DropReason::InvalidSourceIp);
             }
             if !stands(&entry, sets, config.epoch, forward) {
@@ -118,7 +120,14 @@ fn claims_ours(entry: &CtEntry, forward: bool) -> bool {
     } else {
         (entry.ingress_set, entry.destination_identity)
     };
-    set != 0 || identity == Identity::HOST
+    set != 0 || identity == Identity::HOST || forward && entry.flags & CtFlags::BORROWED != 0
+}
+
+/// Whether somebody behind the node's address speaks in a flow that is not his:
+/// he has what he opened, and answers what was opened to that address.
+#[inline(always)]
+fn intrudes(entry: &CtEntry, forward: bool) -> bool {
+    forward && entry.flags & CtFlags::BORROWED == 0
 }
 
 /// The reason kept in an entry that policy has turned against.
@@ -233,6 +242,7 @@ fn renew(
     scratch: &mut Scratch,
     entry: &mut CtEntry,
 ) -> Result<(), DropReason> {
+    scratch.borrowed = entry.flags & CtFlags::BORROWED != 0;
     let said = decide(packet, tables, scratch);
     entry.denied = match said {
         Ok(()) => 0,
@@ -303,12 +313,16 @@ fn set_entry(scratch: &mut Scratch, config: &RuntimeConfig, now_s: u32, len: u32
         entry,
         endpoint,
         low,
+        borrowed,
         ..
     } = scratch;
     let state = state::first(flow) as u8;
     let mut flags = if *low { CtFlags::OPENED_BY_LOW } else { 0 };
     if flow.tcp_flags & crate::header::tcp_flag::FIN != 0 {
         flags |= CtFlags::FIN_FORWARD;
+    }
+    if *borrowed {
+        flags |= CtFlags::BORROWED;
     }
     *entry = CtEntry {
         packets: [1, 0],

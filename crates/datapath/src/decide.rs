@@ -7,7 +7,7 @@
 use axon_abi::{ConfigFlags, Direction, DropReason, EndpointFlags, EndpointRow, Identity};
 
 use crate::event;
-use crate::identity::{Who, who};
+use crate::identity::{Who, peer, who};
 use crate::packet::Packet;
 use crate::policy::{Question, evaluate};
 use crate::scratch::{Agreed, Judge, Scratch};
@@ -32,6 +32,7 @@ pub(crate) fn decide(
 fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason> {
     let config = tables.config();
     let epoch = config.epoch;
+    let borrowed = scratch.borrowed;
     let Scratch { flow, lpm, .. } = scratch;
     let tuple = flow.tracked();
     // What hangs on the device is its endpoint, whatever address it uses.
@@ -41,9 +42,9 @@ fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason
         host: false,
     });
     let (sender, receiver) = match (own, scratch.direction) {
-        (Some(own), Direction::Egress) => (own, who(tables, &tuple.destination, lpm)),
+        (Some(own), Direction::Egress) => (own, peer(tables, &tuple.destination, lpm, borrowed)),
         (Some(own), Direction::Ingress | Direction::Unknown) => {
-            (who(tables, &tuple.source, lpm), own)
+            (peer(tables, &tuple.source, lpm, borrowed), own)
         }
         (None, _) => {
             let sender = who(tables, &tuple.source, lpm);

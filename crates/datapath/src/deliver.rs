@@ -67,6 +67,11 @@ pub(crate) fn elsewhere<F: Family>(
         ipv6: F::VERSION == 6,
     };
     match tables.route(&query, next_hop) {
+        // Behind a device that is not the network's are others, with rules of their own in the
+        // stack (a firewall, address translation), which have to see both directions.
+        Route::Via { ifindex } if !tables.uplink(ifindex) => {
+            Ok(to_stack(packet, tables, scratch, ObservationPoint::ToStack))
+        }
         Route::Via { ifindex } => {
             F::hop(packet, None, false).ok_or(DropReason::PacketWrite)?;
             if scratch.report {

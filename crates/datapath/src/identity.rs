@@ -54,6 +54,26 @@ pub(crate) fn who<'a>(tables: &'a impl Tables, addr: &IpKey, lpm: &mut LpmKey) -
     }
 }
 
+/// Who the other end of an endpoint's flow is, which may only have `borrowed`
+/// the node's address: then it is somebody of the world.
+#[inline(always)]
+pub(crate) fn peer<'a>(
+    tables: &'a impl Tables,
+    addr: &IpKey,
+    lpm: &mut LpmKey,
+    borrowed: bool,
+) -> Who<'a> {
+    let found = who(tables, addr, lpm);
+    if borrowed && found.host {
+        return Who {
+            identity: world(tables.config().flags, addr),
+            endpoint: None,
+            host: false,
+        };
+    }
+    found
+}
+
 /// The world's identity: one on a single-stack node, two on a dual-stack one.
 fn world(flags: u32, addr: &IpKey) -> Identity {
     let dual = ConfigFlags::IPV4 | ConfigFlags::IPV6;

@@ -149,6 +149,9 @@ pub struct Scratch {
     pub report: bool,
     /// Whether the packet came from the network.
     pub from_outside: bool,
+    /// Whether the side that opened the flow is behind the node's address, and
+    /// is not the node: who it is says no address.
+    pub(crate) borrowed: bool,
     /// Whether the endpoint that was asked last only audits.
     pub audit: bool,
     /// Whether an endpoint's policy was asked about this packet.
@@ -230,6 +233,7 @@ impl Scratch {
         self.seen = None;
         self.report = false;
         self.from_outside = false;
+        self.borrowed = false;
         self.audit = false;
         self.judged = false;
         self.translated = false;
@@ -281,6 +285,7 @@ impl Scratch {
             seen: Some(TraceReason::Related),
             report: true,
             from_outside: true,
+            borrowed: true,
             audit: true,
             judged: true,
             translated: true,

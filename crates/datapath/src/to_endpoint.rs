@@ -52,7 +52,9 @@ const LOOPBACK: u32 = 1;
 ///
 /// The node's own packets came by no device, and endpoints' are checked where
 /// they are sent. By an uplink comes what the node's own address translation
-/// (kube-proxy) has made the node's; an endpoint's address it makes nobody's.
+/// (kube-proxy) has made the node's. What else it has made so, as it does for
+/// the containers of other engines, is not the node's own: whoever sent it is
+/// of the world. An endpoint's address it makes nobody's.
 #[inline(always)]
 fn check_origin(
     packet: &impl Packet,
@@ -77,10 +79,11 @@ fn check_stranger(
     }
     let Scratch { flow, lpm, .. } = scratch;
     let sender = who(tables, &flow.tuple.source, lpm);
-    if sender.endpoint.is_some() || sender.host && !tables.uplink(came_by) {
+    if sender.endpoint.is_some() {
         scratch.source_identity = sender.identity;
         return Err(DropReason::InvalidSourceIp);
     }
+    scratch.borrowed = sender.host && !tables.uplink(came_by);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! What is bounded: ICMP errors by time, translations by room.
+//! What is bounded: ICMP errors by time, flows and translations by room.
 
 use axon_abi::{DropReason, Hook};
 use axon_datapath::Verdict;
@@ -30,6 +30,26 @@ fn errors_come_in_bursts_and_then_at_a_rate() {
         assert_eq!(answered(200), 50);
         assert_eq!(answered(200), 50, "a second makes up for all");
         assert_eq!(answered(20), 20);
+    }
+}
+
+#[test]
+fn a_flow_that_cannot_be_remembered_is_not_opened() {
+    for net in [V4, V6] {
+        let mut native = Native {
+            world: Net::scene(),
+        };
+        let packet = Build::udp(net.a, net.b, (4000, 53), 4);
+        let packet = MemPacket::new(POD_A, packet.frame());
+        let known = native.run(Hook::FromEndpoint, &packet).decided;
+        assert!(matches!(known, Some(Ok(_))), "{known:?}");
+        native.world.ct_full.set(true);
+        let again = native.run(Hook::FromEndpoint, &packet).decided;
+        assert_eq!(again, known, "what is known goes on");
+        let other = Build::udp(net.a, net.b, (4001, 53), 4);
+        let other = MemPacket::new(POD_A, other.frame());
+        let decided = native.run(Hook::FromEndpoint, &other).decided;
+        assert_eq!(decided, Some(Err(DropReason::CtMapInsertionFailed)));
     }
 }
 

@@ -48,6 +48,16 @@ const NEEDS: &[Need] = &[
         package: "python3",
         reason: "small servers in tests",
     },
+    Need {
+        program: "nft",
+        package: "nftables",
+        reason: "tests beside firewalls and other engines",
+    },
+    Need {
+        program: "iptables",
+        package: "iptables",
+        reason: "tests beside firewalls",
+    },
 ];
 
 /// The packages of this list whose program is absent.

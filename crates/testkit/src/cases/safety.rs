@@ -7,11 +7,14 @@ use axon_abi::{
 use axon_datapath::Verdict;
 
 use super::scene::{IDENTITY_REMOTE, Net, POD_A, POD_B, UPLINK, arrives, leaves, sends, step, to};
-use crate::run::{Case, Step};
+use crate::run::{Backend, Case, Native, Step};
 use crate::world::Rule;
 use crate::{Build, World};
 
 const SYN: u8 = 2;
+const ACK: u8 = 16;
+/// Later than any clock of these tests.
+const ALIVE_S: u32 = 0x7000_0000;
 /// A prefix that holds [`Net::world`].
 const WIDE: Identity = Identity(0x0100_0001);
 /// A prefix that policy denies.
@@ -23,7 +26,9 @@ const STRANGER: u32 = 77;
 pub(super) fn cases(net: &Net) -> Vec<Case> {
     let mut cases = missing_rows(net);
     cases.push(origins(net));
+    cases.extend(borrowers(net));
     cases.push(errors(net));
+    cases.push(rulers(net));
     cases.extend(ports(net));
     cases
 }
@@ -114,25 +119,179 @@ fn came(name: &'static str, by: u32, packet: &Build, allowed: bool) -> Step {
 }
 
 fn origins(net: &Net) -> Case {
-    let mut world = Net::scene();
-    world.uplinks.insert(UPLINK);
+    let world = Net::scene();
     let udp = |from| Build::udp(from, net.b, (4000, 53), 4);
     net.case(
         "who says that it is the node",
         world,
         vec![
-            came("a stranger", STRANGER, &udp(net.node), false),
             came("the node", 0, &udp(net.node), true),
             came("the node, by way of itself", 1, &udp(net.node), true),
-            came("a stranger, of a flow", STRANGER, &udp(net.node), false),
             came("translated, by an uplink", UPLINK, &udp(net.node), true),
             came("translated, by an endpoint", POD_A, &udp(net.node), true),
+            came("a stranger, of its flow", STRANGER, &udp(net.node), false),
             came("a stranger as an endpoint", STRANGER, &udp(net.a), false),
             came("an uplink as an endpoint", UPLINK, &udp(net.a), false),
             came("the endpoint", POD_A, &udp(net.a), true),
             came("a stranger as itself", STRANGER, &udp(net.world), true),
         ],
     )
+}
+
+/// The second endpoint hears only `from`.
+fn hears(from: Identity) -> World {
+    let mut world = Net::scene();
+    world.identities.insert(from);
+    let flags = PolicySetFlags::DEFAULT_DENY_INGRESS;
+    let closed = PolicySetRow {
+        flags,
+        ..PolicySetRow::default()
+    };
+    world.sets.insert(2, closed);
+    let allow = Rule {
+        precedence: 1,
+        ..Rule::default()
+    };
+    world.rule(2, Some(from), allow);
+    world
+}
+
+/// The world's identity of this family.
+fn world(net: &Net) -> Identity {
+    if net.version == 4 {
+        Identity::WORLD_IPV4
+    } else {
+        Identity::WORLD_IPV6
+    }
+}
+
+/// The second endpoint hears only another node, and its own as ever.
+fn trusting() -> World {
+    let mut world = hears(Identity::REMOTE_NODE);
+    world.config.flags |= ConfigFlags::ALLOW_LOCALHOST;
+    world
+}
+
+fn refused(mut step: Step) -> Step {
+    step.expected = DENIED;
+    step
+}
+
+/// Others behind the node's address, as containers of another engine are whose
+/// packets the node masquerades.
+fn borrowers(net: &Net) -> Vec<Case> {
+    let request = Build::tcp(net.node, net.b, (4000, 80), SYN);
+    let answer = Build::tcp(net.b, net.node, (80, 4000), SYN | ACK);
+    let data = Build::tcp(net.node, net.b, (4000, 80), ACK);
+    let asked = Build::udp(net.b, net.node, (5000, 53), 4);
+    let told = Build::udp(net.node, net.b, (53, 5000), 4);
+    let pass = Ok(Verdict::Pass);
+    vec![
+        net.case(
+            "behind the node's address, where the world may come",
+            hears(world(net)),
+            vec![
+                came("a stranger", STRANGER, &request, true),
+                sends("is answered", POD_B, &answer, pass),
+                came("and goes on", STRANGER, &data, true),
+                arrives(
+                    "which nobody outside can",
+                    &data,
+                    Err(DropReason::InvalidSourceIp),
+                ),
+                refused(came(
+                    "the node itself may not",
+                    0,
+                    &Build::tcp(net.node, net.b, (4001, 80), SYN),
+                    true,
+                )),
+            ],
+        ),
+        net.case(
+            "behind the node's address, where only the node may come",
+            trusting(),
+            vec![
+                refused(came("a stranger", STRANGER, &request, true)),
+                came("the node", 0, &request, true),
+                came("a stranger, of its flow", STRANGER, &data, false),
+                sends("the node is answered", POD_B, &answer, pass),
+                sends("asked at the node's address", POD_B, &asked, pass),
+                came("whoever has its port answers", STRANGER, &told, true),
+            ],
+        ),
+        turned(net),
+    ]
+}
+
+/// A verdict that is made again, at the answer to a stranger's packet, is about
+/// the stranger.
+fn turned(net: &Net) -> Case {
+    let mut earlier = Native {
+        world: hears(world(net)),
+    };
+    let request = Build::tcp(net.node, net.b, (4000, 80), SYN);
+    let opening = came("", STRANGER, &request, true);
+    earlier.run(opening.hook, &opening.packet);
+    let mut later = trusting();
+    later.config.epoch += 1;
+    (later.ct4, later.ct6) = (earlier.world.ct4, earlier.world.ct6);
+    for entry in later.ct4.borrow_mut().values_mut() {
+        entry.expires_s = ALIVE_S;
+    }
+    for entry in later.ct6.borrow_mut().values_mut() {
+        entry.expires_s = ALIVE_S;
+    }
+    let answer = Build::tcp(net.b, net.node, (80, 4000), SYN | ACK);
+    net.case(
+        "policy turns against who is behind the node's address",
+        later,
+        vec![
+            sends("the answer", POD_B, &answer, DENIED),
+            refused(came("the next", STRANGER, &request, true)),
+        ],
+    )
+}
+
+/// What would rule a link that others are on.
+fn rulers(net: &Net) -> Case {
+    let spoofed = Err(DropReason::InvalidSourceIp);
+    let nowhere = Err(DropReason::UnknownL3Target);
+    let (nobody, everybody, ports) = if net.version == 4 {
+        ("0.0.0.0", "255.255.255.255", (68, 67))
+    } else {
+        ("fe80::1", "ff02::1:2", (546, 547))
+    };
+    let back = (ports.1, ports.0);
+    let dhcp = |from, to, ports| Build::udp(from, to, ports, 40);
+    let mut steps = vec![
+        sends("asks DHCP", POD_A, &dhcp(nobody, everybody, ports), spoofed),
+        sends(
+            "offers addresses to all",
+            POD_A,
+            &dhcp(net.a, everybody, back),
+            nowhere,
+        ),
+        sends(
+            "answers as the node",
+            POD_A,
+            &dhcp(net.node, net.b, back),
+            spoofed,
+        ),
+    ];
+    if net.version == 6 {
+        let forbidden = Err(DropReason::ForbiddenIcmpv6Message);
+        for (name, kind) in [
+            ("advertises a router", 134),
+            ("advertises a neighbour", 136),
+            ("redirects", 137),
+        ] {
+            for from in [net.a, nobody] {
+                let packet = Build::icmp(from, "ff02::1", (kind, 0, 0), &[0; 24]).hops(255);
+                steps.push(sends(name, POD_A, &packet, forbidden));
+            }
+        }
+    }
+    net.case("who would rule the link", Net::scene(), steps)
 }
 
 fn errors(net: &Net) -> Case {
@@ -199,8 +358,7 @@ fn four_ports(net: &Net, seen_s: u32) -> World {
 
 fn ports(net: &Net) -> Vec<Case> {
     let udp = |from| Build::udp(from, net.world, (50000, 53), 5);
-    // Later than any clock of these tests; and long before.
-    let (alive, silent) = (0x7000_0000, 0);
+    let (alive, silent) = (ALIVE_S, 0);
     vec![
         net.case(
             "every port is taken",

@@ -111,6 +111,7 @@ impl Net {
             [V4.hermit, V6.hermit],
             0,
         ));
+        world.uplinks.insert(UPLINK);
         for set in [1, 2] {
             world.sets.insert(set, PolicySetRow::default());
         }
