@@ -24,7 +24,9 @@ pub(crate) struct SweepState {
 
 /// Sweeps until the agent stops.
 pub(crate) async fn run(node: Arc<Node>) -> anyhow::Result<()> {
-    let mut wait = FIRST;
+    // At once: where agents live less long than what lies between two sweeps, expired connections
+    // would count against their endpoints for ever.
+    let mut wait = Duration::ZERO;
     loop {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}

@@ -1,9 +1,10 @@
 //! Loading a generation of programs, and switching to it.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use axon_abi::{GENERATIONS, Hook, program_slot};
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 
 use super::pins::Pins;
@@ -31,6 +32,48 @@ fn classifier<'a>(ebpf: &'a Ebpf, name: &str) -> Option<&'a SchedClassifier> {
         .and_then(|program| program.try_into().ok())
 }
 
+/// Has the kernel verify every program, all at once: one takes as long as
+/// all others together, and an agent that starts waits for them.
+fn verify_all(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    let names: BTreeSet<String> = Hook::ALL
+        .into_iter()
+        .flat_map(|hook| [hook.program().to_owned(), stub_name(hook)])
+        .collect();
+    let mut missing = names.clone();
+    let loaded: Vec<Result<(), DatapathError>> = std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (name, program) in ebpf
+            .programs_mut()
+            .filter(|(name, _)| names.contains(*name))
+        {
+            missing.remove(name);
+            let name = name.to_owned();
+            threads.push(scope.spawn(move || verify_one(name, program)));
+        }
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined
+            .map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    loaded.into_iter().collect::<Result<(), _>>()?;
+    missing.into_iter().next().map_or(Ok(()), |program| {
+        Err(DatapathError::Program {
+            program,
+            source: ProgramError::NotLoaded,
+        })
+    })
+}
+
+fn verify_one(name: String, program: &mut Program) -> Result<(), DatapathError> {
+    let classifier: Result<&mut SchedClassifier, ProgramError> = program.try_into();
+    classifier
+        .and_then(SchedClassifier::load)
+        .map_err(|source| DatapathError::Program {
+            program: name,
+            source,
+        })
+}
+
 impl Programs {
     /// Loads every hook's program and stub onto the pinned maps. Nothing that
     /// is in force changes.
@@ -46,20 +89,7 @@ impl Programs {
             loader.override_global(name, value, false);
         }
         let mut ebpf = loader.load(OBJECT)?;
-        for hook in Hook::ALL {
-            for name in [hook.program().to_owned(), stub_name(hook)] {
-                let failed = |source| DatapathError::Program {
-                    program: name.clone(),
-                    source,
-                };
-                let program: &mut SchedClassifier = ebpf
-                    .program_mut(&name)
-                    .ok_or_else(|| failed(ProgramError::NotLoaded))?
-                    .try_into()
-                    .map_err(failed)?;
-                program.load().map_err(failed)?;
-            }
-        }
+        verify_all(&mut ebpf)?;
         Ok(Self { ebpf })
     }
 
