@@ -216,6 +216,51 @@ fn errors_name_line_field_and_value() {
     }
 }
 
+/// Whoever may write a manifest chooses these: what terminals, files and
+/// metrics would obey is in none of them.
+#[test]
+fn names_and_labels_are_words() {
+    let pod = |name: &str, namespace: &str, key: &str, value: &str| {
+        let text = |text: &str| serde_json::to_string(text).expect("a string");
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {}\n  namespace: {}\n  labels: {{{}: {}}}\n",
+            text(name),
+            text(namespace),
+            text(key),
+            text(value)
+        )
+    };
+    let read = |text: String| parse(text.as_bytes());
+    assert!(read(pod("web", "shop", "app", "web")).is_ok());
+    for evil in [
+        "../../etc/shadow",
+        "/run/axon/axon.sock",
+        "..",
+        "a\u{1b}[2J",
+        "a\u{9b}1m",
+        "a\nmetric{x=\"y\"} 1",
+        "a\"} 1",
+        "a\\",
+        "a\0b",
+        "a\rb",
+        "\u{202e}bew",
+        "a b",
+        "$(id)",
+        "-rf",
+    ] {
+        for text in [
+            pod(evil, "shop", "app", "web"),
+            pod("web", evil, "app", "web"),
+            pod("web", "shop", evil, "web"),
+            pod("web", "shop", "app", evil),
+        ] {
+            let error = read(text.clone()).expect_err(&text);
+            let obeyed = |c: char| c.is_control() || c == '\u{202e}';
+            assert!(!error.to_string().contains(obeyed), "{error:?}");
+        }
+    }
+}
+
 #[test]
 fn bounds_are_refused_and_said() {
     let bomb = {

@@ -55,10 +55,29 @@ impl fmt::Display for ManifestError {
             f.write_str(": ")?;
         }
         if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+            write_plain(f, &self.path.replace('\n', "\\n"))?;
+            f.write_str(": ")?;
         }
-        f.write_str(&self.message)
+        write_plain(f, &self.message)
     }
+}
+
+/// Writes what quotes a text of anybody's without what a terminal would obey.
+fn write_plain(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    let obeyed = |c: char| {
+        let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        turns || c.is_control() && c != '\n'
+    };
+    for part in text.split_inclusive(obeyed) {
+        match part.chars().next_back() {
+            Some(last) if obeyed(last) => {
+                f.write_str(part.strip_suffix(last).unwrap_or(part))?;
+                write!(f, "{}", last.escape_default())?;
+            }
+            _ => f.write_str(part)?,
+        }
+    }
+    Ok(())
 }
 
 impl std::error::Error for ManifestError {}
