@@ -101,7 +101,7 @@ pub(crate) fn controller(
             .collect(),
     });
     controller.set_local_addresses(uplinks.addresses.clone());
-    controller.set_leaving_addresses(uplinks.leaving.clone());
+    controller.set_leaving_addresses(uplinks.leaving.clone(), uplinks.present.clone());
     controller
 }
 

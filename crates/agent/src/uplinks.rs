@@ -35,6 +35,10 @@ pub(crate) struct Uplinks {
     pub(crate) addresses: Vec<IpAddr>,
     /// Of each family the address with which packets leave by the devices.
     pub(crate) leaving: Vec<IpAddr>,
+    /// Every address that devices have, the loopback's too.
+    pub(crate) present: Vec<IpAddr>,
+    /// Addresses that the Node object tells, and no device has.
+    pub(crate) gone: Vec<IpAddr>,
     /// Why the node does not forward what its pods send; empty if it does.
     pub(crate) not_forwarding: String,
 }
@@ -48,11 +52,18 @@ impl Uplinks {
 /// Looks at the devices as they are now.
 pub(crate) fn look(config: &Config, observed: &Observed) -> Result<Uplinks, LinkError> {
     let all = device::list()?;
+    let node = observed.nodes.get(&config.node_name);
+    let own: Vec<IpAddr> = node
+        .iter()
+        .flat_map(|node| [node.internal_ip(false), node.internal_ip(true)])
+        .flatten()
+        .collect();
+    let present = present(&all);
     let wanted = if config.network.devices.is_empty() {
-        let node = observed.nodes.get(&config.node_name);
         let own: Vec<IpAddr> = node
-            .map(|n| n.addresses.iter().map(|a| a.addr).collect())
-            .unwrap_or_default();
+            .iter()
+            .flat_map(|node| node.addresses.iter().map(|a| a.addr))
+            .collect();
         device::detect_uplinks(&own)?
     } else {
         config.network.devices.clone()
@@ -79,6 +90,8 @@ pub(crate) fn look(config: &Config, observed: &Observed) -> Result<Uplinks, Link
         },
         addresses: node_addresses(&all),
         leaving: leaving(&devices),
+        gone: own.into_iter().filter(|a| !present.contains(a)).collect(),
+        present,
         not_forwarding: forward(config),
         devices,
         missing,
@@ -105,6 +118,17 @@ fn node_addresses(all: &[Device]) -> Vec<IpAddr> {
         .iter()
         .filter(|d| !d.loopback && !d.name.starts_with("lxc"))
         .flat_map(unique_addresses)
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
+/// Every address of every device.
+fn present(all: &[Device]) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = all
+        .iter()
+        .flat_map(|d| d.addresses.iter().map(|(addr, _)| *addr))
         .collect();
     addresses.sort();
     addresses.dedup();
@@ -195,10 +219,11 @@ fn apply(node: &Node, uplinks: &Uplinks) {
         );
     }
     let (addresses, leaving) = (uplinks.addresses.clone(), uplinks.leaving.clone());
+    let present = uplinks.present.clone();
     let mtu = uplinks.mtu;
     node.engine.tell(move |controller| {
         controller.set_local_addresses(addresses);
-        controller.set_leaving_addresses(leaving);
+        controller.set_leaving_addresses(leaving, present);
         controller.set_mtu(mtu);
     });
 }

@@ -15,7 +15,7 @@ use crate::identity::{CidrIdentities, Exhausted, LabelIdentities};
 use crate::ipcache::{Claim, Claims, single};
 use crate::pods::{Numbering, Pods};
 use crate::routes::Overlap;
-use crate::runtime::Epoch;
+use crate::runtime::{DeviceAddresses, Epoch};
 use crate::seen::{Cursors, View};
 use crate::sets::Sets;
 use crate::views::{Condition, ConditionKind, EndpointStatus, IpSource, StepReport};
@@ -88,7 +88,7 @@ pub struct Controller {
     incomplete: Option<Vec<&'static str>>,
     conditions: Vec<Condition>,
     local_addresses_changed: bool,
-    pub(crate) leaving: Vec<IpAddr>,
+    pub(crate) devices: DeviceAddresses,
 }
 
 impl Controller {
@@ -136,7 +136,7 @@ impl Controller {
             incomplete: None,
             conditions: Vec::new(),
             local_addresses_changed: false,
-            leaving: Vec::new(),
+            devices: DeviceAddresses::default(),
         }
     }
 
@@ -168,9 +168,10 @@ impl Controller {
     }
 
     /// Names the address of each family with which packets leave this node, for
-    /// a Node object that tells no InternalIP of the family.
-    pub fn set_leaving_addresses(&mut self, addresses: Vec<IpAddr>) {
-        self.leaving = addresses;
+    /// a Node object that tells no InternalIP of the family, or one that is not
+    /// among `present`, all that devices have (empty: not known).
+    pub fn set_leaving_addresses(&mut self, leaving: Vec<IpAddr>, present: Vec<IpAddr>) {
+        self.devices = DeviceAddresses { leaving, present };
     }
 
     /// Says how many bytes of an IP packet the underlay carries now.

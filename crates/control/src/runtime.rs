@@ -56,21 +56,34 @@ impl Epoch {
     }
 }
 
+/// What the node's devices say of its addresses.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DeviceAddresses {
+    /// Of each family the one with which packets leave.
+    pub(crate) leaving: Vec<IpAddr>,
+    /// All that there are; none if that is not known.
+    pub(crate) present: Vec<IpAddr>,
+}
+
 /// The programs' configuration on this node. That the node reaches its
 /// endpoints is an entry of their sets, so that a deny of the host counts;
 /// [`ConfigFlags::ALLOW_LOCALHOST`], which asks no set at all, stays off.
 ///
-/// The node's own address is what its object says, else the one of `leaving`.
+/// The node's own address is what its object says, unless no device has it any
+/// more; else the one with which packets leave.
 pub(crate) fn runtime_config(
     config: &Config,
     node: Option<&Node>,
-    leaving: &[IpAddr],
+    devices: &DeviceAddresses,
     epoch: u32,
 ) -> RuntimeConfig {
     let address = |v6| {
         let told = node.and_then(|node| node.internal_ip(v6));
+        let DeviceAddresses { leaving, present } = devices;
+        let gone = |addr: &IpAddr| !present.is_empty() && !present.contains(addr);
         let seen = || leaving.iter().copied().find(|addr| addr.is_ipv6() == v6);
-        told.or_else(seen).map(IpKey::from)
+        let lasting = told.filter(|addr| !gone(addr));
+        lasting.or_else(seen).or(told).map(IpKey::from)
     };
     let flags = [
         (config.ipv4, ConfigFlags::IPV4),

@@ -67,7 +67,7 @@ impl Controller {
             return;
         }
         let node = node.map(|node| &**node);
-        let row = runtime_config(&self.config, node, &self.leaving, self.persisted.epoch);
+        let row = runtime_config(&self.config, node, &self.devices, self.persisted.epoch);
         desired.config.write(|txn| txn.insert(0, row));
         if complete {
             desired.config.mark_complete();

@@ -49,6 +49,23 @@ pub(super) fn devices(node: &Node) -> PartStatus {
         let msg = format!("device {} is down", down.join(", "));
         return bad(State::Warning, msg, "set it up (ip link set DEVICE up)");
     }
+    if !uplinks.gone.is_empty() {
+        let list = |addrs: &[std::net::IpAddr]| {
+            let texts: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+            texts.join(", ")
+        };
+        return bad(
+            State::Warning,
+            format!(
+                "the Node object tells the address {}, which no device has; pods leave the node \
+                 by {}",
+                list(&uplinks.gone),
+                list(&uplinks.leaving)
+            ),
+            "correct the InternalIP of the Node object, or give the address to a device: other \
+             nodes route to it",
+        );
+    }
     well(format!(
         "{}, MTU {}",
         uplinks.names().join(", "),
@@ -147,8 +164,8 @@ pub(super) fn maps(uses: &[MapUse]) -> PartStatus {
     bad(
         State::Warning,
         few(full),
-        "raise the size of the map (bpf-ct-global-tcp-max, bpf-nat-global-max, bpf-policy-map-max) \
-         and restart the agent; nothing is interrupted",
+        "raise the size of the map (bpf-ct-global-tcp-max, bpf-nat-global-max, bpf-policy-map-max, \
+         bpf-fragments-map-max) and restart the agent; nothing is interrupted",
     )
 }
 
@@ -194,4 +211,35 @@ pub(super) fn events(node: &Node) -> PartStatus {
         );
     }
     well(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use axon_api::agent::State;
+    use axon_linux::MapUse;
+
+    use super::maps;
+
+    #[test]
+    fn a_map_that_is_nearly_full_is_named() {
+        let at = |map, entries| MapUse {
+            map,
+            entries,
+            capacity: 1000,
+        };
+        let uses = [at("axon_ct4_v1", 799), at("axon_fragment_v1", 10)];
+        assert_eq!(maps(&uses).state, State::Ok);
+        let uses = [at("axon_ct4_v1", 800), at("axon_fragment_v1", 1000)];
+        let part = maps(&uses);
+        assert_eq!(part.state, State::Warning);
+        assert_eq!(
+            part.msg,
+            "axon_ct4_v1 holds 800 of 1000; axon_fragment_v1 holds 1000 of 1000"
+        );
+        assert!(
+            part.remedy.contains("bpf-fragments-map-max"),
+            "{}",
+            part.remedy
+        );
+    }
 }

@@ -149,12 +149,24 @@ fn a_node_whose_object_tells_no_address_has_that_of_its_devices() {
     node.addresses.retain(|address| address.addr.is_ipv4());
     c.observed.nodes.write(|txn| txn.insert("one".into(), node));
     let leaving = vec![ip("192.0.2.99"), ip("2001:db8::99")];
-    c.controller.set_leaving_addresses(leaving);
+    let mut present = leaving.clone();
+    present.push(ip("192.0.2.1"));
+    c.controller.set_leaving_addresses(leaving.clone(), present);
     c.complete();
     c.step();
     let row = c.desired.config.get(&0).expect("configuration");
     assert_eq!(row.node_ipv4, [192, 0, 2, 1], "what the object says counts");
     assert_eq!(row.node_ipv6, axon_abi::IpKey::from(ip("2001:db8::99")));
+    c.controller
+        .set_leaving_addresses(leaving.clone(), leaving.clone());
+    c.step();
+    let row = c.desired.config.get(&0).expect("configuration");
+    assert_eq!(row.node_ipv4, [192, 0, 2, 99], "no device has it any more");
+    c.controller
+        .set_leaving_addresses(Vec::new(), vec![ip("10.9.9.9")]);
+    c.step();
+    let row = c.desired.config.get(&0).expect("configuration");
+    assert_eq!(row.node_ipv4, [192, 0, 2, 1], "there is none else");
 }
 
 #[test]
