@@ -162,8 +162,14 @@ impl PolicySetTarget {
 
     /// Writes every row that the kernel does not hold; keys are noted before
     /// they are written, so that a failure leaves nothing unknown. Rows that
-    /// are not wanted any more become surplus.
-    fn write_rows(&mut self, rows: &PolicyRows, held: &mut Held) -> Result<(), RowError> {
+    /// are not wanted any more become surplus; the grace of those that were not
+    /// wanted `before` either runs on, however often the writing is tried.
+    fn write_rows(
+        &mut self,
+        rows: &PolicyRows,
+        before: &PolicyRows,
+        held: &mut Held,
+    ) -> Result<(), RowError> {
         let goes_ms = self.now_ms + self.grace_ms;
         for difference in held.written.entries.diff(&rows.entries) {
             match difference {
@@ -176,7 +182,9 @@ impl PolicySetTarget {
                 }
                 RowDiff::Remove(key, _) => {
                     // After the class rows that lead to it.
-                    held.surplus.entries.insert(*key, goes_ms + self.grace_ms);
+                    let goes_ms = goes_ms + self.grace_ms;
+                    let news = before.entries.contains_key(key);
+                    note(&mut held.surplus.entries, *key, goes_ms, news);
                 }
             }
         }
@@ -195,7 +203,8 @@ impl PolicySetTarget {
                     held.surplus.classes.remove(key);
                 }
                 RowDiff::Remove(key, _) => {
-                    held.surplus.classes.insert(*key, goes_ms);
+                    let news = before.classes.contains_key(key);
+                    note(&mut held.surplus.classes, *key, goes_ms, news);
                 }
             }
         }
@@ -219,8 +228,8 @@ impl PolicySetTarget {
     }
 
     fn put(&mut self, set: u32, rows: &PolicyRows, held: &mut Held) -> Result<(), RowError> {
-        held.wanted = rows.clone();
-        if let Err(error) = self.write_rows(rows, held) {
+        let before = std::mem::replace(&mut held.wanted, rows.clone());
+        if let Err(error) = self.write_rows(rows, &before, held) {
             // Half a set that nobody uses only takes room from others.
             if !held.whole && self.sets.get(&set)?.is_none() {
                 self.remove_rows(held)?;
@@ -256,6 +265,15 @@ impl PolicySetTarget {
             }
         })?;
         Ok(user)
+    }
+}
+
+/// Notes when a row goes; a time that was noted before stands, unless it is
+/// news that the row is to go.
+fn note<K: Ord>(waiting: &mut BTreeMap<K, u64>, key: K, goes_ms: u64, news: bool) {
+    let noted = waiting.entry(key).or_insert(goes_ms);
+    if news {
+        *noted = goes_ms;
     }
 }
 
