@@ -27,7 +27,7 @@ impl Refusal {
     }
 
     /// What the HTTP router refuses before a handler sees it.
-    pub(crate) fn router(status: StatusCode, said: String) -> Self {
+    pub(crate) fn router(status: StatusCode, said: &str) -> Self {
         let error = match said.trim() {
             "" => status.to_string(),
             said => said.to_owned(),

@@ -8,11 +8,11 @@
 //!
 //! A verb is a file in `cmd/`: its arguments, a function `run`, and pure
 //! functions that render what came back. A new verb is a new file, a variant
-//! of [`cli::Verb`] and a line in [`cmd::run()`].
+//! of `cli::Verb` and a line in `cmd::run`.
 //!
 //! Invariants: what is printed on stdout is the answer and nothing else; every
 //! error names the thing and, where one is known, the remedy; exit statuses
-//! are those of [`failure`].
+//! are those of `failure`.
 #![forbid(unsafe_code)]
 
 mod cli;

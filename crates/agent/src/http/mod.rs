@@ -139,7 +139,7 @@ async fn as_problem(response: Response) -> Response {
     }
     let text = to_bytes(response.into_body(), REFUSAL_MAX).await;
     let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
-    Refusal::router(status, text).into_response()
+    Refusal::router(status, &text).into_response()
 }
 
 async fn absent(request: Request) -> Refusal {

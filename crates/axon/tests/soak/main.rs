@@ -11,7 +11,7 @@
 //! and `AXON_SOAK_STREAMS` say how much of it; `make soak` does it all.
 
 #[path = "../e2e/support.rs"]
-#[allow(dead_code, reason = "each test uses its part")]
+#[expect(dead_code, reason = "each test uses its part")]
 mod support;
 
 mod agent;

@@ -2,4 +2,5 @@
 
 mod cases;
 mod histories;
+mod numbers;
 mod world;

@@ -50,7 +50,7 @@ fn verify_all(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
             let name = name.to_owned();
             threads.push(scope.spawn(move || verify_one(name, program)));
         }
-        let joined = threads.into_iter().map(|thread| thread.join());
+        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         joined
             .map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()

@@ -327,7 +327,7 @@ mod tests {
         table.mark_complete();
         sets.target.rows.insert(7, 7);
         sets.target.unreadable = true;
-        let mut pass = |sets: &mut Follower<Fake>, kind, now_ms| {
+        let pass = |sets: &mut Follower<Fake>, kind, now_ms| {
             let mut report = ReconcileReport::default();
             sets.put(kind, now_ms, &table, "s", &mut report);
             sets.take(now_ms, "s", &mut report);
