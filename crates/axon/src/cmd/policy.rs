@@ -266,7 +266,7 @@ SET  ENDPOINTS  CLASSES  ENTRIES  POLICIES
             .collect();
         assert_eq!(
             wrong,
-            [(2, true), (2, false), (6, true), (9, true)],
+            [(2, true), (3, false), (7, true), (11, true)],
             "{findings:?}"
         );
     }

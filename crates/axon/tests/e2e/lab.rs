@@ -36,7 +36,7 @@ fn a_lab_from_up_to_down() {
     let Some(lab) = lab("lab", CLUSTER) else {
         return;
     };
-    let other = crate::support::lab("other", "{kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, command: [sleep, infinity]}]}}")
+    let other = crate::support::lab("other", "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, command: [sleep, infinity]}]}}")
         .expect("root has been checked");
     bad_manifests_change_nothing(&lab);
     a_pod_goes_while_the_agent_is_away(&lab);
@@ -75,8 +75,9 @@ spec: {endpointSelector: {}, ingress: [{toPorts: [{ports: [{port: 'http!', proto
         "field and value: {said}"
     );
     assert!(!reaches(lab), "a refused policy changes nothing");
-    let said =
-        lab.apply_refused("{kind: Pod, metadata: {name: x}, spec: {containers: [{name: c}]}}");
+    let said = lab.apply_refused(
+        "{apiVersion: v1, kind: Pod, metadata: {name: x}, spec: {containers: [{name: c}]}}",
+    );
     assert!(said.contains("no command"), "{said}");
 
     let file = lab
@@ -101,7 +102,7 @@ fn a_pod_goes_while_the_agent_is_away(lab: &Lab) {
         "the agent knows the pod"
     );
     // No agent starts with such an option.
-    let config = "{kind: ConfigMap, metadata: {name: cilium-config, namespace: kube-system}, data: {mtu: big}}";
+    let config = "{apiVersion: v1, kind: ConfigMap, metadata: {name: cilium-config, namespace: kube-system}, data: {mtu: big}}";
     let no_wait = |verb: &str, manifest: &str| {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), manifest).expect("writes");
@@ -112,7 +113,10 @@ fn a_pod_goes_while_the_agent_is_away(lab: &Lab) {
     eventually("the agent is away", || {
         lab.try_ask("node-1", "/v1/healthz").is_err()
     });
-    no_wait("delete", "{kind: Pod, metadata: {name: spare}}");
+    no_wait(
+        "delete",
+        "{apiVersion: v1, kind: Pod, metadata: {name: spare}}",
+    );
     eventually("the pod is gone although the agent is away", || {
         !lab.status()["pods"].to_string().contains("\"spare\"")
     });
@@ -128,7 +132,7 @@ fn a_pod_goes_while_the_agent_is_away(lab: &Lab) {
 }
 
 fn what_ends_is_started_again(lab: &Lab) {
-    let broken = "{kind: Pod, metadata: {name: broken}, spec: {containers: [{name: c, command: [/no/such/program]}]}}";
+    let broken = "{apiVersion: v1, kind: Pod, metadata: {name: broken}, spec: {containers: [{name: c, command: [/no/such/program]}]}}";
     let said = lab.apply_refused(broken);
     assert!(
         said.contains("/no/such/program"),
