@@ -77,7 +77,7 @@ pub struct EndpointCreate {
     #[serde(default)]
     pub pod_name: String,
     /// Name of a plain process, as lists and flows have it; empty for a pod.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub process_name: String,
     /// Unique id of the pod; empty if not known.
     #[serde(default)]
