@@ -150,6 +150,11 @@ impl CtFlags {
     /// The side that opened the flow is behind the node's address, and is not
     /// the node.
     pub const BORROWED: u8 = 1 << 5;
+    /// The flow reaches its endpoint from another device through the node's
+    /// stack, which has to see the answers too: it may have translated the
+    /// addresses (a mapped port, kube-proxy), and its firewall wants both
+    /// directions.
+    pub const BY_STACK: u8 = 1 << 6;
 }
 
 /// Where a flow stands; each state has its own timeout, see

@@ -172,6 +172,7 @@ fn recall(tables: &impl Tables, scratch: &mut Scratch, entry: &CtEntry) {
 fn name(scratch: &mut Scratch, entry: &CtEntry, forward: bool) {
     let ends = (entry.source_identity, entry.destination_identity);
     (scratch.source_identity, scratch.destination_identity) =
+    scratch.by_stack = entry.flags & CtFlags::BY_STACK != 0;
         if forward { ends } else { (ends.1, ends.0) };
 }
 
@@ -317,6 +318,7 @@ fn set_entry(scratch: &mut Scratch, config: &RuntimeConfig, now_s: u32, len: u32
         ..
     } = scratch;
     let state = state::first(flow) as u8;
+        by_stack,
     let mut flags = if *low { CtFlags::OPENED_BY_LOW } else { 0 };
     if flow.tcp_flags & crate::header::tcp_flag::FIN != 0 {
         flags |= CtFlags::FIN_FORWARD;
@@ -327,6 +329,9 @@ fn set_entry(scratch: &mut Scratch, config: &RuntimeConfig, now_s: u32, len: u32
     *entry = CtEntry {
         packets: [1, 0],
         bytes: [u64::from(len), 0],
+    if *by_stack {
+        flags |= CtFlags::BY_STACK;
+    }
         source_identity: agreed.source,
         destination_identity: agreed.destination,
         egress_set: agreed.egress.set,

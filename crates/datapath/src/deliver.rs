@@ -42,7 +42,8 @@ pub(crate) fn to_local<F: Family>(
     })
 }
 
-/// To anywhere but an endpoint of this node.
+/// To anywhere but an endpoint of this node, or back to the stack that an
+/// answer belongs to.
 #[inline(never)]
 pub(crate) fn elsewhere<F: Family>(
     packet: &mut impl Packet,
@@ -51,6 +52,9 @@ pub(crate) fn elsewhere<F: Family>(
 ) -> Result<Verdict, DropReason> {
     if scratch.destination_identity == Identity::HOST {
         return Ok(to_stack(packet, tables, scratch, ObservationPoint::ToHost));
+    }
+    if scratch.by_stack {
+        return Ok(to_stack(packet, tables, scratch, ObservationPoint::ToStack));
     }
     if scratch.flow.hop_limit <= 1 {
         return icmp_error::time_exceeded::<F>(packet, tables, scratch);

@@ -74,8 +74,10 @@ fn forward<F: Family>(
     };
     track::<F>(packet, tables, scratch, sets)?;
     match receiver {
-        Some(receiver) => deliver::to_local::<F>(packet, tables, scratch, receiver),
-        None => deliver::elsewhere::<F>(packet, tables, scratch),
+        Some(receiver) if !scratch.by_stack => {
+            deliver::to_local::<F>(packet, tables, scratch, receiver)
+        }
+        _ => deliver::elsewhere::<F>(packet, tables, scratch),
     }
 }
 

@@ -152,6 +152,9 @@ pub struct Scratch {
     /// Whether the side that opened the flow is behind the node's address, and
     /// is not the node: who it is says no address.
     pub(crate) borrowed: bool,
+    /// Whether the flow reaches its endpoint from another device through the
+    /// node's stack, see [`axon_abi::CtFlags::BY_STACK`].
+    pub(crate) by_stack: bool,
     /// Whether the endpoint that was asked last only audits.
     pub audit: bool,
     /// Whether an endpoint's policy was asked about this packet.
@@ -236,6 +239,7 @@ impl Scratch {
         self.borrowed = false;
         self.audit = false;
         self.judged = false;
+        self.by_stack = false;
         self.translated = false;
         self.device = 0;
         self.endpoint = endpoint;
@@ -288,6 +292,7 @@ impl Scratch {
             borrowed: true,
             audit: true,
             judged: true,
+            by_stack: true,
             translated: true,
             device: 0xa5a5,
             endpoint: 0xa5a5,

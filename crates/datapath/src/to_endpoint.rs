@@ -65,6 +65,7 @@ fn check_origin(
     if came_by <= LOOPBACK {
         return Ok(());
     }
+    scratch.by_stack = true;
     check_stranger(tables, scratch, came_by)
 }
 

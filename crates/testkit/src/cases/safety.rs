@@ -6,7 +6,9 @@ use axon_abi::{
 };
 use axon_datapath::Verdict;
 
-use super::scene::{IDENTITY_REMOTE, Net, POD_A, POD_B, UPLINK, arrives, leaves, sends, step, to};
+use super::scene::{
+    IDENTITY_REMOTE, Net, POD_A, POD_B, UPLINK, arrives, leaves, reaches, sends, step, to,
+};
 use crate::run::{Backend, Case, Native, Step};
 use crate::world::Rule;
 use crate::{Build, World};
@@ -113,9 +115,7 @@ fn came(name: &'static str, by: u32, packet: &Build, allowed: bool) -> Step {
     } else {
         Err(DropReason::InvalidSourceIp)
     };
-    let mut step = step(name, (Hook::ToEndpoint, POD_B), packet.frame(), expected);
-    step.packet.ingress_ifindex = by;
-    step
+    reaches(name, by, packet, expected)
 }
 
 fn origins(net: &Net) -> Case {

@@ -187,6 +187,19 @@ pub(crate) fn arrives(
 }
 
 /// What leaves by the uplink.
+/// What the node's stack sends to the second endpoint; 0 if no device brought
+/// it.
+pub(super) fn reaches(
+    name: &'static str,
+    by: u32,
+    packet: &Build,
+    expected: Result<Verdict, axon_abi::DropReason>,
+) -> Step {
+    let mut step = step(name, (Hook::ToEndpoint, POD_B), packet.frame(), expected);
+    step.packet.ingress_ifindex = by;
+    step
+}
+
 pub(crate) fn leaves(
     name: &'static str,
     packet: &Build,
