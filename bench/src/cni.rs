@@ -18,6 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use axon_testkit::{NodeOfPods, node_manifests};
 use serde_json::{Value, json};
 
 /// What the node's namespace is called, and what others' names begin with.
@@ -196,38 +197,13 @@ fn until_well(args: &CniArgs, dir: &Path, agent: &mut Child) -> Result<()> {
 
 /// A node, a policy for all, and pods of twenty kinds.
 fn manifests(pods: usize) -> String {
-    let mut text = "apiVersion: v1
-kind: Node
-metadata: {name: n1}
-spec: {podCIDRs: [10.77.0.0/16, 'fd77::/64']}
-status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: default}
----
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: web, namespace: default}
-spec:
-  endpointSelector: {}
-  ingress:
-  - fromEndpoints: [{matchLabels: {kind: k1}}]
-    toPorts: [{ports: [{port: '80', protocol: TCP}]}]
-"
-    .to_owned();
-    for pod in 0..pods {
-        text.push_str(&format!(
-            "---
-apiVersion: v1
-kind: Pod
-metadata: {{name: p{pod}, namespace: default, labels: {{kind: k{}}}}}
-spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
-",
-            pod % 20
-        ));
-    }
-    text
+    node_manifests(&NodeOfPods {
+        pods,
+        kinds: 20,
+        pod_cidrs: ["10.77.0.0/16", "fd77::/64"],
+        policy: "{endpointSelector: {}, ingress: [{fromEndpoints: [{matchLabels: {kind: k1}}], \
+                 toPorts: [{ports: [{port: '80', protocol: TCP}]}]}]}",
+    })
 }
 
 impl Plugin {

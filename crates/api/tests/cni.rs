@@ -236,3 +236,13 @@ fn a_chain_keeps_what_came_before() {
     assert!(old["interfaces"][0].get("pciID").is_none());
     assert!(old["routes"][0].get("priority").is_none());
 }
+
+#[test]
+fn a_pod_without_a_namespace_is_in_the_default_one() {
+    for args in ["K8S_POD_NAMESPACE=;K8S_POD_NAME=web", "K8S_POD_NAME=web"] {
+        let args = Args::parse(args).expect("arguments");
+        assert_eq!(args.pod_namespace, "default");
+    }
+    let none = Args::parse("IgnoreUnknown=1").expect("arguments");
+    assert_eq!(none.pod_namespace, "", "it is no pod");
+}

@@ -1,6 +1,9 @@
 //! The verbs against a real agent, alone in a network namespace of its own:
 //! `run`, policy, what is told of it, and the end.
 
+#[expect(dead_code, reason = "each test binary uses its part")]
+mod common;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -72,15 +75,7 @@ impl Node {
             .args(["agent", "--node-name", "n1", "--devices", "up0"])
             .stdout(log.try_clone().expect("log"))
             .stderr(log);
-        for (option, file) in [
-            ("--manifests-dir", "manifests"),
-            ("--state-dir", "state"),
-            ("--lib-dir", "lib"),
-            ("--socket-path", "axon.sock"),
-            ("--bpf-root", "bpf"),
-        ] {
-            command.args([option.into(), dir.path().join(file)]);
-        }
+        command.args(common::files_below(dir.path()));
         let place = Place {
             netns: Some(netns::path(&name)),
             dies_with_parent: true,

@@ -17,6 +17,7 @@
 mod build;
 pub mod cases;
 mod corpus;
+mod manifests;
 mod mem_packet;
 mod oracle;
 mod run;
@@ -24,6 +25,7 @@ mod world;
 
 pub use build::{Build, arp_request, neighbour_solicitation};
 pub use corpus::{keep, replay};
+pub use manifests::{NodeOfPods, node_manifests};
 pub use mem_packet::MemPacket;
 pub use oracle::{check, sum};
 pub use run::{Action, Backend, Case, Native, Outcome, Step, run_case};

@@ -61,7 +61,8 @@ impl std::fmt::Display for Command {
 /// `CNI_ARGS`: what the runtime says beyond the specification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Args {
-    /// `K8S_POD_NAMESPACE`.
+    /// `K8S_POD_NAMESPACE`; of a pod without one (podman names none), the one
+    /// that Kubernetes puts pods without one into.
     pub pod_namespace: String,
     /// `K8S_POD_NAME`.
     pub pod_name: String,
@@ -97,6 +98,9 @@ impl Args {
                     args.others.insert(other.to_owned(), value);
                 }
             }
+        }
+        if args.pod_namespace.is_empty() && !args.pod_name.is_empty() {
+            "default".clone_into(&mut args.pod_namespace);
         }
         Ok(args)
     }

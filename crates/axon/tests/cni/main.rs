@@ -3,8 +3,12 @@
 //! the tests say so, else they say so and skip.
 
 mod churn;
+#[path = "../common/mod.rs"]
+mod common;
 mod cri;
 mod image;
+mod machine;
 mod node;
+mod podman;
 mod runtime;
 mod spec;

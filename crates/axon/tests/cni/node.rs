@@ -13,7 +13,10 @@ use axon_cni::http::Client;
 use axon_linux::netns;
 use axon_linux::process::{self, Place, Signal};
 use axon_linux::{MapError, Maps, device};
+use axon_testkit::{NodeOfPods, node_manifests};
 use serde_json::{Value, json};
+
+use crate::common::{axon, files_below, plugin};
 
 /// How long anything may take that is sure to come, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -202,15 +205,7 @@ impl Node {
             ])
             .stdout(log.try_clone().expect("log"))
             .stderr(log);
-        for (option, file) in [
-            ("--manifests-dir", "manifests"),
-            ("--state-dir", "state"),
-            ("--lib-dir", "lib"),
-            ("--socket-path", "axon.sock"),
-            ("--bpf-root", "bpf"),
-        ] {
-            command.arg(option).arg(self.path(file));
-        }
+        command.args(files_below(self.dir.path()));
         let place = Place {
             netns: Some(netns::path(&self.name)),
             mntns: beside.map(|pid| format!("/proc/{pid}/ns/mnt").into()),
@@ -389,64 +384,14 @@ impl Drop for Node {
     }
 }
 
-/// The built `axon`, or the one that `AXON_E2E_BINARY` names.
-fn axon() -> PathBuf {
-    let named = std::env::var_os("AXON_E2E_BINARY").filter(|name| !name.is_empty());
-    named
-        .unwrap_or_else(|| env!("CARGO_BIN_EXE_axon").into())
-        .into()
-}
-
-/// The built plugin, which is another package's: cargo may not have built it
-/// for this test alone.
-pub(crate) fn plugin() -> PathBuf {
-    let plugin = axon().with_file_name("axon-cni");
-    if !plugin.exists() {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let built = Command::new(cargo)
-            .args(["build", "-p", "axon-cni"])
-            .status();
-        assert!(
-            built.expect("cargo runs").success(),
-            "cargo build -p axon-cni"
-        );
-    }
-    plugin
-}
-
-/// Manifests of a node with pods `p0`, `p1`, … of few kinds, and a policy.
+/// Manifests of a node with pods `p0`, `p1`, … of ten kinds, the first of
+/// which takes connections to one port alone.
 pub(crate) fn manifests(pods: usize) -> String {
-    let mut text = "\
-apiVersion: v1
-kind: Node
-metadata: {name: n1}
-spec: {podCIDRs: [10.77.0.0/22, 'fd77::/112']}
-status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: default}
----
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: web, namespace: default}
-spec:
-  endpointSelector: {matchLabels: {kind: k0}}
-  ingress:
-  - fromEntities: [all]
-    toPorts: [{ports: [{port: '80', protocol: TCP}]}]
-"
-    .to_owned();
-    for pod in 0..pods {
-        let kind = pod % 10;
-        text.push_str(&format!(
-            "---
-apiVersion: v1
-kind: Pod
-metadata: {{name: p{pod}, namespace: default, labels: {{kind: k{kind}}}}}
-spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
-"
-        ));
-    }
-    text
+    node_manifests(&NodeOfPods {
+        pods,
+        kinds: 10,
+        pod_cidrs: ["10.77.0.0/22", "fd77::/112"],
+        policy: "{endpointSelector: {matchLabels: {kind: k0}}, ingress: [{fromEntities: [all], \
+                 toPorts: [{ports: [{port: '80', protocol: TCP}]}]}]}",
+    })
 }

@@ -7,17 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::common::{axon, plugin};
+
 /// How long anything may take that is sure to come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long is waited for an answer that policy keeps back, and for one that
 /// is to come.
 const SILENCE_MS: &str = "700";
 const ANSWER_MS: &str = "10000";
-
-/// The built `axon`, or the one that `AXON_E2E_BINARY` names.
-pub(crate) fn axon() -> String {
-    std::env::var("AXON_E2E_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_axon").to_owned())
-}
 
 /// Waits for this test's turn: labs are not slow, but two cores are few.
 pub(crate) fn turn() -> MutexGuard<'static, ()> {
@@ -30,7 +27,7 @@ pub(crate) struct Lab {
     /// Its name.
     pub(crate) name: String,
     /// The `axon` that it runs on.
-    axon: String,
+    axon: PathBuf,
     files: tempfile::TempDir,
 }
 
@@ -58,12 +55,12 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// The same with another `axon`, which has its plugin beside it.
-pub(crate) fn lab_of(axon: &str, name: &str, manifests: &str) -> Option<Lab> {
+pub(crate) fn lab_of(axon: &Path, name: &str, manifests: &str) -> Option<Lab> {
     if !is_root() {
         println!("skipped: needs root");
         return None;
     }
-    build_plugin();
+    plugin();
     let lab = Lab {
         name: format!("{name}-{}", std::process::id()),
         axon: axon.to_owned(),
@@ -73,23 +70,6 @@ pub(crate) fn lab_of(axon: &str, name: &str, manifests: &str) -> Option<Lab> {
     let up = lab.axon(&["up", "--timeout", "60", &file]);
     assert!(up.status.success(), "axon lab up: {}", text(&up));
     Some(lab)
-}
-
-/// The CNI plugin is another package's: cargo may not have built it for this
-/// test alone.
-pub(crate) fn build_plugin() -> PathBuf {
-    let plugin = Path::new(&axon()).with_file_name("axon-cni");
-    if !plugin.exists() {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let built = Command::new(cargo)
-            .args(["build", "-p", "axon-cni"])
-            .status();
-        assert!(
-            built.expect("cargo runs").success(),
-            "cargo build -p axon-cni"
-        );
-    }
-    plugin
 }
 
 impl Drop for Lab {

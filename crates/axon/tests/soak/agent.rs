@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Lab, axon, is_root};
+use crate::common::axon;
+use crate::support::{Lab, is_root};
 
 /// Machines under load are slow; an agent that takes this long has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -55,7 +56,7 @@ impl Variant {
 
     fn path(self) -> PathBuf {
         let name = self.binary().map_or("axon", |(name, _)| name);
-        Path::new(&axon()).with_file_name(name)
+        axon().with_file_name(name)
     }
 }
 

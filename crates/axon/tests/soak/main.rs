@@ -10,6 +10,9 @@
 //! programs), `AXON_SOAK_LAYOUTS` (for one with other map layouts, and back)
 //! and `AXON_SOAK_STREAMS` say how much of it; `make soak` does it all.
 
+#[path = "../common/mod.rs"]
+#[expect(dead_code, reason = "each test binary uses its part")]
+mod common;
 #[path = "../e2e/support.rs"]
 #[expect(dead_code, reason = "each test uses its part")]
 mod support;
@@ -20,7 +23,8 @@ mod traffic;
 use std::time::Instant;
 
 use agent::{Agent, Variant};
-use support::{Lab, axon, build_plugin, lab_of, text};
+use common::{axon, plugin};
+use support::{Lab, lab_of, text};
 use traffic::Traffic;
 
 const CLUSTER: &str = "
@@ -72,12 +76,12 @@ fn agents_come_and_go_and_nobody_notices() {
     }
     let dir = tempfile::tempdir().expect("a temporary directory");
     // Away from the build: what an agent is started from is exchanged.
-    let plugin = build_plugin();
-    for (from, to) in [(axon().into(), "axon"), (plugin, "axon-cni")] {
+    let plugin = plugin();
+    for (from, to) in [(axon(), "axon"), (plugin, "axon-cni")] {
         std::fs::copy(&from, dir.path().join(to)).unwrap_or_else(|e| panic!("{from:?}: {e}"));
     }
     let place = dir.path().join("axon");
-    let Some(lab) = lab_of(place.to_str().expect("UTF-8"), "soak", CLUSTER) else {
+    let Some(lab) = lab_of(&place, "soak", CLUSTER) else {
         return;
     };
     let mut outside = lab.start(
