@@ -8,7 +8,7 @@ use std::time::Instant;
 use axon_abi::{CtEntry, CtKey4, DropReason, MAPS};
 use axon_linux::process::{self, Place};
 use axon_linux::{AttachMode, Datapath, DatapathError, Features, Maps};
-use common::{Node, Pod, desired, exec, open, reconciler, root};
+use common::{Node, Pod, attached, desired, exec, open, reconciler, root};
 
 #[test]
 fn a_second_open_adopts_everything() {
@@ -153,11 +153,7 @@ fn switch_under_ping(name: &str, attach: AttachMode) {
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
     let mut config = node.config();
     config.attach = attach;
-    let mut datapath = open(&node, &config);
-    for pod in [&a, &b] {
-        node.run(|| datapath.attach_endpoint(pod.ifindex))
-            .expect("attached");
-    }
+    let mut datapath = attached(&node, &config, [&a, &b]);
     let desired = desired(&[&a, &b]);
     let report = reconciler(&node, datapath.maps()).sync(0, &desired);
     assert_eq!(report.failing_rows(), 0, "{report:?}");
@@ -348,11 +344,7 @@ fn stopping_leaves_enforcement_and_cleaning_removes_it() {
     let Some(()) = root() else { return };
     let node = Node::new("clean");
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
-    let mut datapath = open(&node, &node.config());
-    for pod in [&a, &b] {
-        node.run(|| datapath.attach_endpoint(pod.ifindex))
-            .expect("attached");
-    }
+    let mut datapath = attached(&node, &node.config(), [&a, &b]);
     reconciler(&node, datapath.maps()).sync(0, &desired(&[&a, &b]));
     drop(datapath);
     let ping = exec(
@@ -393,11 +385,7 @@ fn links_of_devices_that_are_gone_are_forgotten() {
     let Some(()) = root() else { return };
     let node = Node::new("stale");
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
-    let mut datapath = open(&node, &node.config());
-    for pod in [&a, &b] {
-        node.run(|| datapath.attach_endpoint(pod.ifindex))
-            .expect("attached");
-    }
+    let mut datapath = attached(&node, &node.config(), [&a, &b]);
     node.run(|| axon_linux::link::delete(&a.link.host_name))
         .expect("deleted");
     node.run(|| datapath.detach_endpoint(a.ifindex))

@@ -9,7 +9,7 @@ use axon_abi::{
     CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey, FragmentPorts, IpKey, LpmKey, NatEntry,
     NatKey,
 };
-use common::{Node, Pod, desired, exec, open, reconciler, root};
+use common::{Node, Pod, attached, desired, exec, open, reconciler, root};
 
 const SMALL: u32 = 512;
 
@@ -76,11 +76,7 @@ fn an_endpoint_beyond_the_table_is_told_and_cut_off() {
     let Some(()) = root() else { return };
     let node = Node::new("crowd");
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
-    let mut datapath = open(&node, &node.config());
-    for pod in [&a, &b] {
-        node.run(|| datapath.attach_endpoint(pod.ifindex))
-            .expect("attached");
-    }
+    let mut datapath = attached(&node, &node.config(), [&a, &b]);
     let maps = datapath.maps();
     let capacity = maps.endpoint.capacity();
     let desired = desired(&[&a]);

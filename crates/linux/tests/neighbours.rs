@@ -16,7 +16,7 @@ use axon_abi::{
 use axon_linux::process::{self, Place};
 use axon_linux::{Datapath, Features, KernelReconciler, netns, read_metrics};
 use axon_model::{Desired, PolicyRows};
-use common::{Node, Pod, desired, open, reconciler, root};
+use common::{Node, Pod, attached, desired, reconciler, root};
 use nix::libc;
 
 /// How long is waited for what is to come, and for what is not.
@@ -97,13 +97,23 @@ fn talk(
     addr: &str,
     wait: Duration,
 ) -> io::Result<[IpAddr; 2]> {
+    talk_by(from, to, [addr, addr], wait)
+}
+
+/// The same, by an address that somebody on the way translates.
+fn talk_by(
+    from: &impl Somewhere,
+    to: &impl Somewhere,
+    [asked, addr]: [&str; 2],
+    wait: Duration,
+) -> io::Result<[IpAddr; 2]> {
     let (from, to) = (from.netns(), to.netns());
     let within = |at: &File, run: &(dyn Fn() -> io::Result<OwnedFd> + Sync)| {
         netns::within(at.as_fd(), run).expect("entered")
     };
-    let addr = address(addr);
+    let (asked, addr) = (address(asked), address(addr));
     let listener = TcpListener::from(within(&to, &|| Ok(TcpListener::bind((addr, 0))?.into()))?);
-    let target: SocketAddr = listener.local_addr()?;
+    let target = SocketAddr::new(asked, listener.local_addr()?.port());
     let mut client = TcpStream::from(within(&from, &|| {
         Ok(TcpStream::connect_timeout(&target, wait)?.into())
     })?);
@@ -119,7 +129,7 @@ fn talk(
         one.read_exact(&mut buffer)?;
     }
     let server = UdpSocket::from(within(&to, &|| Ok(UdpSocket::bind((addr, 0))?.into()))?);
-    let target = server.local_addr()?;
+    let target = SocketAddr::new(asked, server.local_addr()?.port());
     let any: IpAddr = if addr.is_ipv4() {
         [0, 0, 0, 0].into()
     } else {
@@ -177,11 +187,7 @@ fn stage(name: &str) -> Stage {
             "-6 addr add 2001:db8::1/128 dev lo nodad",
         ],
     );
-    let mut datapath = open(&node, &node.config());
-    for pod in &pods {
-        node.run(|| datapath.attach_endpoint(pod.ifindex))
-            .expect("attached");
-    }
+    let mut datapath = attached(&node, &node.config(), &pods);
     let desired = desired(&[&pods[0], &pods[1]]);
     desired.ipcache.write(|txn| {
         for addr in [NODE, BRIDGE].concat() {
@@ -299,6 +305,46 @@ fn containers_of_another_engine_and_pods_reach_each_other() {
         silent(&container, &stage.pods[0], pod);
         let came = reaches(&stage.node, &stage.pods[0], pod);
         assert!(came.iter().all(|c| c.is_ipv4() == address(own).is_ipv4()));
+    }
+    assert!(stage.drops(DropReason::PolicyDenied) > 0);
+}
+
+/// As kube-proxy has a port of the node: here all of them lead to the first pod.
+const MAPPED: &str = r#"
+table inet mapped {
+    chain prerouting {
+        type nat hook prerouting priority -100;
+        iifname "lxc*" ip daddr 192.0.2.1 dnat ip to 10.7.0.1
+        iifname "lxc*" ip6 daddr 2001:db8::1 dnat ip6 to fd07::1
+    }
+    chain postrouting {
+        type nat hook postrouting priority 100;
+        iifname "lxc*" oifname "lxc*" masquerade
+    }
+}
+"#;
+
+#[test]
+fn who_comes_by_a_port_of_the_node_is_not_the_node() {
+    let Some(()) = root() else { return };
+    if !has("nft") {
+        return;
+    }
+    let mut stage = stage("mapped");
+    nft(&stage.node, MAPPED);
+    let ways = [(NODE[0], "10.7.0.1"), (NODE[1], "fd07::1")];
+    for way in ways.map(<[&str; 2]>::from) {
+        let [a, b] = &stage.pods;
+        let came = talk_by(b, a, way, PATIENCE).unwrap_or_else(|error| panic!("{way:?}: {error}"));
+        assert!(!came.contains(&address("10.7.0.2")), "translated: {came:?}");
+        assert!(!came.contains(&address("fd07::2")), "translated: {came:?}");
+    }
+    stage.close();
+    for way in ways.map(<[&str; 2]>::from) {
+        let [a, b] = &stage.pods;
+        let came = talk_by(b, a, way, SILENCE);
+        assert!(came.is_err(), "{way:?}: {came:?}");
+        reaches(&stage.node, a, way[1]);
     }
     assert!(stage.drops(DropReason::PolicyDenied) > 0);
 }

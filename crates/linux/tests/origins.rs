@@ -1,6 +1,7 @@
 //! Forged source addresses, from a device that is neither an uplink nor an
 //! endpoint's: the kernel forwards them. As an endpoint nothing is delivered;
-//! whoever has the node's address is of the world.
+//! whoever has the node's address is of the world, and whoever has one of the
+//! cluster is unknown, unless that is where its routes lead.
 
 mod common;
 
@@ -8,12 +9,18 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use axon_abi::{DropReason, Identity, IpKey, IpcacheFlags, IpcacheRow};
+use axon_abi::{
+    DropReason, Identity, IdentityRow, IpKey, IpcacheFlags, IpcacheRow, PolicyEntry, PolicyKey,
+    PolicySetFlags, Scope, class,
+};
 use axon_linux::{netns, read_metrics};
-use common::{Node, Pod, desired, open, reconciler, root};
+use axon_model::PolicyRows;
+use common::{Node, Pod, attached, desired, reconciler, root};
 
 /// The node's own addresses.
 const NODE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+/// An endpoint of another node.
+const REMOTE: [&str; 2] = ["10.8.0.5", "fd08::5"];
 /// What ends a series of datagrams.
 const LAST: &[u8] = b"last";
 
@@ -73,6 +80,8 @@ fn connect(node: &Node, stranger: &Node) {
             "-6 addr add 2001:db8::1/128 dev st1 nodad",
             "addr add 10.7.0.2/32 dev st1",
             "-6 addr add fd07::2/128 dev st1 nodad",
+            "addr add 10.8.0.5/32 dev st1",
+            "-6 addr add fd08::5/128 dev st1 nodad",
         ],
     );
 }
@@ -125,11 +134,7 @@ fn nobody_is_taken_for_the_node_by_its_address() {
     let (node, stranger) = (Node::new("origin"), Node::new("stranger"));
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
     connect(&node, &stranger);
-    let mut datapath = open(&node, &node.config());
-    for pod in [&a, &b] {
-        node.run(|| datapath.attach_endpoint(pod.ifindex))
-            .expect("attached");
-    }
+    let mut datapath = attached(&node, &node.config(), [&a, &b]);
     let desired = desired(&[&a, &b]);
     desired.ipcache.write(|txn| {
         for addr in NODE {
@@ -141,7 +146,19 @@ fn nobody_is_taken_for_the_node_by_its_address() {
             };
             txn.insert(IpKey::from(addr), row);
         }
+        for addr in REMOTE {
+            let addr: IpAddr = addr.parse().expect("an address");
+            let row = IpcacheRow {
+                identity: Identity(2000),
+                flags: IpcacheFlags::WORKLOAD,
+                ..IpcacheRow::default()
+            };
+            txn.insert(IpKey::from(addr), row);
+        }
     });
+    desired
+        .identities
+        .write(|txn| txn.insert(Identity(2000), IdentityRow::default()));
     let mut reconciler = reconciler(&node, datapath.maps());
     let report = reconciler.sync(0, &desired);
     assert_eq!(report.failing_rows(), 0, "{report:?}");
@@ -173,9 +190,9 @@ fn nobody_is_taken_for_the_node_by_its_address() {
         let node_addr = if to.addr.is_ipv4() { NODE[0] } else { NODE[1] };
         to.hears(&sender(&stranger, node_addr));
     }
-    let mut closed = axon_model::PolicyRows::default();
-    closed.set.flags = axon_abi::PolicySetFlags::DEFAULT_DENY_INGRESS;
-    desired.policy_sets.write(|txn| txn.insert(2, closed));
+    desired
+        .policy_sets
+        .write(|txn| txn.insert(2, only_cluster()));
     desired
         .endpoints
         .write(|txn| txn.insert(a.ifindex, a.row(1000, 2)));
@@ -189,4 +206,34 @@ fn nobody_is_taken_for_the_node_by_its_address() {
         to.hears(&sender(&node, node_addr));
         assert_eq!(counted(DropReason::PolicyDenied) - before, FLOOD, "{pod}");
     }
+    for (pod, node_addr, remote, via) in [
+        ("10.7.0.1", NODE[0], REMOTE[0], "198.51.100.9"),
+        ("fd07::1", NODE[1], REMOTE[1], "2001:db8:5::9"),
+    ] {
+        let to = Receiver::new(&a, pod);
+        let before = counted(DropReason::PolicyDenied);
+        flood(&sender(&stranger, remote), to.addr);
+        to.hears(&sender(&node, node_addr));
+        assert_eq!(counted(DropReason::PolicyDenied) - before, FLOOD, "{pod}");
+        ip(&node, &[&format!("route add {remote} via {via}")]);
+        to.hears(&sender(&stranger, remote));
+    }
+}
+
+/// The node, and who is of the cluster.
+fn only_cluster() -> PolicyRows {
+    let mut rows = PolicyRows::default();
+    rows.set.flags = PolicySetFlags::DEFAULT_DENY_INGRESS;
+    rows.set.ingress_prefixes = 1;
+    let key = PolicyKey {
+        set: 2,
+        class: class::default_of(Scope::Cluster),
+        ..PolicyKey::default()
+    };
+    let allow = PolicyEntry {
+        precedence: 1,
+        ..PolicyEntry::default()
+    };
+    rows.entries.insert(key, allow);
+    rows
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use axon_abi::{Direction, DropReason};
 use axon_linux::{Maps, netns, read_metrics};
 use axon_testkit::{Build, arp_request, neighbour_solicitation};
-use common::{Node, Pod, desired, exec, open, reconciler, root};
+use common::{Node, Pod, attached, desired, exec, reconciler, root};
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, bind, send,
@@ -382,11 +382,7 @@ fn a_storm_of_forged_frames_is_counted_and_nothing_more() {
     for pod in &pods {
         silence(pod);
     }
-    let mut datapath = open(&node, &node.config());
-    for pod in &pods {
-        node.run(|| datapath.attach_endpoint(pod.ifindex))
-            .expect("attached");
-    }
+    let mut datapath = attached(&node, &node.config(), &pods);
     let desired = desired(&[hostile, victim, peer]);
     desired.config.write(|txn| {
         if let Some(config) = txn.get(&0).map(|config| **config) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use axon_abi::{ConfigFlags, EventKind, EventRecord};
 use axon_linux::{Lost, netns, read_metrics};
-use common::{Node, Pod, desired, exec, open, reconciler, root};
+use common::{Node, Pod, attached, desired, exec, reconciler, root};
 
 const TRANSFER_LEN: usize = 64 * 1024 * 1024;
 
@@ -48,11 +48,7 @@ fn aggregates_beyond_64_kib_pass() {
     let Some(()) = root() else { return };
     let node = Node::new("big");
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
-    let mut datapath = open(&node, &node.config());
-    for pod in [&a, &b] {
-        node.run(|| datapath.attach_endpoint(pod.ifindex))
-            .expect("attached");
-    }
+    let mut datapath = attached(&node, &node.config(), [&a, &b]);
     reconciler(&node, datapath.maps()).sync(0, &desired(&[&a, &b]));
     for addr in ["10.7.0.2", "fd07::2"] {
         let received = transfer(&a, &b, addr.parse().expect("an address"));
@@ -69,11 +65,7 @@ fn drops_are_told_as_events() {
     let Some(()) = root() else { return };
     let node = Node::new("events");
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
-    let mut datapath = open(&node, &node.config());
-    for pod in [&a, &b] {
-        node.run(|| datapath.attach_endpoint(pod.ifindex))
-            .expect("attached");
-    }
+    let mut datapath = attached(&node, &node.config(), [&a, &b]);
     let desired = desired(&[&a, &b]);
     desired.config.write(|txn| {
         if let Some(config) = txn.get(&0).map(|config| **config) {

@@ -240,3 +240,17 @@ pub(crate) fn open(node: &Node, config: &DatapathConfig) -> Datapath {
         panic!("{text}")
     })
 }
+
+/// Opens the datapath in the node's namespace, and attaches it to pods.
+pub(crate) fn attached<'a>(
+    node: &Node,
+    config: &DatapathConfig,
+    pods: impl IntoIterator<Item = &'a Pod>,
+) -> Datapath {
+    let mut datapath = open(node, config);
+    for pod in pods {
+        node.run(|| datapath.attach_endpoint(pod.ifindex))
+            .expect("attached");
+    }
+    datapath
+}
