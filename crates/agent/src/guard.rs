@@ -56,11 +56,11 @@ fn look(node: &Node) {
         .map(|record| record.endpoint.ifindex)
         .collect();
     // A device that is gone has no stubs to put back, and its index may be another's by now.
-    let (mut devices, mut attached) = (known, lock(&node.datapath).attached());
+    let mut attached = lock(&node.datapath).attached();
     let uplinks = node.uplinks.borrow().devices.clone();
-    devices.extend(uplinks.iter().map(|device| device.ifindex));
-    let result = lock(&node.datapath).repair(&devices);
-    attached.retain(|ifindex| !devices.contains(ifindex));
+    let uplinks: Vec<u32> = uplinks.iter().map(|device| device.ifindex).collect();
+    let result = lock(&node.datapath).repair(&known, &uplinks);
+    attached.retain(|ifindex| !known.contains(ifindex));
     let unknown = unknown_devices(node, &attached);
     let mut state = lock(&node.guard);
     state.unknown = unknown;

@@ -1,4 +1,7 @@
 //! Finishes the stubs of new endpoints when nobody waits for the kernel.
+//!
+//! On a node that is never quiet they stay filters, which enforce the same;
+//! what others take away of them the guard puts back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +36,9 @@ async fn settle_one(node: &Arc<Node>) -> bool {
     match settled {
         Ok(Ok(more)) => more,
         Ok(Err(error)) => {
+            // It is not asked for again before another endpoint comes.
             tracing::warn!(error = chain(&error), "a stub stays a filter");
-            false
+            true
         }
         Err(error) => {
             tracing::error!(%error, "settling broke");

@@ -117,14 +117,45 @@ fn an_endpoint_never_takes_the_device_of_another() {
         matches!(&error, LinkError::Exists { device, .. } if *device == first.link.host_name),
         "{error}"
     );
-    node.run(|| link::delete_own(&second.host_name, second.host_mac))
-        .expect("nothing to delete");
+    for ifindex in [0, first.ifindex + 100] {
+        node.run(|| link::delete_own(ifindex, &second.host_name, second.host_mac))
+            .expect("nothing to delete");
+    }
     let problems = node.run(|| link::check(&first.fd(), &first.link));
     assert_eq!(problems.expect("checked"), Vec::<String>::new());
-    node.run(|| link::delete_own(&first.link.host_name, first.link.host_mac))
+    node.run(|| link::delete_own(0, &first.link.host_name, first.link.host_mac))
         .expect("deleted");
     let problems = node.run(|| link::check(&first.fd(), &first.link));
     assert!(!problems.expect("checked").is_empty());
+}
+
+#[test]
+fn an_endpoints_device_is_found_under_another_name_and_with_another_address() {
+    let Some(()) = root() else { return };
+    let node = Node::new("renamed");
+    let change: [&[&str]; 2] = [&["name", "theirs0"], &["address", "02:00:00:00:00:99"]];
+    for (n, change) in (1..).zip(change) {
+        let pod = Pod::create(&node, n);
+        let name = pod.link.host_name.as_str();
+        let device = ["link", "set", name];
+        assert!(
+            node.exec("ip", &[&device[..], &["down"]].concat())
+                .status
+                .success()
+        );
+        assert!(
+            node.exec("ip", &[&device[..], change].concat())
+                .status
+                .success()
+        );
+        node.run(|| link::delete_own(pod.ifindex, name, pod.link.host_mac))
+            .expect("deleted");
+        let left = node.run(device::list).expect("devices");
+        assert!(
+            left.iter().all(|d| d.ifindex != pod.ifindex),
+            "{change:?}: {left:?}"
+        );
+    }
 }
 
 #[test]

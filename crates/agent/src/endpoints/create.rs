@@ -221,20 +221,25 @@ async fn wait_sources(node: &Arc<Node>, deadline: Instant) -> Result<(), Refusal
 /// Numbers, addresses, devices and stubs; then the row that the control loop
 /// goes by.
 fn make(node: &Node, request: &EndpointCreate) -> Result<Record, Refusal> {
-    let record = reserve(node, request)?;
-    let undo = |refusal: Refusal| {
-        remove::undo(node, &record);
-        refusal
-    };
+    let mut record = reserve(node, request)?;
+    let id = record.endpoint.id;
     let link = link_of(&record, &node.config.network);
     let netns = Netns::Path(PathBuf::from(&request.netns));
     // Whoever had the address before left connections that are not this
     // endpoint's.
     let flush = node.flusher.begin(addresses(&record.endpoint));
-    let guard = |ifindex| lock(&node.datapath).attach_endpoint_at_once(ifindex);
+    let ifindex = &mut record.endpoint.ifindex;
+    let guard = |made| {
+        *ifindex = made;
+        lock(&node.datapath).attach_endpoint_at_once(made)
+    };
     let made = link::create_guarded(&netns, &link, guard);
     let flushed = flush.wait();
-    let ifindex = made.map_err(|error| {
+    let undo = |refusal: Refusal| {
+        remove::undo(node, &record);
+        refusal
+    };
+    made.map_err(|error| {
         let remedy = match error {
             DatapathError::Link(_) => {
                 "see that the network namespace exists and has no such device yet"
@@ -244,7 +249,7 @@ fn make(node: &Node, request: &EndpointCreate) -> Result<Record, Refusal> {
         undo(Refusal::node(chain(&error), remedy))
     })?;
     flushed.map_err(|error| undo(Refusal::node(error, "see axon status")))?;
-    let id = record.endpoint.id;
+    let ifindex = record.endpoint.ifindex;
     let record = node
         .endpoints
         .records

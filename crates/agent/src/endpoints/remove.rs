@@ -179,13 +179,9 @@ pub(super) fn undo(node: &Node, record: &Record) {
 pub(super) fn finish(node: &Node, record: &Record) -> Result<(), Refusal> {
     let endpoint = &record.endpoint;
     let flush = node.flusher.begin(addresses(endpoint));
-    // Without an index it was perhaps never made: the name may be another's.
-    let deleted = if endpoint.ifindex == 0 {
-        link::delete_own(&endpoint.interface, endpoint.node_mac)
-    } else {
-        link::delete(&endpoint.interface)
-    };
-    deleted.map_err(|error| Refusal::node(chain(&error), "ask again; see the agent's log"))?;
+    // Somebody may have given it another name, which nobody has told us yet.
+    link::delete_own(endpoint.ifindex, &endpoint.interface, endpoint.node_mac)
+        .map_err(|error| Refusal::node(chain(&error), "ask again; see the agent's log"))?;
     // The stubs went with their device.
     if endpoint.ifindex != 0
         && let Err(error) = lock(&node.datapath).forget_endpoint(endpoint.ifindex)

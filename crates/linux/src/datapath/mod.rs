@@ -12,6 +12,8 @@ mod error;
 mod owner;
 mod pins;
 mod programs;
+#[cfg(test)]
+mod stub_tests;
 mod stubs;
 #[cfg(test)]
 mod upgrade_tests;
@@ -210,23 +212,27 @@ impl Datapath {
     /// begun, which takes some milliseconds; `false` if nothing is left to do.
     ///
     /// # Errors
-    /// [`DatapathError::Attach`]; the stub works as it did.
+    /// [`DatapathError::Attach`]; the stub works as it did, and the others get
+    /// their turn.
     pub fn settle(&mut self) -> Result<bool, DatapathError> {
         let Some((ifindex, hook)) = self.stubs.unsettled() else {
             return Ok(false);
         };
-        let settled = self
-            .stubs
-            .attach(ifindex, hook, self.programs.stub_fd(hook)?);
-        if settled.is_err() && nix::net::if_::if_indextoname(ifindex).is_err() {
+        let stub = self.programs.stub_fd(hook);
+        let settled = stub.and_then(|stub| self.stubs.attach(ifindex, hook, stub));
+        if settled.is_err() && !stubs::exists(ifindex) {
             // The device went away meanwhile.
             self.stubs.forget_device(ifindex)?;
             return Ok(true);
         }
+        if settled.is_err() {
+            self.stubs.refuse(ifindex, hook);
+        }
         settled.map(|()| true)
     }
 
-    /// Forgets an endpoint's device that is deleted, and removes its pins.
+    /// Forgets an endpoint's device that is deleted, and removes its pins. One
+    /// that is still there keeps its stubs.
     ///
     /// # Errors
     /// [`DatapathError::Path`].
@@ -286,12 +292,12 @@ impl Datapath {
     }
 
     /// Puts back what others have taken away: the bpffs, pins, and stubs from
-    /// these devices, which must be endpoints' or uplinks. Everything stays in
+    /// these endpoints' devices and uplinks. What was not taken away stays in
     /// force meanwhile, as this process holds it open.
     ///
     /// # Errors
     /// [`DatapathError::Path`], [`DatapathError::Held`], [`DatapathError::Attach`].
-    pub fn repair(&mut self, devices: &[u32]) -> Result<Repair, DatapathError> {
+    pub fn repair(&mut self, endpoints: &[u32], uplinks: &[u32]) -> Result<Repair, DatapathError> {
         let root = self.root.as_path();
         let mut repair = Repair {
             mounted: crate::mount::ensure_bpffs(root)
@@ -314,7 +320,7 @@ impl Datapath {
         }
         let (stubs, links) = self
             .stubs
-            .repair(devices, |hook| self.programs.stub_fd(hook))?;
+            .repair(endpoints, uplinks, |hook| self.programs.stub_fd(hook))?;
         repair.pins += links;
         repair.stubs = stubs;
         Ok(repair)

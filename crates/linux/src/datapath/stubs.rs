@@ -8,9 +8,11 @@
 //! To attach a link takes the kernel tens of milliseconds, during which no
 //! other device can be made: a node that starts a hundred pods has no time for
 //! that. For the moment in which a device has both, a packet that the link
-//! lets through meets the same verdict twice.
+//! lets through meets the same verdict twice; should the agent die in it, the
+//! next one takes the filter away.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -59,6 +61,10 @@ pub(super) struct Stubs {
     clsact: bool,
     /// `None` where a filter of clsact is what is there: for good, or for now.
     attached: BTreeMap<(u32, Hook), Option<Link>>,
+    /// Links whose filter an agent that died between the two has left.
+    doubled: Vec<(u32, Hook)>,
+    /// Filters that the kernel would not have as links.
+    refused: BTreeSet<(u32, Hook)>,
 }
 
 fn pin_name(ifindex: u32, hook: Hook) -> String {
@@ -74,16 +80,29 @@ pub(super) fn parse_pin(name: &str) -> Option<(u32, Hook)> {
     Some((ifindex.parse().ok()?, hook))
 }
 
-fn exists(ifindex: u32) -> bool {
-    nix::net::if_::if_indextoname(ifindex).is_ok()
+/// The name of a device; none if there is no such device.
+fn name_of(ifindex: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(ifindex).ok()?;
+    // `nix` 0.31 takes the C library's null for success.
+    name.into_string().ok().filter(|name| !name.is_empty())
+}
+
+/// Whether there is such a device.
+pub(super) fn exists(ifindex: u32) -> bool {
+    name_of(ifindex).is_some()
 }
 
 /// The name of a device, for errors.
 fn device_name(ifindex: u32) -> String {
-    nix::net::if_::if_indextoname(ifindex)
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .unwrap_or_else(|| format!("with index {ifindex}"))
+    name_of(ifindex).unwrap_or_else(|| format!("with index {ifindex}"))
+}
+
+fn failed(ifindex: u32, hook: Hook) -> impl FnOnce(io::Error) -> DatapathError {
+    move |source| DatapathError::Attach {
+        hook,
+        device: device_name(ifindex),
+        source,
+    }
 }
 
 impl Stubs {
@@ -117,13 +136,21 @@ impl Stubs {
                 adoption.stale_links += 1;
             }
         }
+        let mut doubled = Vec::new();
         for key in clsact::find()? {
-            attached.entry(key).or_insert(None);
+            match attached.entry(key) {
+                Entry::Occupied(_) => doubled.push(key),
+                Entry::Vacant(place) => {
+                    place.insert(None);
+                }
+            }
         }
         Ok(Self {
             dir,
             clsact,
             attached,
+            doubled,
+            refused: BTreeSet::new(),
         })
     }
 
@@ -138,7 +165,8 @@ impl Stubs {
     }
 
     /// Makes every adopted device have the stubs of this process; no packet
-    /// sees none.
+    /// sees none. A device keeps the stub that it has if it cannot be renewed,
+    /// which is an error.
     pub(super) fn relink<'a>(
         &mut self,
         stub: impl Fn(Hook) -> Result<BorrowedFd<'a>, DatapathError>,
@@ -146,16 +174,34 @@ impl Stubs {
         let keys: Vec<(u32, Hook)> = self.attached.keys().copied().collect();
         for (ifindex, hook) in keys {
             let renewed = match self.attached.get(&(ifindex, hook)) {
-                Some(Some(link)) => link.update(stub(hook)?).is_ok(),
-                Some(None) => clsact::attach(ifindex, hook, stub(hook)?).is_ok(),
+                Some(Some(link)) => link.update(stub(hook)?),
+                Some(None) => clsact::attach(ifindex, hook, stub(hook)?).map_err(io::Error::other),
                 None => continue,
             };
-            if !renewed {
+            match renewed {
+                Err(source) if self.is_live(ifindex, hook) => {
+                    return Err(failed(ifindex, hook)(source));
+                }
                 // The device went away since; its pin goes too.
-                self.forget(ifindex, hook)?;
+                Err(_) => self.forget(ifindex, hook)?,
+                Ok(()) => {}
             }
         }
+        for (ifindex, hook) in std::mem::take(&mut self.doubled) {
+            // It may have gone with its device.
+            let _ = clsact::remove_filter(ifindex, hook);
+        }
         Ok(())
+    }
+
+    /// Whether a stub still sees packets.
+    fn is_live(&self, ifindex: u32, hook: Hook) -> bool {
+        match self.attached.get(&(ifindex, hook)) {
+            // A link of a device that is gone reports no index: the index was given out anew.
+            Some(Some(link)) => link.info().is_ok_and(|info| info.ifindex == ifindex),
+            Some(None) => exists(ifindex),
+            None => false,
+        }
     }
 
     /// Puts a stub on a device, or renews the one that is there.
@@ -165,25 +211,22 @@ impl Stubs {
         hook: Hook,
         stub: BorrowedFd<'_>,
     ) -> Result<(), DatapathError> {
-        let failed = |source| DatapathError::Attach {
-            hook,
-            device: device_name(ifindex),
-            source,
-        };
         if let Some(Some(link)) = self.attached.get(&(ifindex, hook)) {
-            // A link of a device that is gone reports no index: the index was given out anew.
-            let live = link.info().is_ok_and(|info| info.ifindex == ifindex);
-            if live && link.update(stub).is_ok() {
-                return Ok(());
+            if self.is_live(ifindex, hook) {
+                let renewed = link.update(stub);
+                if renewed.is_ok() || self.is_live(ifindex, hook) {
+                    return renewed.map_err(failed(ifindex, hook));
+                }
             }
             self.forget(ifindex, hook)?;
         }
         if self.clsact {
-            clsact::attach(ifindex, hook, stub).map_err(|error| failed(io::Error::other(error)))?;
+            clsact::attach(ifindex, hook, stub)
+                .map_err(|error| failed(ifindex, hook)(io::Error::other(error)))?;
             self.attached.insert((ifindex, hook), None);
             return Ok(());
         }
-        let link = Link::create(stub, ifindex, side(hook)).map_err(failed)?;
+        let link = Link::create(stub, ifindex, side(hook)).map_err(failed(ifindex, hook))?;
         let path = self.dir.join(pin_name(ifindex, hook));
         remove_pin(&path)?;
         link.pin(&path)
@@ -204,6 +247,8 @@ impl Stubs {
         ifindex: u32,
         stubs: &[(Hook, BorrowedFd<'_>)],
     ) -> Result<(), DatapathError> {
+        // What kept others from being links may be over.
+        self.refused.clear();
         let mut filters = Vec::new();
         for (hook, stub) in stubs {
             if let Some(Some(_)) = self.attached.get(&(ifindex, *hook)) {
@@ -215,11 +260,8 @@ impl Stubs {
         let Some((first, _)) = filters.first().copied() else {
             return Ok(());
         };
-        clsact::attach_all(ifindex, &filters).map_err(|error| DatapathError::Attach {
-            hook: first,
-            device: device_name(ifindex),
-            source: io::Error::other(error),
-        })?;
+        clsact::attach_all(ifindex, &filters)
+            .map_err(|error| failed(ifindex, first)(io::Error::other(error)))?;
         for (hook, _) in filters {
             self.attached.insert((ifindex, hook), None);
         }
@@ -231,58 +273,77 @@ impl Stubs {
         if self.clsact {
             return None;
         }
-        let mut filters = self.attached.iter().filter(|(_, link)| link.is_none());
-        filters.next().map(|(key, _)| *key)
+        let waits = |(key, link): &(&(u32, Hook), &Option<Link>)| {
+            link.is_none() && !self.refused.contains(*key)
+        };
+        self.attached.iter().find(waits).map(|(key, _)| *key)
     }
 
-    /// Forgets the stubs of a device that is gone.
+    /// Leaves a filter what it is until another device comes, so that the
+    /// others get their turn.
+    pub(super) fn refuse(&mut self, ifindex: u32, hook: Hook) {
+        self.refused.insert((ifindex, hook));
+    }
+
+    /// Forgets the stubs of a device that is gone. One that is not keeps them:
+    /// without them everything would pass.
     pub(super) fn forget_device(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         for hook in Hook::ALL {
-            if self.attached.contains_key(&(ifindex, hook)) {
+            let is_link = matches!(self.attached.get(&(ifindex, hook)), Some(Some(_)));
+            if self.attached.contains_key(&(ifindex, hook))
+                && !(is_link && self.is_live(ifindex, hook))
+            {
                 self.forget(ifindex, hook)?;
             }
         }
         Ok(())
     }
 
-    /// Puts back what others have taken away: stubs from these devices, pins
-    /// of links. Says how many of each.
+    /// Puts back what others have taken away: stubs from these endpoints'
+    /// devices and uplinks, pins of links. Says how many of each.
     pub(super) fn repair<'a>(
         &mut self,
-        devices: &[u32],
+        endpoints: &[u32],
+        uplinks: &[u32],
         stub: impl Fn(Hook) -> Result<BorrowedFd<'a>, DatapathError>,
     ) -> Result<(usize, usize), DatapathError> {
         fs::create_dir_all(&self.dir).map_err(path_error("making", &self.dir))?;
-        let filters = if self.attached.values().any(Option::is_none) {
-            clsact::find()?
+        let filters: BTreeSet<(u32, Hook)> = if self.attached.values().any(Option::is_none) {
+            clsact::find()?.into_iter().collect()
         } else {
-            Vec::new()
+            BTreeSet::new()
         };
-        let (mut off, mut pins) = (Vec::new(), 0);
-        for ((ifindex, hook), link) in &self.attached {
-            let on = match link {
-                Some(link) => link.info().is_ok_and(|info| info.ifindex == *ifindex),
-                None => filters.contains(&(*ifindex, *hook)),
+        let (mut on, mut pins) = (BTreeSet::new(), 0);
+        for (key, link) in &self.attached {
+            let (ifindex, hook) = *key;
+            let Some(link) = link else {
+                on.extend(filters.get(key));
+                continue;
             };
-            if !on {
-                off.push((*ifindex, *hook));
+            if !self.is_live(ifindex, hook) {
                 continue;
             }
-            let path = self.dir.join(pin_name(*ifindex, *hook));
-            if let Some(link) = link
-                && !path.exists()
-            {
+            on.insert(*key);
+            let path = self.dir.join(pin_name(ifindex, hook));
+            if !path.exists() {
                 link.pin(&path)
                     .map_err(path_error("pinning the link", &path))?;
                 pins += 1;
             }
         }
-        // An index that is nobody's we know may have been given to another's device.
-        off.retain(|(ifindex, _)| devices.contains(ifindex) && exists(*ifindex));
-        for (ifindex, hook) in &off {
-            self.attach(*ifindex, *hook, stub(*hook)?)?;
+        let mut stubs = 0;
+        for (devices, hooks) in [(endpoints, ENDPOINT_HOOKS), (uplinks, UPLINK_HOOKS)] {
+            for ifindex in devices.iter().filter(|ifindex| exists(**ifindex)) {
+                for hook in hooks
+                    .into_iter()
+                    .filter(|hook| !on.contains(&(*ifindex, *hook)))
+                {
+                    self.attach(*ifindex, hook, stub(hook)?)?;
+                    stubs += 1;
+                }
+            }
         }
-        Ok((off.len(), pins))
+        Ok((stubs, pins))
     }
 
     /// Takes a stub off a device; a device that is gone is no error.
@@ -290,11 +351,7 @@ impl Stubs {
         match self.attached.get(&(ifindex, hook)) {
             Some(Some(link)) => match link.detach() {
                 Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
-                    return Err(DatapathError::Attach {
-                        hook,
-                        device: device_name(ifindex),
-                        source: error,
-                    });
+                    return Err(failed(ifindex, hook)(error));
                 }
                 _ => {}
             },
@@ -309,6 +366,7 @@ impl Stubs {
 
     fn forget(&mut self, ifindex: u32, hook: Hook) -> Result<(), DatapathError> {
         self.attached.remove(&(ifindex, hook));
+        self.refused.remove(&(ifindex, hook));
         remove_pin(&self.dir.join(pin_name(ifindex, hook)))
     }
 

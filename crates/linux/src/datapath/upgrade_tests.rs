@@ -38,14 +38,14 @@ const FROM_OLD: &[Migration] = &[Migration {
 }];
 
 /// A bpffs root in a namespace of its own, gone when dropped.
-struct Root {
+pub(super) struct Root {
     netns: String,
     dir: tempfile::TempDir,
 }
 
 impl Root {
     /// `None`, with a message, where the test cannot run.
-    fn new(name: &str) -> Option<Self> {
+    pub(super) fn new(name: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("skipped: needs root");
             return None;
@@ -64,11 +64,11 @@ impl Root {
         self.dir.path().join("bpf")
     }
 
-    fn pin(&self, name: &str) -> PathBuf {
+    pub(super) fn pin(&self, name: &str) -> PathBuf {
         self.path().join(name)
     }
 
-    fn config(&self) -> DatapathConfig {
+    pub(super) fn config(&self) -> DatapathConfig {
         let sizable = MAPS.iter().filter(|spec| spec.sizable);
         DatapathConfig {
             bpf_root: self.path(),
@@ -79,11 +79,16 @@ impl Root {
         }
     }
 
-    fn try_open(&self, config: &DatapathConfig) -> Result<Datapath, DatapathError> {
-        netns::within_path(&netns::path(&self.netns), || Datapath::open(config)).expect("netns")
+    /// Runs something in the namespace.
+    pub(super) fn run<R: Send>(&self, run: impl FnOnce() -> R + Send) -> R {
+        netns::within_path(&netns::path(&self.netns), run).expect("netns")
     }
 
-    fn open(&self) -> Datapath {
+    fn try_open(&self, config: &DatapathConfig) -> Result<Datapath, DatapathError> {
+        self.run(|| Datapath::open(config))
+    }
+
+    pub(super) fn open(&self) -> Datapath {
         self.try_open(&self.config()).unwrap_or_else(|error| {
             let error: &dyn std::error::Error = &error;
             panic!("{error}: {:?}", error.source())
@@ -350,9 +355,7 @@ fn a_bpffs_that_vanishes_is_mounted_and_filled_again() {
     let Some(root) = Root::new("vanish") else {
         return;
     };
-    let repair = |datapath: &mut Datapath| {
-        netns::within_path(&netns::path(&root.netns), || datapath.repair(&[])).expect("netns")
-    };
+    let repair = |datapath: &mut Datapath| root.run(|| datapath.repair(&[], &[]));
     let mut datapath = root.open();
     datapath
         .maps()

@@ -90,10 +90,12 @@ fn is_taken(error: &LinkError) -> bool {
 /// Removes what a half-done attempt left; a device of somebody else is an
 /// error.
 fn make_room(host: &mut Netlink, netns: &Netns, link: &EndpointLink) -> Result<(), LinkError> {
-    match mac_of(host, &link.host_name)? {
+    match find(host, &link.host_name, netlink::get_link(&link.host_name))? {
         None => {}
         // Deleting one end takes the other with it.
-        Some(mac) if mac == link.host_mac.0 => host.request(delete_request(&link.host_name))?,
+        Some(device) if device.mac == link.host_mac.0 => {
+            host.request(delete_request(&link.host_name))?;
+        }
         Some(_) => {
             return Err(LinkError::Exists {
                 netns: "this node".to_owned(),
@@ -118,17 +120,31 @@ pub fn delete(host_name: &str) -> Result<(), LinkError> {
     Netlink::open()?.request(delete_request(host_name))
 }
 
-/// Deletes a host-side device, and its peer with it, if it is the endpoint's
-/// own and not one of the same name; absent is no error.
+/// Deletes an endpoint's host-side device, and its peer with it; absent is no
+/// error.
+///
+/// It is the device of this index that has the endpoint's name or MAC address:
+/// devices get other names. Where that is none (0: the index is not known), it
+/// is the one that has both.
 ///
 /// # Errors
 /// [`LinkError::Netlink`].
-pub fn delete_own(host_name: &str, host_mac: Mac) -> Result<(), LinkError> {
+pub fn delete_own(ifindex: u32, host_name: &str, host_mac: Mac) -> Result<(), LinkError> {
     let mut host = Netlink::open()?;
-    match mac_of(&mut host, host_name)? {
-        Some(mac) if mac == host_mac.0 => host.request(delete_request(host_name)),
-        Some(_) | None => Ok(()),
-    }
+    let at_index = match ifindex {
+        0 => None,
+        _ => find(&mut host, host_name, netlink::get_link_at(ifindex))?,
+    };
+    let own = match at_index.filter(|d| d.name == host_name || d.mac == host_mac.0) {
+        Some(own) => Some(own),
+        None => find(&mut host, host_name, netlink::get_link(host_name))?
+            .filter(|d| d.mac == host_mac.0),
+    };
+    own.map_or(Ok(()), |own| {
+        let delete = netlink::delete_link_at(own.ifindex);
+        let request = Request::new(format!("deleting {}", own.name), delete, 0);
+        host.request(request.tolerate(libc::ENODEV))
+    })
 }
 
 /// Restores the host side of an endpoint (up, routes, neighbours), as after a
@@ -154,28 +170,41 @@ fn delete_request(host_name: &str) -> Request {
 
 /// The index of a device, if it is there.
 pub(super) fn index_of(netlink: &mut Netlink, name: &str) -> Result<Option<u32>, LinkError> {
-    let answer = netlink.get(&format!("looking for {name}"), netlink::get_link(name))?;
-    Ok(match answer {
-        Some(RouteNetlinkMessage::NewLink(link)) => Some(link.header.index),
-        _ => None,
-    })
+    let found = find(netlink, name, netlink::get_link(name))?;
+    Ok(found.map(|device| device.ifindex))
 }
 
-/// The MAC address of a device, if the device is there: those that we make
-/// have one that is made from their attachment.
-fn mac_of(netlink: &mut Netlink, name: &str) -> Result<Option<Vec<u8>>, LinkError> {
-    let answer = netlink.get(&format!("looking for {name}"), netlink::get_link(name))?;
+/// What tells a device from others.
+struct Found {
+    ifindex: u32,
+    name: String,
+    /// Devices that we make have one that is made from their attachment.
+    mac: Vec<u8>,
+}
+
+/// Looks for a device, which errors call by this name.
+fn find(
+    netlink: &mut Netlink,
+    name: &str,
+    question: RouteNetlinkMessage,
+) -> Result<Option<Found>, LinkError> {
+    let answer = netlink.get(&format!("looking for {name}"), question)?;
     let Some(RouteNetlinkMessage::NewLink(link)) = answer else {
         return Ok(None);
     };
-    let mac = link.attributes.into_iter().find_map(|attribute| {
-        if let LinkAttribute::Address(mac) = attribute {
-            Some(mac)
-        } else {
-            None
+    let mut found = Found {
+        ifindex: link.header.index,
+        name: String::new(),
+        mac: Vec::new(),
+    };
+    for attribute in link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => found.name = name,
+            LinkAttribute::Address(mac) => found.mac = mac,
+            _ => {}
         }
-    });
-    Ok(Some(mac.unwrap_or_default()))
+    }
+    Ok(Some(found))
 }
 
 fn existing(netlink: &mut Netlink, name: &str) -> Result<u32, LinkError> {

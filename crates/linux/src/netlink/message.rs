@@ -50,6 +50,20 @@ pub(crate) fn get_link(name: &str) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(message)
 }
 
+/// Asks for the device of an index.
+pub(crate) fn get_link_at(ifindex: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    RouteNetlinkMessage::GetLink(message)
+}
+
+/// Deletes the device of an index.
+pub(crate) fn delete_link_at(ifindex: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    RouteNetlinkMessage::DelLink(message)
+}
+
 /// Deletes a device by name.
 pub(crate) fn delete_link(name: &str) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();

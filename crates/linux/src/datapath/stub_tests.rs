@@ -1,0 +1,206 @@
+//! No device that has stubs is ever without: what agents that died have left,
+//! what the kernel refuses, what others take away. Needs root.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+
+use axon_abi::Hook;
+
+use super::clsact;
+use super::stubs::{ENDPOINT_HOOKS, UPLINK_HOOKS};
+use super::upgrade_tests::Root;
+use super::{Datapath, DatapathError};
+use crate::sys::{Link, TcxHook, load_classifier};
+
+/// A root whose namespace has two devices; none, with a message, where the
+/// test cannot run.
+fn root(name: &str) -> Option<(Root, [u32; 2])> {
+    let root = Root::new(name)?;
+    if !crate::sys::has_tcx() {
+        eprintln!("skipped: needs a kernel with tcx");
+        return None;
+    }
+    let devices = root.run(|| {
+        let add = ["link", "add", "a0", "type", "veth", "peer", "name", "b0"];
+        let added = Command::new("ip").args(add).status().expect("ip runs");
+        assert!(added.success());
+        ["a0", "b0"].map(|name| nix::net::if_::if_nametoindex(name).expect("a device"))
+    });
+    Some((root, devices))
+}
+
+/// The devices with live links, by what is pinned.
+fn linked(root: &Root, device: u32) -> Vec<Hook> {
+    let live = |hook: &Hook| {
+        let pin = root.pin(&format!("links/{device}-{}", hook.program()));
+        Link::open(&pin).is_ok_and(|link| link.info().expect("told").ifindex == device)
+    };
+    Hook::ALL.into_iter().filter(live).collect()
+}
+
+fn filters(root: &Root) -> Vec<(u32, Hook)> {
+    root.run(clsact::find).expect("filters")
+}
+
+/// No program: the kernel does not take it for a stub.
+fn nothing() -> File {
+    File::open("/dev/null").expect("opened")
+}
+
+fn attached(root: &Root, device: u32) -> Datapath {
+    let mut datapath = root.open();
+    root.run(|| datapath.attach_endpoint(device))
+        .expect("attached");
+    assert_eq!(linked(root, device), ENDPOINT_HOOKS);
+    datapath
+}
+
+#[test]
+fn a_filter_that_was_left_beside_its_link_goes() {
+    let Some((root, [device, other])) = root("doubled") else {
+        return;
+    };
+    let mut first = attached(&root, device);
+    root.run(|| first.attach_endpoint_at_once(other))
+        .expect("attached");
+    // As if the agent had died after the link was pinned.
+    root.run(|| {
+        for hook in ENDPOINT_HOOKS {
+            let stub = first.programs.stub_fd(hook).expect("loaded");
+            clsact::attach(device, hook, stub).expect("a filter");
+        }
+    });
+    assert_eq!(filters(&root).len(), 4);
+    drop(first);
+    let second = root.open();
+    assert_eq!(second.adoption().links, 4);
+    let left: Vec<u32> = filters(&root)
+        .into_iter()
+        .map(|(device, _)| device)
+        .collect();
+    assert_eq!(left, [other; 2], "where there is no link the filter stays");
+    assert_eq!(linked(&root, device), ENDPOINT_HOOKS);
+}
+
+#[test]
+fn a_stub_that_cannot_be_renewed_stays() {
+    let Some((root, [device, other])) = root("renew") else {
+        return;
+    };
+    let mut datapath = attached(&root, device);
+    root.run(|| datapath.attach_endpoint_at_once(other))
+        .expect("attached");
+    let (nothing, [from, _]) = (nothing(), ENDPOINT_HOOKS);
+    let refused = root.run(|| datapath.stubs.attach(device, from, nothing.as_fd()));
+    let error = refused.expect_err("refused");
+    assert!(matches!(error, DatapathError::Attach { .. }), "{error}");
+    let refused = root.run(|| datapath.stubs.relink(|_| Ok(nothing.as_fd())));
+    refused.expect_err("refused");
+    assert_eq!(linked(&root, device), ENDPOINT_HOOKS);
+    assert_eq!(filters(&root).len(), 2);
+    assert_eq!(datapath.attached().len(), 2);
+}
+
+#[test]
+fn a_device_that_is_still_there_is_not_forgotten() {
+    let Some((root, [device, other])) = root("forget") else {
+        return;
+    };
+    let mut datapath = attached(&root, device);
+    root.run(|| datapath.forget_endpoint(device)).expect("kept");
+    assert_eq!(linked(&root, device), ENDPOINT_HOOKS);
+    assert_eq!(datapath.attached(), [device]);
+    root.run(|| Command::new("ip").args(["link", "del", "a0"]).status())
+        .expect("ip runs");
+    root.run(|| datapath.forget_endpoint(device))
+        .expect("forgotten");
+    assert!(datapath.attached().is_empty());
+    assert!(!root.pin(&format!("links/{device}-from_endpoint")).exists());
+    let nobody = root.run(|| datapath.repair(&[device], &[other]));
+    assert!(nobody.expect("repaired").is_nothing());
+}
+
+#[test]
+fn devices_that_go_before_they_are_settled_keep_no_other_waiting() {
+    let Some((root, [first, second])) = root("gone") else {
+        return;
+    };
+    let mut datapath = root.open();
+    let add = ["link", "add", "c0", "type", "veth", "peer", "name", "d0"];
+    let last = root.run(|| {
+        Command::new("ip").args(add).status().expect("ip runs");
+        nix::net::if_::if_nametoindex("c0").expect("a device")
+    });
+    for device in [first, second, last] {
+        root.run(|| datapath.attach_endpoint_at_once(device))
+            .expect("attached");
+    }
+    root.run(|| Command::new("ip").args(["link", "del", "a0"]).status())
+        .expect("ip runs");
+    while root.run(|| datapath.settle()).expect("settled") {}
+    assert_eq!(linked(&root, last), ENDPOINT_HOOKS);
+    assert_eq!(datapath.attached(), [last]);
+}
+
+#[test]
+fn stubs_are_put_where_they_never_came() {
+    let Some((root, [endpoint, uplink])) = root("missing") else {
+        return;
+    };
+    let mut datapath = root.open();
+    let repair = root
+        .run(|| datapath.repair(&[endpoint], &[uplink]))
+        .expect("repaired");
+    assert_eq!((repair.stubs, repair.pins), (4, 0));
+    assert_eq!(linked(&root, endpoint), ENDPOINT_HOOKS);
+    assert_eq!(linked(&root, uplink), UPLINK_HOOKS);
+    let again = root
+        .run(|| datapath.repair(&[endpoint], &[uplink]))
+        .expect("whole");
+    assert!(again.is_nothing(), "{again:?}");
+}
+
+/// A program that lets everything through; the kernel takes none twice.
+fn passes() -> OwnedFd {
+    // r0 = -1; exit
+    let code = [
+        0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x95, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    load_classifier(&code, c"GPL", &mut vec![0; 4096]).expect("loaded")
+}
+
+#[test]
+fn a_device_that_takes_no_link_keeps_no_other_from_its_own() {
+    let Some((root, [full, free])) = root("refused") else {
+        return;
+    };
+    let mut datapath = root.open();
+    for device in [full, free] {
+        root.run(|| datapath.attach_endpoint_at_once(device))
+            .expect("attached");
+    }
+    // As many as the kernel lets hang on a hook.
+    let programs: Vec<OwnedFd> = (0..64).map(|_| passes()).collect();
+    let theirs: Vec<Link> = root.run(|| {
+        let hang = |p: &OwnedFd| Link::create(p.as_fd(), full, TcxHook::Ingress).ok();
+        programs.iter().map_while(hang).collect()
+    });
+    let settle = |datapath: &mut Datapath| root.run(|| datapath.settle());
+    let mut refused = 0;
+    for _ in 0..4 {
+        refused += usize::from(settle(&mut datapath).is_err());
+    }
+    assert_eq!(refused, 1);
+    assert!(!settle(&mut datapath).expect("nothing is left to do"));
+    assert_eq!(linked(&root, full), [Hook::ToEndpoint]);
+    assert_eq!(linked(&root, free), ENDPOINT_HOOKS);
+    assert_eq!(filters(&root), [(full, Hook::FromEndpoint)]);
+    // There is room again, and an endpoint comes.
+    drop(theirs);
+    root.run(|| datapath.attach_endpoint_at_once(free))
+        .expect("attached");
+    while settle(&mut datapath).expect("settled") {}
+    assert_eq!(linked(&root, full), ENDPOINT_HOOKS);
+    assert_eq!(filters(&root), []);
+}
