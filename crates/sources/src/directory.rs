@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::files::Files;
+use crate::files::{Files, Writing};
 use crate::keep::Keep;
 use crate::merge::{Merged, mark_complete};
 use crate::walk::{Stamp, walk};
@@ -19,6 +19,10 @@ use crate::{FileStatus, SourceStatus};
 
 /// How often a directory that cannot be read is looked at again.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How long a file that is held open for writing is waited for: then it is
+/// read if nothing of it is in force, or told.
+const WRITER_MAX: Duration = Duration::from_secs(2);
 
 /// What a directory source is told.
 #[derive(Clone, Debug)]
@@ -157,11 +161,14 @@ impl Scanner {
                 i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)
             });
         let settle = i128::try_from(self.config.settle.as_nanos()).unwrap_or(i128::MAX);
-        let is_unsettled = |path: &Path, stamp: &Stamp| {
+        let writing = |path: &Path, stamp: &Stamp| match open.get(path) {
+            Some(since) if *since > WRITER_MAX => Writing::Long,
+            Some(_) => Writing::Now,
             // A time that lies ahead tells nothing.
-            (0..settle).contains(&(now - stamp.changed_ns())) || open.iter().any(|o| o == path)
+            None if (0..settle).contains(&(now - stamp.changed_ns())) => Writing::Now,
+            None => Writing::No,
         };
-        let mut pass = self.files.follow(&walk, is_unsettled);
+        let mut pass = self.files.follow(&walk, writing);
         pass.changed |= self.status.directories != walk.unreadable;
         self.status.directories = walk.unreadable;
         let first = !self.status.complete && self.has_read_first(&pass.postponed);

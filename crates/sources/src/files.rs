@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use axon_api::manifest::{self, Document, Refusal};
+use axon_api::manifest::{self, Document, Manifest, Refusal};
 use axon_model::ObjectKey;
 
 use crate::keep::Keep;
@@ -57,6 +57,17 @@ pub(crate) struct Files {
     files: BTreeMap<PathBuf, File>,
 }
 
+/// Whether a file may be in the middle of being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writing {
+    /// It is as its writer wants it.
+    No,
+    /// It is, or was a moment ago.
+    Now,
+    /// Somebody holds it open for writing for long.
+    Long,
+}
+
 /// What a pass over the files has found.
 #[derive(Debug, Default)]
 pub(crate) struct Pass {
@@ -78,12 +89,12 @@ impl Files {
         self.files.iter().map(|(path, file)| (path.as_path(), file))
     }
 
-    /// Follows what a walk has found. `is_unsettled` tells whether a file may
-    /// still be in the middle of being written.
+    /// Follows what a walk has found. `writing` tells whether a file may still
+    /// be in the middle of being written.
     pub(crate) fn follow(
         &mut self,
         walk: &Walk,
-        is_unsettled: impl Fn(&Path, &Stamp) -> bool,
+        writing: impl Fn(&Path, &Stamp) -> Writing,
     ) -> Pass {
         let mut pass = Pass::default();
         let found: BTreeMap<&Path, _> = walk
@@ -115,11 +126,16 @@ impl Files {
             if known == Some(*stamp) {
                 continue;
             }
-            if is_unsettled(path, stamp) {
-                pass.postponed.insert(path.to_owned());
-                continue;
+            match writing(path, stamp) {
+                Writing::Now => {
+                    pass.postponed.insert(path.to_owned());
+                }
+                // What is half written may parse, and allow what the whole does not.
+                Writing::Long if self.is_in_force(path) => {
+                    pass.changed |= self.fail(path, FileError::Open, None);
+                }
+                Writing::Long | Writing::No => pass.changed |= self.read(path, *stamp),
             }
-            pass.changed |= self.read(path, *stamp);
         }
         pass
     }
@@ -146,15 +162,22 @@ impl Files {
         let hash = Some(hasher.finish());
         if let Some(file) = self.files.get_mut(path) {
             file.stamp = Some(stamp);
-            if file.hash == hash && !matches!(file.error, Some(FileError::Read(_))) {
+            let unread = matches!(file.error, Some(FileError::Read(_) | FileError::Open));
+            if file.hash == hash && !unread {
                 return false;
             }
             file.hash = hash;
         }
-        let manifest = match manifest::parse(&content) {
+        let parsed = match manifest::parse(&content) {
+            // A writer that ended after truncating it has not asked for that.
+            Ok(manifest) if is_empty(&manifest) && self.is_in_force(path) => Err(FileError::Empty),
+            Ok(manifest) => Ok(manifest),
+            Err(error) => Err(FileError::Parse(error)),
+        };
+        let manifest = match parsed {
             Ok(manifest) => manifest,
             Err(error) => {
-                let changed = self.fail(path, FileError::Parse(error), Some(stamp));
+                let changed = self.fail(path, error, Some(stamp));
                 if let Some(file) = self.files.get_mut(path) {
                     file.hash = hash;
                 }
@@ -186,6 +209,14 @@ impl Files {
         true
     }
 
+    /// Whether something of a file is in force, in this life or an earlier one.
+    fn is_in_force(&self, path: &Path) -> bool {
+        match self.files.get(path) {
+            Some(file) => !file.documents.is_empty(),
+            None => self.keep.get(path).is_some_and(|kept| !kept.is_empty()),
+        }
+    }
+
     /// What was in force of a file: in this life or an earlier one.
     fn earlier(&mut self, path: &Path) -> Vec<Document> {
         match self.files.get_mut(path) {
@@ -214,6 +245,11 @@ impl Files {
         file.error = Some(error);
         news
     }
+}
+
+/// Whether there is no document in a manifest, not even one that is refused.
+fn is_empty(manifest: &Manifest) -> bool {
+    manifest.documents.is_empty() && manifest.refused.is_empty()
 }
 
 fn find<'a>(documents: &'a [Document], kind: &str, key: &ObjectKey) -> Option<&'a Document> {

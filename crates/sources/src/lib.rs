@@ -6,8 +6,10 @@
 //!                                                                 refusals, conflicts
 //! ```
 //!
-//! Invariants: a file that does not parse keeps its last good content in
-//! force, across restarts too; a directory that cannot be read removes
+//! Invariants: a file that does not parse, that is empty, or that its writer
+//! has not closed keeps its last good content in force, across restarts too
+//! (its objects go when it is removed, or when it has other documents and
+//! not those); a directory that cannot be read removes
 //! nothing; tables are complete only after a scan that read everything; the
 //! same files give the same rows, in whatever order they came.
 //!

@@ -51,6 +51,12 @@ pub enum FileError {
     /// It cannot be read.
     #[error("cannot be read: {0}")]
     Read(String),
+    /// Its writer has not closed it.
+    #[error("is still being written: nobody has closed it")]
+    Open,
+    /// It holds nothing any more.
+    #[error("holds no document; remove the file if its objects are to go")]
+    Empty,
     /// It is no manifest.
     #[error(transparent)]
     Parse(#[from] ManifestError),

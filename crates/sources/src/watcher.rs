@@ -14,9 +14,6 @@ use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
-/// How long a file that is held open for writing is waited for.
-const WRITER_MAX: Duration = Duration::from_secs(2);
-
 /// Watches directories, and files that somebody is writing.
 pub(crate) struct Watcher {
     watcher: Option<RecommendedWatcher>,
@@ -98,11 +95,12 @@ impl Watcher {
         self.state.changed.notified().await;
     }
 
-    /// The files that are being written just now.
-    pub(crate) fn open(&self) -> Vec<PathBuf> {
-        let mut open = lock(&self.state.open);
-        open.retain(|_, since| since.elapsed() < WRITER_MAX);
-        open.keys().cloned().collect()
+    /// The files that are being written just now, and how long ago they were
+    /// last written to.
+    pub(crate) fn open(&self) -> HashMap<PathBuf, Duration> {
+        let open = lock(&self.state.open);
+        let since = |(path, since): (&PathBuf, &Instant)| (path.clone(), since.elapsed());
+        open.iter().map(since).collect()
     }
 }
 
@@ -113,6 +111,10 @@ impl State {
             return;
         };
         let mut open = lock(&self.open);
+        if event.need_rescan() {
+            // Notifications were lost, and with them perhaps who has closed what.
+            open.clear();
+        }
         match event.kind {
             EventKind::Create(CreateKind::File) | EventKind::Modify(ModifyKind::Data(_)) => {
                 let now = Instant::now();

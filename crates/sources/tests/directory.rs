@@ -316,6 +316,67 @@ async fn a_file_is_not_read_in_the_middle_of_being_written() {
 }
 
 #[tokio::test]
+async fn a_writer_that_does_not_end_takes_nothing_out_of_force() {
+    let dir = tempfile::tempdir().expect("directory");
+    let kept = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("p.yaml");
+    fs::write(&file, policy("one", "") + &pod("a")).expect("write");
+    let config = || Config {
+        last_good: Some(kept.path().to_owned()),
+        ..Config::new(vec![dir.path().to_owned()])
+    };
+    let first = Running::start(config());
+    first.until("complete", |s| s.complete).await;
+    let mut writer = fs::File::create(&file).expect("open");
+    writer.write_all(pod("b").as_bytes()).expect("write");
+    let is = |error: FileError| {
+        move |s: &SourceStatus| s.complete && s.files.iter().any(|f| f.error == Some(error.clone()))
+    };
+    first.until("told", is(FileError::Open)).await;
+    assert_eq!(
+        first.policy().as_deref(),
+        Some("one"),
+        "while it is held open"
+    );
+    assert_eq!(first.pods(), ["default/a"]);
+    writer.set_len(0).expect("truncate");
+    drop(writer);
+    first.until("empty", is(FileError::Empty)).await;
+    let second = Running::start(config());
+    second.until("empty", is(FileError::Empty)).await;
+    for running in [&first, &second] {
+        assert_eq!(
+            running.policy().as_deref(),
+            Some("one"),
+            "while it is empty"
+        );
+        assert_eq!(running.source.status().objects, 2);
+    }
+    fs::write(&file, pod("b")).expect("write");
+    for running in [&first, &second] {
+        running.until("read", SourceStatus::is_ok).await;
+        assert_eq!(
+            (running.policy(), running.pods()),
+            (None, vec!["default/b".to_owned()])
+        );
+    }
+    // Closed as it was: nothing is left to tell.
+    let mut writer = fs::OpenOptions::new()
+        .append(true)
+        .open(&file)
+        .expect("open");
+    writer.write_all(b"\n").expect("write");
+    first.until("told", is(FileError::Open)).await;
+    writer.set_len(pod("b").len() as u64).expect("truncate");
+    drop(writer);
+    first.until("closed", SourceStatus::is_ok).await;
+    // What is new is not waited for: nothing of it is in force.
+    let mut writer = fs::File::create(dir.path().join("new.yaml")).expect("open");
+    writer.write_all(pod("c").as_bytes()).expect("write");
+    first.until("read", |s| s.objects == 2).await;
+}
+
+#[tokio::test]
 async fn odd_files_are_told_and_harm_nothing() {
     let dir = tempfile::tempdir().expect("directory");
     let path = dir.path();
