@@ -42,9 +42,9 @@ pub struct Route {
 /// Every desired table. Cloning shares the tables.
 ///
 /// Order of writes, so that at no instant more is allowed than before or
-/// after: policy sets, identities, ipcache, endpoints; removals in reverse. An
-/// identity becomes known when every set has its class, and is nobody's any
-/// more before it loses one.
+/// after: policy sets, addresses; who has gone; endpoints; who has come. An
+/// identity becomes known when every set that an endpoint has tells its class,
+/// and is nobody's any more before one does not.
 /// The configuration comes after all of them: a new epoch has verdicts made
 /// again, from rows that must be there by then.
 #[derive(Clone, Debug, Default)]

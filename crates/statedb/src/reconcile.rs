@@ -106,6 +106,14 @@ impl<K: Ord + Clone> Reconciler<K> {
         &self.failures
     }
 
+    /// Has the next pass try every row again that waits for it: what kept them
+    /// out has gone.
+    pub fn hasten(&mut self) {
+        for failure in self.failures.values_mut() {
+            failure.due_ms = 0;
+        }
+    }
+
     /// Carries out what has changed since the last pass, and retries what is
     /// due. Updates come before removals: for a moment there is too much in
     /// the target, never too little.
@@ -312,6 +320,13 @@ mod tests {
         assert!(target.rows.is_empty(), "not due yet");
         assert_eq!(reconciler.sync(10, &table, &mut target).failing, 0);
         assert_eq!(target.rows, [(1, 1)].into());
+
+        target.refused = [2].into();
+        table.replace([(1, 1), (2, 2)]);
+        reconciler.sync(20, &table, &mut target);
+        target.refused.clear();
+        reconciler.hasten();
+        assert_eq!(reconciler.sync(21, &table, &mut target).failing, 0);
     }
 
     #[test]

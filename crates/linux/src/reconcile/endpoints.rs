@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{EndpointRow, IpKey, PolicySetRow};
-use axon_statedb::Target;
+use axon_statedb::{Snapshot, Target};
 
 use super::RowError;
 use crate::maps::{Map, MapError, Maps};
@@ -14,6 +14,8 @@ pub(super) struct EndpointTarget {
     endpoints: Map<u32, EndpointRow>,
     addresses: Map<IpKey, EndpointRow>,
     sets: Map<u32, PolicySetRow>,
+    /// The set that each endpoint in the kernel names, by device.
+    in_force: BTreeMap<u32, u32>,
     /// Devices whose rows by address were found not to agree.
     doubtful: BTreeSet<u32>,
 }
@@ -45,8 +47,18 @@ impl EndpointTarget {
             endpoints: maps.endpoint.clone(),
             addresses: maps.address.clone(),
             sets: maps.policy_set.clone(),
+            in_force: BTreeMap::new(),
             doubtful: BTreeSet::new(),
         }
+    }
+
+    /// Whether every endpoint in the kernel has the set that it is to have.
+    pub(super) fn agrees(&self, wanted: &Snapshot<u32, EndpointRow>) -> bool {
+        let is_wanted = |(ifindex, set): (&u32, &u32)| {
+            let row = wanted.get(ifindex);
+            row.is_some_and(|row| row.policy_set == *set)
+        };
+        self.doubtful.is_empty() && self.in_force.iter().all(is_wanted)
     }
 
     /// Removes an address unless it has become another endpoint's.
@@ -90,6 +102,7 @@ impl Target for EndpointTarget {
         for addr in addresses(row) {
             self.addresses.insert(&addr, row)?;
         }
+        self.in_force.insert(*ifindex, row.policy_set);
         let same = before.is_some_and(|old| addresses(&old).eq(addresses(row)));
         if !same || self.doubtful.contains(ifindex) {
             for addr in self.surplus(*ifindex, Some(row))? {
@@ -105,6 +118,8 @@ impl Target for EndpointTarget {
             self.remove_address(&addr, *ifindex)?;
         }
         self.endpoints.remove(ifindex)?;
+        self.in_force.remove(ifindex);
+        self.doubtful.remove(ifindex);
         Ok(())
     }
 
@@ -124,6 +139,7 @@ impl Target for EndpointTarget {
         };
         let mut rows: BTreeMap<u32, EndpointRow> = self.endpoints.dump()?.into_iter().collect();
         let by_address: BTreeMap<IpKey, EndpointRow> = self.addresses.dump()?.into_iter().collect();
+        self.in_force = rows.iter().map(|(n, row)| (*n, row.policy_set)).collect();
         self.doubtful.clear();
         for (ifindex, row) in &rows {
             if addresses(row).any(|addr| by_address.get(&addr) != Some(row)) {

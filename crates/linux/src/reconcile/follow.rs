@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axon_statedb::{Backoff, Reconciler, Table, Target};
 
-use super::{FAILING_SHOWN, Pass, ReconcileReport};
+use super::{Pass, ReconcileReport};
 
 /// A removal that waits.
 struct Removal {
@@ -83,6 +83,16 @@ impl<T: Target> Follower<T> {
 
     pub(super) fn target_mut(&mut self) -> &mut T {
         &mut self.target
+    }
+
+    /// Has the next [`Self::put`] try again every row that has failed.
+    pub(super) fn hasten(&mut self) {
+        self.reconciler.hasten();
+    }
+
+    /// Whether what the target holds could not be read by the last full pass.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.is_some()
     }
 
     /// Whether a wanted row is not in place.
@@ -174,18 +184,14 @@ impl<T: Target> Follower<T> {
             .filter(|(_, r)| r.attempts > 0)
             .map(|(key, r)| (key, &r.error));
         if let Some(unread) = &self.unread {
-            row.failing_rows += 1;
             let error = format!(
                 "cannot be read, so that none is taken away: {}",
                 unread.error
             );
-            row.failing.push(("rows".to_owned(), error));
+            row.fail("rows".to_owned(), error);
         }
         for (key, error) in updates.chain(removals) {
-            row.failing_rows += 1;
-            if row.failing.len() < FAILING_SHOWN {
-                row.failing.push(((self.name)(key), error.clone()));
-            }
+            row.fail((self.name)(key), error.clone());
         }
         let retries = self
             .reconciler
@@ -201,7 +207,7 @@ impl<T: Target> Follower<T> {
 }
 
 /// As [`Reconciler`] spaces its retries.
-fn wait_ms(backoff: Backoff, attempts: u32) -> u64 {
+pub(super) fn wait_ms(backoff: Backoff, attempts: u32) -> u64 {
     let doublings = attempts.saturating_sub(1).min(16);
     backoff
         .first_ms

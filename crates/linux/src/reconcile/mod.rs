@@ -1,13 +1,19 @@
 //! Desired tables into kernel state, in an order that never allows too much.
 //!
 //! ```text
-//!  put in place:  policy sets → identities → ipcache → nomasq → routes → endpoints
-//!  taken away:    endpoints → routes → nomasq → ipcache → identities → policy sets (after a grace)
-//!  at last:       config, whose new epoch has verdicts made again from these rows
+//!  what policy says         policy sets
+//!  who an address is        ipcache, nomasq, routes
+//!  who is nobody any more   ipcache, identities: taken away
+//!  whose policy is asked    endpoints: put, and taken away
+//!  who is somebody now      identities: put
+//!  what nobody needs        routes, nomasq, policy sets (after a grace): taken away
+//!  verdicts anew            config, with a new epoch
 //! ```
 //!
-//! Sets come before identities and go after them: whoever is known is in its
-//! class in every set.
+//! Whoever is known is in his class in every set that an endpoint has: who goes
+//! is nobody before an endpoint gets a set that may not tell him apart, and who
+//! comes is nobody while one has such a set. Nobody is denied by every set with
+//! entries.
 //!
 //! An endpoint's row is not written before the policy set that it names is
 //! whole in the kernel; a set is not removed while an endpoint names it. Rows that
@@ -65,7 +71,7 @@ pub(crate) enum RowError {
     NoPolicySet { set: u32 },
     #[error("policy set {set} is still used by the endpoint at device {ifindex}")]
     PolicySetInUse { set: u32, ifindex: u32 },
-    #[error("a policy set does not tell the identity apart yet")]
+    #[error("a policy set in force may not tell the identity apart yet")]
     Withheld,
     #[error("policy set {set} holds a row of set {other}")]
     ForeignRow { set: u32, other: u32 },
@@ -83,6 +89,16 @@ pub struct TableReport {
     pub failing: Vec<(String, String)>,
     /// How many rows the kernel does not take.
     pub failing_rows: usize,
+}
+
+impl TableReport {
+    /// Counts a row that the kernel does not take.
+    fn fail(&mut self, row: String, error: String) {
+        self.failing_rows += 1;
+        if self.failing.len() < FAILING_SHOWN {
+            self.failing.push((row, error));
+        }
+    }
 }
 
 /// Rows that a [`TableReport`] names.
@@ -203,28 +219,39 @@ impl KernelReconciler {
     fn pass(&mut self, pass: Pass, now_ms: u64, desired: &Desired) -> ReconcileReport {
         let mut report = ReconcileReport::default();
         let r = &mut report;
-        let known = desired.identities.snapshot();
+        let (known, wanted) = (
+            desired.identities.snapshot(),
+            desired.policy_sets.snapshot(),
+        );
         let sets = self.policy_sets.target_mut();
-        let mut surplus = sets.begin(now_ms, known).err();
+        let mut surplus = sets.begin(now_ms, known, &wanted).err();
+        let sets_late = self
+            .policy_sets
+            .put(pass, now_ms, &desired.policy_sets, "policy-sets", r);
+        if sets_late {
+            // What endpoints have waited for is there.
+            self.endpoints.hasten();
+        }
         // A row that comes late may change verdicts that the present epoch calls made.
         let late = [
-            self.policy_sets
-                .put(pass, now_ms, &desired.policy_sets, "policy-sets", r),
-            self.put_identities(pass, now_ms, desired, surplus.is_none(), r),
+            sets_late,
+            self.identities
+                .put(pass, now_ms, &desired.identities, "identities", r),
             self.ipcache
                 .put(pass, now_ms, &desired.ipcache, "ipcache", r),
             self.ipcache_cidrs
                 .put(pass, now_ms, &desired.ipcache_cidrs, "ipcache-cidrs", r),
             self.nomasq.put(pass, now_ms, &desired.nomasq, "nomasq", r),
             self.routes.put(pass, now_ms, &desired.routes, "routes", r),
-            self.endpoints
-                .put(pass, now_ms, &desired.endpoints, "endpoints", r),
-            self.endpoints.take(now_ms, "endpoints", r),
-            self.routes.take(now_ms, "routes", r),
-            self.nomasq.take(now_ms, "nomasq", r),
             self.ipcache_cidrs.take(now_ms, "ipcache-cidrs", r),
             self.ipcache.take(now_ms, "ipcache", r),
             self.identities.take(now_ms, "identities", r),
+            self.endpoints
+                .put(pass, now_ms, &desired.endpoints, "endpoints", r),
+            self.endpoints.take(now_ms, "endpoints", r),
+            self.have_known(now_ms, desired, surplus.is_none(), r),
+            self.routes.take(now_ms, "routes", r),
+            self.nomasq.take(now_ms, "nomasq", r),
             self.policy_sets.take(now_ms, "policy-sets", r),
         ];
         match self.policy_sets.target_mut().end() {
@@ -242,25 +269,27 @@ impl KernelReconciler {
         report
     }
 
-    /// Has identities be known, unless a set lacks their rows or has some too
-    /// many: an identity in no class of its own could be allowed what its class
-    /// is not. Until then it is nobody, whom every set with entries denies.
-    fn put_identities(
+    /// Has those who have come be known, unless a set lacks their rows or has
+    /// some too many, or an endpoint has a set that is not followed any more, or
+    /// not yet: who is in no class of his own could be allowed what his class is
+    /// not. Until then he is nobody.
+    fn have_known(
         &mut self,
-        pass: Pass,
         now_ms: u64,
         desired: &Desired,
         sets_ready: bool,
         report: &mut ReconcileReport,
     ) -> bool {
-        let withheld = if sets_ready {
+        let is_read = !self.policy_sets.is_unread() && !self.endpoints.is_unread();
+        let endpoints = desired.endpoints.snapshot();
+        let withheld = if sets_ready && is_read && self.endpoints.target_mut().agrees(&endpoints) {
             Withheld::These(self.policy_sets.target_mut().untold())
         } else {
             Withheld::All
         };
-        self.identities.target_mut().withhold(withheld);
-        self.identities
-            .put(pass, now_ms, &desired.identities, "identities", report)
+        let (time, wanted) = ((now_ms, self.backoff), desired.identities.snapshot());
+        let identities = self.identities.target_mut();
+        identities.arrive(time, &withheld, &wanted, report)
     }
 
     /// Tells that rows which nobody needs cannot be taken away.
@@ -269,10 +298,7 @@ impl KernelReconciler {
             return;
         };
         let table = report.tables.entry("policy-sets").or_default();
-        table.failing_rows += 1;
-        table
-            .failing
-            .push(("surplus rows".to_owned(), error.to_string()));
+        table.fail("surplus rows".to_owned(), error.to_string());
         let retry_ms = now_ms + self.backoff.max_ms;
         report.due_ms = report.due_ms.into_iter().chain([retry_ms]).min();
     }

@@ -4,9 +4,12 @@
 //! told apart before it is known: entries of its class, then its row of the
 //! class table, then (elsewhere) its own row. One that is gone has left the
 //! ipcache, and is nobody's, for a grace before its class row goes; the entries
-//! of a class that nobody is in any more outlive its last row by as much. An
+//! of a class stay as long as a row leads to it, and a grace longer. An
 //! identity that stays known and changes its class does so by one write. So at
 //! no instant is an identity in a class that is not its own.
+//!
+//! What does not fit holds nothing else up: every other row is written, and
+//! whom the set does not tell apart for want of a row stays unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,24 +27,61 @@ use crate::maps::{Map, Maps};
 /// goes.
 #[derive(Default)]
 struct Surplus {
-    classes: BTreeMap<ClassKey, u64>,
+    /// `None` while the identity is known.
+    classes: BTreeMap<ClassKey, (ClassRow, Option<u64>)>,
     entries: BTreeMap<PolicyKey, u64>,
 }
 
-/// A set in the kernel.
+/// A set in the kernel: the rows there are `written` ones and `surplus` ones,
+/// and none is both.
 #[derive(Default)]
 struct Held {
-    /// What it shall be.
-    wanted: PolicyRows,
-    /// What it is, but for rows that are `surplus` too.
+    /// Rows that are wanted, or that what is wanted could not take the place of.
     written: PolicyRows,
-    /// Rows that may be there beyond what is wanted.
+    /// Rows that are not wanted.
     surplus: Surplus,
     /// The set's own row is there.
     whole: bool,
     /// Identities whose class rows the kernel has not taken, though endpoints
     /// may use the set.
     untold: BTreeSet<Identity>,
+    /// Classes that somebody is still in whose row could not be changed.
+    stuck: BTreeSet<u32>,
+}
+
+impl Held {
+    /// Notes what of the wanted rows the kernel has not taken.
+    fn note_lacking(&mut self, rows: &PolicyRows) {
+        self.untold.clear();
+        self.stuck.clear();
+        for difference in self.written.classes.diff(&rows.classes) {
+            match difference {
+                RowDiff::Add(key, _) => {
+                    self.untold.insert(key.identity);
+                }
+                RowDiff::Update { old, new } => {
+                    self.untold.insert(new.0.identity);
+                    self.stuck.insert(old.1.class);
+                }
+                RowDiff::Remove(_, old) => {
+                    self.stuck.insert(old.class);
+                }
+            }
+        }
+    }
+
+    /// The classes that rows lead to which are not as they shall be.
+    fn classes_left(&self) -> BTreeSet<u32> {
+        let left = self.surplus.classes.values().map(|(row, _)| row.class);
+        left.chain(self.stuck.iter().copied()).collect()
+    }
+
+    /// When the next surplus row goes.
+    fn due_ms(&self) -> Option<u64> {
+        let classes = self.surplus.classes.values();
+        let classes = classes.filter_map(|(_, due_ms)| *due_ms);
+        classes.chain(self.surplus.entries.values().copied()).min()
+    }
 }
 
 /// Writes classes and entries before the set's own row, whose presence tells
@@ -52,6 +92,7 @@ pub(super) struct PolicySetTarget {
     entries: Map<PolicyKey, PolicyEntry>,
     endpoints: Map<u32, EndpointRow>,
     addresses: Map<IpKey, EndpointRow>,
+    known: Map<Identity, IdentityRow>,
     held: BTreeMap<u32, Held>,
     /// Identities that are to be known.
     identities: Option<Snapshot<Identity, IdentityRow>>,
@@ -67,6 +108,7 @@ impl PolicySetTarget {
             entries: maps.policy.clone(),
             endpoints: maps.endpoint.clone(),
             addresses: maps.address.clone(),
+            known: maps.identity.clone(),
             held: BTreeMap::new(),
             identities: None,
             now_ms: 0,
@@ -74,9 +116,10 @@ impl PolicySetTarget {
         }
     }
 
-    /// Begins a pass: says what time it is and which identities are to be
-    /// known. Of those that are known again, class rows of another life go
-    /// now.
+    /// Begins a pass: says what time it is, which identities are to be known
+    /// and which sets there are to be. Class rows of another life of those that
+    /// are known again go now, unless the set is about to put its own in their
+    /// place.
     ///
     /// # Errors
     /// A row cannot be taken away; no identity may become known meanwhile.
@@ -84,21 +127,18 @@ impl PolicySetTarget {
         &mut self,
         now_ms: u64,
         identities: Snapshot<Identity, IdentityRow>,
+        sets: &Snapshot<u32, PolicyRows>,
     ) -> Result<(), RowError> {
         self.now_ms = now_ms;
-        for held in self.held.values_mut() {
-            let back: Vec<ClassKey> = held
-                .surplus
-                .classes
-                .keys()
-                .filter(|key| identities.get(&key.identity).is_some())
-                .copied()
-                .collect();
-            for key in back {
-                if !held.wanted.classes.contains_key(&key) {
-                    self.classes.remove(&key)?;
-                    held.written.classes.remove(&key);
-                }
+        for (set, held) in &mut self.held {
+            let wanted = sets.get(set).map(|rows| &rows.classes);
+            let is_left = |key: &&ClassKey| {
+                identities.get(&key.identity).is_some()
+                    && wanted.is_none_or(|wanted| !wanted.contains_key(*key))
+            };
+            let left = held.surplus.classes.keys().filter(is_left);
+            for key in left.copied().collect::<Vec<_>>() {
+                self.classes.remove(&key)?;
                 held.surplus.classes.remove(&key);
             }
         }
@@ -116,41 +156,51 @@ impl PolicySetTarget {
             .collect()
     }
 
-    /// Ends a pass: takes surplus rows away whose time has come. Says when the
-    /// next is due.
+    /// Ends a pass: takes surplus rows away whose time has come, but no class
+    /// row of somebody known, and no entry of a class that a row leads to. Says
+    /// when the next is due.
     ///
     /// # Errors
     /// A row cannot be taken away; it is tried again.
     pub(super) fn end(&mut self) -> Result<Option<u64>, RowError> {
-        let mut next = None;
         let later_ms = self.now_ms + self.grace_ms;
         for held in self.held.values_mut() {
-            let Surplus { classes, entries } = &mut held.surplus;
-            for key in due(classes, self.now_ms) {
-                if !held.wanted.classes.contains_key(&key) {
+            let is_due = |at: Option<u64>| at.is_none_or(|at| at <= self.now_ms);
+            let classes = held.surplus.classes.iter();
+            let classes = classes.filter(|(_, (_, at))| is_due(*at));
+            for key in classes.map(|(key, _)| *key).collect::<Vec<_>>() {
+                let is_known = self.known.get(&key.identity)?.is_some();
+                let Some((_, at)) = held.surplus.classes.get_mut(&key) else {
+                    continue;
+                };
+                if is_known {
+                    *at = None;
+                } else if at.is_none() {
+                    *at = Some(later_ms);
+                } else {
                     self.classes.remove(&key)?;
-                    held.written.classes.remove(&key);
-                } else if !held.written.classes.contains_key(&key) {
-                    // A set that could not be written whole is not done with it.
-                    classes.insert(key, later_ms);
-                    continue;
+                    held.surplus.classes.remove(&key);
                 }
-                classes.remove(&key);
             }
-            for key in due(entries, self.now_ms) {
-                if !held.wanted.entries.contains_key(&key) {
+            let entries = held.surplus.entries.iter();
+            let entries: Vec<PolicyKey> = entries
+                .filter(|(_, at)| is_due(Some(**at)))
+                .map(|(key, _)| *key)
+                .collect();
+            if entries.is_empty() {
+                continue;
+            }
+            let left = held.classes_left();
+            for key in entries {
+                if left.contains(&key.class) {
+                    held.surplus.entries.insert(key, later_ms);
+                } else {
                     self.entries.remove(&key)?;
-                    held.written.entries.remove(&key);
-                } else if !held.written.entries.contains_key(&key) {
-                    entries.insert(key, later_ms);
-                    continue;
+                    held.surplus.entries.remove(&key);
                 }
-                entries.remove(&key);
             }
-            let waiting = classes.values().chain(entries.values()).copied();
-            next = next.into_iter().chain(waiting).min();
         }
-        Ok(next)
+        Ok(self.held.values().filter_map(Held::due_ms).min())
     }
 
     /// Whether an identity is not to become unknown in this pass: then a class
@@ -160,58 +210,82 @@ impl PolicySetTarget {
         id.is_reserved() || known.is_some_and(|known| known.get(&id).is_some())
     }
 
-    /// Writes every row that the kernel does not hold; keys are noted before
-    /// they are written, so that a failure leaves nothing unknown. Rows that
-    /// are not wanted any more become surplus; the grace of those that were not
-    /// wanted `before` either runs on, however often the writing is tried.
-    fn write_rows(
-        &mut self,
-        rows: &PolicyRows,
-        before: &PolicyRows,
-        held: &mut Held,
-    ) -> Result<(), RowError> {
-        let goes_ms = self.now_ms + self.grace_ms;
-        for difference in held.written.entries.diff(&rows.entries) {
-            match difference {
-                RowDiff::Add(key, entry)
-                | RowDiff::Update {
-                    new: (key, entry), ..
-                } => {
-                    held.surplus.entries.insert(*key, goes_ms);
-                    self.entries.insert(key, entry)?;
-                }
-                RowDiff::Remove(key, _) => {
-                    // After the class rows that lead to it.
-                    let goes_ms = goes_ms + self.grace_ms;
-                    let news = before.entries.contains_key(key);
-                    note(&mut held.surplus.entries, *key, goes_ms, news);
-                }
-            }
-        }
-        for difference in held.written.classes.diff(&rows.classes) {
+    /// Writes every row that the kernel does not hold and takes; rows that are
+    /// not wanted become surplus.
+    ///
+    /// # Errors
+    /// The first row that was not taken.
+    fn write_rows(&mut self, rows: &PolicyRows, held: &mut Held) -> Result<(), RowError> {
+        let mut failed = None;
+        let lacking = self.write_entries(rows, held, &mut failed);
+        let written = held.written.classes.clone();
+        for difference in written.diff(&rows.classes) {
             match difference {
                 RowDiff::Add(key, row)
                 | RowDiff::Update {
                     new: (key, row), ..
                 } => {
-                    held.surplus.classes.insert(*key, goes_ms);
-                    self.classes.insert(key, row)?;
+                    if lacking.contains(&row.class) {
+                        continue;
+                    }
+                    match self.classes.insert(key, row) {
+                        Ok(()) => {
+                            held.written.classes.insert(*key, *row);
+                            held.surplus.classes.remove(key);
+                        }
+                        Err(error) => failed = failed.or(Some(error.into())),
+                    }
                 }
                 RowDiff::Remove(key, _) if self.stays(key.identity) => {
-                    held.surplus.classes.insert(*key, goes_ms);
-                    self.classes.remove(key)?;
-                    held.surplus.classes.remove(key);
+                    match self.classes.remove(key) {
+                        Ok(_) => {
+                            held.written.classes.remove(key);
+                        }
+                        Err(error) => failed = failed.or(Some(error.into())),
+                    }
                 }
-                RowDiff::Remove(key, _) => {
-                    let news = before.classes.contains_key(key);
-                    note(&mut held.surplus.classes, *key, goes_ms, news);
+                RowDiff::Remove(key, row) => {
+                    held.written.classes.remove(key);
+                    held.surplus.classes.insert(*key, (*row, None));
                 }
             }
         }
-        let Surplus { classes, entries } = &mut held.surplus;
-        classes.retain(|key, _| !rows.classes.contains_key(key));
-        entries.retain(|key, _| !rows.entries.contains_key(key));
-        Ok(())
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Writes entries; hands back the classes that lack some.
+    fn write_entries(
+        &self,
+        rows: &PolicyRows,
+        held: &mut Held,
+        failed: &mut Option<RowError>,
+    ) -> BTreeSet<u32> {
+        // After the class rows that lead to them.
+        let goes_ms = self.now_ms + 2 * self.grace_ms;
+        let mut lacking = BTreeSet::new();
+        let written = held.written.entries.clone();
+        for difference in written.diff(&rows.entries) {
+            match difference {
+                RowDiff::Add(key, entry)
+                | RowDiff::Update {
+                    new: (key, entry), ..
+                } => match self.entries.insert(key, entry) {
+                    Ok(()) => {
+                        held.written.entries.insert(*key, *entry);
+                        held.surplus.entries.remove(key);
+                    }
+                    Err(error) => {
+                        lacking.insert(key.class);
+                        failed.get_or_insert(error.into());
+                    }
+                },
+                RowDiff::Remove(key, _) => {
+                    held.written.entries.remove(key);
+                    held.surplus.entries.insert(*key, goes_ms);
+                }
+            }
+        }
+        lacking
     }
 
     /// Removes every row of a set that nobody uses.
@@ -228,24 +302,25 @@ impl PolicySetTarget {
     }
 
     fn put(&mut self, set: u32, rows: &PolicyRows, held: &mut Held) -> Result<(), RowError> {
-        let before = std::mem::replace(&mut held.wanted, rows.clone());
-        if let Err(error) = self.write_rows(rows, &before, held) {
+        if let Err(error) = self.write_rows(rows, held) {
             // Half a set that nobody uses only takes room from others.
             if !held.whole && self.sets.get(&set)?.is_none() {
                 self.remove_rows(held)?;
                 *held = Held::default();
             } else {
-                let wanted = rows.classes.keys();
-                let lacks = |key: &&ClassKey| !held.written.classes.contains_key(*key);
-                held.untold = wanted.filter(lacks).map(|key| key.identity).collect();
+                held.note_lacking(rows);
             }
             return Err(error);
         }
         held.untold.clear();
-        let same = held.whole && held.written.set == rows.set;
-        held.written = rows.clone();
-        if !same {
+        held.stuck.clear();
+        // The same rows, and now what the next ones have in common with them is
+        // not compared.
+        held.written.classes = rows.classes.clone();
+        held.written.entries = rows.entries.clone();
+        if !held.whole || held.written.set != rows.set {
             self.sets.insert(&set, &rows.set)?;
+            held.written.set = rows.set;
             held.whole = true;
         }
         Ok(())
@@ -266,21 +341,6 @@ impl PolicySetTarget {
         })?;
         Ok(user)
     }
-}
-
-/// Notes when a row goes; a time that was noted before stands, unless it is
-/// news that the row is to go.
-fn note<K: Ord>(waiting: &mut BTreeMap<K, u64>, key: K, goes_ms: u64, news: bool) {
-    let noted = waiting.entry(key).or_insert(goes_ms);
-    if news {
-        *noted = goes_ms;
-    }
-}
-
-/// The keys whose time has come.
-fn due<K: Copy + Ord>(waiting: &BTreeMap<K, u64>, now_ms: u64) -> Vec<K> {
-    let due = waiting.iter().filter(|(_, due_ms)| **due_ms <= now_ms);
-    due.map(|(key, _)| *key).collect()
 }
 
 /// Refuses rows that would land in another set. Keys begin with the set, so
@@ -328,54 +388,46 @@ impl Target for PolicySetTarget {
     /// Sets of which only some rows are there are told too: they are to be
     /// made whole, or to go.
     fn dump(&mut self) -> Result<BTreeMap<u32, PolicyRows>, RowError> {
-        let mut classes: BTreeMap<u32, Vec<(ClassKey, ClassRow)>> = BTreeMap::new();
-        let mut entries: BTreeMap<u32, Vec<(PolicyKey, PolicyEntry)>> = BTreeMap::new();
-        let mut whole: BTreeMap<u32, PolicySetRow> = BTreeMap::new();
-        self.classes
-            .for_each(|key, row| classes.entry(key.set).or_default().push((key, row)))?;
-        self.entries
-            .for_each(|key, row| entries.entry(key.set).or_default().push((key, row)))?;
-        self.sets.for_each(|set, row| {
-            whole.insert(set, row);
-        })?;
-        let numbers: BTreeSet<u32> = classes
-            .keys()
-            .chain(entries.keys())
-            .chain(whole.keys())
-            .copied()
-            .collect();
-        let mut found = BTreeMap::new();
-        let mut before = std::mem::take(&mut self.held);
-        for set in numbers {
-            // No such bit is ever wanted: the row differs from every desired one.
-            let none = PolicySetRow {
-                pad: u32::MAX,
-                ..PolicySetRow::default()
-            };
-            let mut rows = PolicyRows {
-                set: whole.get(&set).copied().unwrap_or(none),
-                classes: classes.remove(&set).into_iter().flatten().collect(),
-                entries: entries.remove(&set).into_iter().flatten().collect(),
-            };
-            // What only waits to go is as it shall be.
-            let surplus = before.remove(&set).map(|held| held.surplus);
-            let surplus = surplus.unwrap_or_default();
-            for key in surplus.classes.keys() {
-                rows.classes.remove(key);
-            }
-            for key in surplus.entries.keys() {
-                rows.entries.remove(key);
-            }
-            let held = Held {
-                wanted: rows.clone(),
-                written: rows.clone(),
-                surplus,
-                whole: whole.contains_key(&set),
-                untold: BTreeSet::new(),
-            };
-            self.held.insert(set, held);
-            found.insert(set, rows);
+        let mut found: BTreeMap<u32, Held> = BTreeMap::new();
+        let before = std::mem::take(&mut self.held);
+        let waiting = |set: &u32| before.get(set).map(|held| &held.surplus);
+        let mut read = || -> Result<(), RowError> {
+            self.classes.for_each(|key, row| {
+                let held = found.entry(key.set).or_default();
+                // What only waits to go is as it shall be.
+                match waiting(&key.set).and_then(|surplus| surplus.classes.get(&key)) {
+                    Some((_, at)) => drop(held.surplus.classes.insert(key, (row, *at))),
+                    None => drop(held.written.classes.insert(key, row)),
+                }
+            })?;
+            self.entries.for_each(|key, row| {
+                let held = found.entry(key.set).or_default();
+                match waiting(&key.set).and_then(|surplus| surplus.entries.get(&key)) {
+                    Some(at) => drop(held.surplus.entries.insert(key, *at)),
+                    None => drop(held.written.entries.insert(key, row)),
+                }
+            })?;
+            self.sets.for_each(|set, row| {
+                let held = found.entry(set).or_default();
+                held.written.set = row;
+                held.whole = true;
+            })?;
+            Ok(())
+        };
+        if let Err(error) = read() {
+            self.held = before;
+            return Err(error);
         }
-        Ok(found)
+        // No such bit is ever wanted: the row differs from every desired one.
+        let none = PolicySetRow {
+            pad: u32::MAX,
+            ..PolicySetRow::default()
+        };
+        for held in found.values_mut().filter(|held| !held.whole) {
+            held.written.set = none;
+        }
+        self.held = found;
+        let rows = |(set, held): (&u32, &Held)| (*set, held.written.clone());
+        Ok(self.held.iter().map(rows).collect())
     }
 }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{ConfigFlags, Identity, IdentityRow, RuntimeConfig};
-use axon_statedb::Target;
+use axon_statedb::{Backoff, Snapshot, Target};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::RowError;
+use super::follow::wait_ms;
+use super::{ReconcileReport, RowError};
 use crate::maps::Map;
 
 /// A hash or trie.
@@ -50,23 +51,84 @@ pub(super) enum Withheld {
     These(BTreeSet<Identity>),
 }
 
-/// Known identities.
+impl Withheld {
+    fn holds(&self, id: Identity) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(ids) => ids.contains(&id),
+        }
+    }
+}
+
+/// Somebody who is to become known.
+#[derive(Debug, Default)]
+struct Arrival {
+    row: IdentityRow,
+    /// How often in vain.
+    attempts: u32,
+    /// The kernel is not asked before.
+    due_ms: u64,
+    error: String,
+}
+
+/// Known identities. Who comes is noted, and becomes known when the pass says
+/// so ([`Self::arrive`]).
 pub(super) struct IdentityTarget {
     rows: MapTarget<Identity, IdentityRow>,
-    withheld: Withheld,
+    arrivals: BTreeMap<Identity, Arrival>,
 }
 
 impl IdentityTarget {
     pub(super) fn new(map: Map<Identity, IdentityRow>) -> Self {
         Self {
             rows: MapTarget::new(map),
-            withheld: Withheld::These(BTreeSet::new()),
+            arrivals: BTreeMap::new(),
         }
     }
 
-    /// Says which identities are not to become known.
-    pub(super) fn withhold(&mut self, withheld: Withheld) {
-        self.withheld = withheld;
+    /// Has those who have come, and are still `wanted`, be known. Says whether
+    /// somebody is who had to wait for it.
+    pub(super) fn arrive(
+        &mut self,
+        (now_ms, backoff): (u64, Backoff),
+        withheld: &Withheld,
+        wanted: &Snapshot<Identity, IdentityRow>,
+        report: &mut ReconcileReport,
+    ) -> bool {
+        let Self { rows, arrivals } = self;
+        let table = report.tables.entry("identities").or_default();
+        let mut late = false;
+        arrivals.retain(|id, arrival| {
+            if wanted.get(id).is_none() {
+                return false;
+            }
+            let result = if withheld.holds(*id) {
+                Err(RowError::Withheld)
+            } else if arrival.due_ms <= now_ms {
+                rows.update(id, &arrival.row)
+            } else {
+                table.fail(id.0.to_string(), arrival.error.clone());
+                report.due_ms = report.due_ms.into_iter().chain([arrival.due_ms]).min();
+                return true;
+            };
+            let Err(error) = result else {
+                late |= arrival.attempts > 0;
+                table.updated += usize::from(arrival.attempts > 0);
+                return false;
+            };
+            // It was counted when it was noted.
+            table.updated -= usize::from(arrival.attempts == 0 && table.updated > 0);
+            arrival.attempts = arrival.attempts.saturating_add(1);
+            arrival.error = error.to_string();
+            table.fail(id.0.to_string(), arrival.error.clone());
+            // Who is withheld is asked about in every pass.
+            if !matches!(error, RowError::Withheld) {
+                arrival.due_ms = now_ms + wait_ms(backoff, arrival.attempts);
+                report.due_ms = report.due_ms.into_iter().chain([arrival.due_ms]).min();
+            }
+            true
+        });
+        late
     }
 }
 
@@ -76,17 +138,15 @@ impl Target for IdentityTarget {
     type Error = RowError;
 
     fn update(&mut self, id: &Identity, row: &IdentityRow) -> Result<(), RowError> {
-        let withheld = match &self.withheld {
-            Withheld::All => true,
-            Withheld::These(ids) => ids.contains(id),
-        };
-        if withheld && self.rows.map.get(id)?.is_none() {
-            return Err(RowError::Withheld);
+        if self.rows.map.get(id)?.is_some() {
+            return self.rows.update(id, row);
         }
-        self.rows.update(id, row)
+        self.arrivals.entry(*id).or_default().row = *row;
+        Ok(())
     }
 
     fn delete(&mut self, id: &Identity) -> Result<(), RowError> {
+        self.arrivals.remove(id);
         self.rows.delete(id)
     }
 
