@@ -241,7 +241,7 @@ impl Controller {
         if complete {
             self.release_identities(whole);
         }
-        self.follow_identities(now_ms, whole);
+        self.follow_identities(now_ms, whole, complete);
         if news || view.endpoints.is_changed() {
             self.claims_of_endpoints(view);
         }

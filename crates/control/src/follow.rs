@@ -242,8 +242,9 @@ impl Controller {
     }
 
     /// Tells the policy engine who exists: of everyone if `whole`, else of
-    /// those who may have changed.
-    pub(crate) fn follow_identities(&mut self, now_ms: u64, whole: bool) {
+    /// those who may have changed. Nobody goes before everything is known: nor do
+    /// their rows and addresses, of which sets must go on telling.
+    pub(crate) fn follow_identities(&mut self, now_ms: u64, whole: bool, complete: bool) {
         let mut due = std::mem::take(&mut self.touched);
         if whole {
             let local = self.persisted.identities.iter().map(|(id, _)| id);
@@ -257,7 +258,7 @@ impl Controller {
             let known = self.engine.identities().contains_key(&id);
             let news = match self.info_of(id) {
                 Some(info) => self.engine.upsert_identity(id, info),
-                None => self.engine.remove_identity(id),
+                None => complete && self.engine.remove_identity(id),
             };
             if !news {
                 continue;

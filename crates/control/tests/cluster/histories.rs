@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::world::{Cluster, cidr, config, ingress, ip, pods};
+use crate::world::{Cluster, cidr, config, crd, ingress, ip, pods};
+use axon_abi::Identity;
 use axon_control::{Config, Controller, IdentityMode};
-use axon_model::{Action, Desired, Namespace, ObjectKey, Peers};
+use axon_model::{Action, Desired, Entity, Namespace, ObjectKey, Peer, Peers};
 use axon_statedb::Table;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -190,4 +191,56 @@ fn nothing_goes_before_everything_is_known() {
             .get(&ObjectKey::new("shop", "client"))
             .is_none()
     );
+}
+
+/// While rows of somebody who is gone may not go, a deny of him holds.
+#[test]
+fn whoever_may_still_be_there_is_told_apart() {
+    let all_but_nodes = |c: &Cluster| {
+        c.observed.namespaces.mark_complete();
+        c.observed.pods.mark_complete();
+        c.observed.policies.mark_complete();
+        c.observed.cilium_endpoints.mark_complete();
+        c.observed.identities.mark_complete();
+        c.observed.endpoints.mark_complete();
+    };
+    let mut c = Cluster::new(crd());
+    all_but_nodes(&c);
+    for (id, name) in [(300, "web"), (301, "client")] {
+        c.cluster_identity(id, name);
+        c.pod(name, "one", "");
+    }
+    c.endpoint(5, "web");
+    let allow = ingress(Action::Allow, Peers::Any, 80);
+    let deny = ingress(Action::Deny, pods("client"), 80);
+    c.policy("p", "web", vec![allow.clone(), deny]);
+    c.step();
+    c.observed.identities.write(|txn| txn.remove(&301));
+    c.step();
+    let has_row = |c: &Cluster, id| c.desired.identities.get(&Identity(id)).is_some();
+    assert!(has_row(&c, 301) && !c.allowed(301, 5, 80));
+    c.complete();
+    c.step();
+    assert!(!has_row(&c, 301));
+
+    let mut c = Cluster::new(config());
+    all_but_nodes(&c);
+    c.pod("web", "one", "");
+    c.endpoint(5, "web");
+    let world = Peers::List(vec![Peer::Entity(Entity::World)]);
+    let deny = ingress(Action::Deny, cidr("198.51.0.0/16"), 80);
+    c.policy("p", "web", vec![ingress(Action::Allow, world, 80), deny]);
+    c.policy(
+        "q",
+        "other",
+        vec![ingress(Action::Allow, cidr("198.51.100.0/24"), 80)],
+    );
+    c.step();
+    let prefix = c.prefixes()["198.51.100.0/24"];
+    c.no_policy("q");
+    c.step();
+    assert!(has_row(&c, prefix) && !c.allowed(prefix, 5, 80));
+    c.complete();
+    c.step();
+    assert!(!has_row(&c, prefix) && c.prefixes().get("198.51.100.0/24").is_none());
 }
