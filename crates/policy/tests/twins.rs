@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axon_abi::{Direction, Identity, PolicyEntry, PolicyKey, PolicySetRow};
 use axon_model::{
     Action, Entity, Operator, Peer, Peers, PolicyObject, PortMatch, PortRule, Ports, Protocol,
-    Rule, Subject,
+    Rule, Subject, source,
 };
 use axon_policy::{
     Enforcement, Engine, IdentityInfo, Lookup, Numbers, Packet, PolicyConfig, PolicySet, World,
@@ -270,7 +270,7 @@ fn naive_peer(peer: &Peer, id: Identity, info: &IdentityInfo) -> bool {
     let v6 = info.prefix.map(|p| p.addr().is_ipv6());
     match peer {
         Peer::Endpoints(selector) => {
-            let workload = id.0 >= 256 && !world;
+            let workload = (256..1 << 24).contains(&id.0);
             let present = |r: &axon_model::Requirement| {
                 matches!(r.operator, Operator::In(_) | Operator::Exists)
             };
@@ -283,9 +283,19 @@ fn naive_peer(peer: &Peer, id: Identity, info: &IdentityInfo) -> bool {
         Peer::Entity(Entity::WorldIpv6) => world && v6 == Some(true),
         Peer::Entity(Entity::Cluster) => !world,
         Peer::Entity(Entity::Host) => id == Identity::HOST,
-        Peer::Entity(Entity::RemoteNode) => [6, 7].contains(&id.0),
-        Peer::Entity(Entity::KubeApiserver) => id.0 == 7,
-        Peer::Entity(_) => false,
+        Peer::Entity(Entity::RemoteNode) => [6, 7].contains(&id.0) || id.0 >> 24 == 2,
+        Peer::Entity(Entity::KubeApiserver) => {
+            id.0 == 7
+                || info
+                    .labels
+                    .get(source::RESERVED, "kube-apiserver")
+                    .is_some()
+        }
+        Peer::Entity(Entity::Init) => id == Identity::INIT,
+        Peer::Entity(Entity::Health) => id == Identity::HEALTH,
+        Peer::Entity(Entity::Unmanaged) => id == Identity::UNMANAGED,
+        Peer::Entity(Entity::Ingress) => id == Identity::INGRESS,
+        Peer::Entity(Entity::None) => false,
         Peer::Cidr { cidr, except } => info.prefix.is_some_and(|prefix| {
             cidr.contains(&prefix) && !except.iter().any(|hole| hole.contains(&prefix))
         }),

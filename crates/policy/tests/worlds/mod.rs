@@ -3,7 +3,7 @@
 use axon_abi::{Direction, Identity};
 use axon_model::{
     Action, Entity, Label, Operator, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch,
-    PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject,
+    PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject, source,
 };
 use axon_policy::{IdentityInfo, NamedPorts, PolicyConfig, cidr_labels};
 use ipnet::IpNet;
@@ -33,10 +33,13 @@ fn label() -> impl Strategy<Value = Label> {
             "io.kubernetes.pod.namespace",
             ns
         )),
+        // Only the reserved label of this name makes an API server.
+        Just(Label::new("k8s", "kube-apiserver", "a")),
     ]
 }
 
-/// A workload, or a prefix outside the cluster, with what is known of it.
+/// A workload, a prefix outside the cluster or a node, with what is known of
+/// it.
 pub(crate) fn identity() -> impl Strategy<Value = (Identity, IdentityInfo)> {
     let ports = prop::collection::btree_map(
         (
@@ -68,11 +71,24 @@ pub(crate) fn identity() -> impl Strategy<Value = (Identity, IdentityInfo)> {
         };
         (Identity(Identity::LOCAL_MIN.0 + n as u32), info)
     });
-    prop_oneof![3 => workload, 1 => outside]
+    let node = (select(vec![1, 0x0200_0001, 0x0200_0002]), any::<bool>()).prop_map(|(id, api)| {
+        let own = if id == 1 { "host" } else { "remote-node" };
+        let names = [own].into_iter().chain(api.then_some("kube-apiserver"));
+        let labels = names.map(|name| Label::new(source::RESERVED, name, ""));
+        (Identity(id), IdentityInfo::labelled(labels.collect()))
+    });
+    prop_oneof![6 => workload, 2 => outside, 1 => node]
 }
 
 fn requirement() -> impl Strategy<Value = Requirement> {
-    let key = select(vec!["app", "tier", "env", "io.kubernetes.pod.namespace"]);
+    let key = select(vec![
+        "app",
+        "tier",
+        "env",
+        "io.kubernetes.pod.namespace",
+        "kube-apiserver",
+        "remote-node",
+    ]);
     let values = || prop::collection::btree_set(select(vec!["a", "b", "red"]), 1..3);
     let owned = |v: std::collections::BTreeSet<&str>| v.into_iter().map(str::to_owned).collect();
     let operator = prop_oneof![
@@ -102,6 +118,10 @@ fn peer() -> impl Strategy<Value = Peer> {
         Entity::Host,
         Entity::RemoteNode,
         Entity::KubeApiserver,
+        Entity::Init,
+        Entity::Health,
+        Entity::Unmanaged,
+        Entity::Ingress,
         Entity::None,
     ]);
     let cidr = (
