@@ -185,9 +185,26 @@ pub struct EndpointStatus {
     pub policy: EndpointPolicy,
     /// Who it is to others.
     pub external_identifiers: ExternalIdentifiers,
+    /// The labels that it was given.
+    #[serde(default)]
+    pub labels: LabelConfiguration,
     /// Why it is not ready; empty if it is.
     #[serde(default)]
     pub message: String,
+}
+
+/// The labels of an endpoint that its identity does not tell yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelConfiguration {
+    /// What counts.
+    pub realized: LabelSpec,
+}
+
+/// Labels by who has given them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelSpec {
+    /// Those of a plain process; a pod's come from its manifest.
+    pub user: Labels,
 }
 
 /// Addresses and devices of an endpoint.

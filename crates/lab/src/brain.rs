@@ -9,14 +9,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use axon_control::labels::{LabelFilter, identity_labels, security_labels};
+use axon_control::labels::{LabelFilter, identity_labels, process_labels, security_labels};
 use axon_model::{Labels, Namespace, Pod};
 use serde_json::{Value, json};
 
 use crate::manifest::Id;
 use crate::paths::{Lab, write_whole};
 use crate::plan::{NodePlan, PodKey};
-use crate::state::{Cluster, PodState, log};
+use crate::state::{Cluster, PodState, Process, log};
 
 /// Writes manifests, and only those that differ from what it wrote before.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(crate) type Files = BTreeMap<String, String>;
 
 /// The file of names; not a manifest.
 const NAMES: &str = "names.json";
+/// What the agents call their cluster if nobody says otherwise.
+const CLUSTER_NAME: &str = "default";
 
 impl Brain {
     /// The brain of a lab.
@@ -85,14 +87,17 @@ impl Brain {
             )?;
             let Some(number) = number else { continue };
             numbers.insert(key.clone(), number);
-            let identity = identity_object(number, &labels);
-            add(&id("CiliumIdentity", "", &number.to_string()), &identity)?;
+            let (id, identity) = identity_object(number, &labels);
+            add(&id, &identity)?;
             if !pod.ips.is_empty() {
-                let endpoint = endpoint_object(pod, number, &labels, host);
-                add(&id("CiliumEndpoint", &key.namespace, &key.name), &endpoint)?;
+                let (id, endpoint) = endpoint_object(&Known::pod(pod, host), number, &labels);
+                add(&id, &endpoint)?;
             }
         }
         cluster.numbers = numbers;
+        for (id, object) in self.processes(cluster)? {
+            add(&id, &object)?;
+        }
         files.insert(
             NAMES.into(),
             serde_json::to_string(&crate::names::names(cluster))?,
@@ -121,7 +126,28 @@ impl Brain {
             service_account: account.as_str().unwrap_or("default").to_owned(),
             ..Pod::default()
         };
-        identity_labels(&pod, &namespace, "default", &self.filter)
+        identity_labels(&pod, &namespace, CLUSTER_NAME, &self.filter)
+    }
+
+    /// The objects of the nodes' plain processes, which nobody else numbers.
+    fn processes(&self, cluster: &mut Cluster) -> Result<Vec<(Id, Value)>> {
+        let mut objects = Vec::new();
+        for (node, processes) in &cluster.processes {
+            let host = cluster.nodes.get(node);
+            let host = host.and_then(|node| node.addresses.first().copied());
+            for process in processes {
+                let (own, namespace) = (&process.labels, &process.namespace);
+                let labels = process_labels(own, namespace, CLUSTER_NAME, &self.filter);
+                let number = cluster.identities.allocate(&labels)?.0;
+                objects.push(identity_object(number, &labels));
+                objects.push(endpoint_object(
+                    &Known::process(process, host),
+                    number,
+                    &labels,
+                ));
+            }
+        }
+        Ok(objects)
     }
 
     /// Makes the directory hold just that.
@@ -221,21 +247,59 @@ fn pod_object(pod: &PodState, host: Option<IpAddr>) -> Value {
     value
 }
 
-fn identity_object(number: u32, labels: &Labels) -> Value {
+fn identity_object(number: u32, labels: &Labels) -> (Id, Value) {
     let k8s: BTreeMap<&str, &str> = labels
         .iter()
         .filter(|(source, ..)| *source == axon_model::source::K8S)
         .map(|(_, key, value)| (key, value))
         .collect();
-    json!({
+    let object = json!({
         "apiVersion": "cilium.io/v2", "kind": "CiliumIdentity",
         "metadata": {"name": number.to_string(), "labels": k8s},
         "security-labels": security_labels(labels),
-    })
+    });
+    (id("CiliumIdentity", "", &number.to_string()), object)
 }
 
-fn endpoint_object(pod: &PodState, number: u32, labels: &Labels, host: Option<IpAddr>) -> Value {
-    let of = |v6: bool| pod.ips.iter().find(|ip| ip.is_ipv6() == v6);
+/// An endpoint that the other nodes shall know.
+struct Known<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    ips: &'a [IpAddr],
+    /// Its number on its node.
+    number: Option<u16>,
+    /// The address of its node.
+    host: Option<IpAddr>,
+}
+
+impl<'a> Known<'a> {
+    fn pod(pod: &'a PodState, host: Option<IpAddr>) -> Self {
+        Self {
+            namespace: &pod.plan.namespace,
+            name: &pod.plan.name,
+            ips: &pod.ips,
+            number: pod.endpoint,
+            host,
+        }
+    }
+
+    fn process(process: &'a Process, host: Option<IpAddr>) -> Self {
+        Self {
+            namespace: match process.namespace.as_str() {
+                // Objects of this kind are in one.
+                "" => "default",
+                namespace => namespace,
+            },
+            name: &process.name,
+            ips: &process.ips,
+            number: Some(process.endpoint),
+            host,
+        }
+    }
+}
+
+fn endpoint_object(endpoint: &Known<'_>, identity: u32, labels: &Labels) -> (Id, Value) {
+    let of = |v6: bool| endpoint.ips.iter().find(|ip| ip.is_ipv6() == v6);
     let mut addressing = json!({});
     for (key, ip) in [("ipv4", of(false)), ("ipv6", of(true))] {
         if let Some(ip) = ip {
@@ -248,20 +312,21 @@ fn endpoint_object(pod: &PodState, number: u32, labels: &Labels, host: Option<Ip
         .collect();
     let mut value = json!({
         "apiVersion": "cilium.io/v2", "kind": "CiliumEndpoint",
-        "metadata": {"namespace": pod.plan.namespace, "name": pod.plan.name},
+        "metadata": {"namespace": endpoint.namespace, "name": endpoint.name},
         "status": {
-            "identity": {"id": number, "labels": labels},
+            "identity": {"id": identity, "labels": labels},
             "networking": {"addressing": [addressing]},
             "state": "ready",
         },
     });
-    if let Some(host) = host {
+    if let Some(host) = endpoint.host {
         value["status"]["networking"]["node"] = host.to_string().into();
     }
-    if let Some(id) = pod.endpoint {
-        value["status"]["id"] = id.into();
+    if let Some(number) = endpoint.number {
+        value["status"]["id"] = number.into();
     }
-    value
+    let id = id("CiliumEndpoint", endpoint.namespace, endpoint.name);
+    (id, value)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::names::names;
 use crate::paths::Lab;
 use crate::plan::{PodKey, plan};
 use crate::pod::born;
-use crate::state::{Cluster, ContainerState};
+use crate::state::{Cluster, ContainerState, NodeState, Process};
 
 const OBJECTS: &str = "
 kind: Namespace
@@ -153,6 +153,51 @@ fn agents_read_what_is_written() {
         panic!("no Node")
     };
     assert_eq!(node.to_model().expect("fits").pod_cidrs.len(), 2);
+}
+
+#[test]
+fn a_plain_process_is_announced_as_pods_are() {
+    let brain = Brain::new(&lab());
+    let mut cluster = cluster();
+    let node = NodeState {
+        addresses: vec!["172.31.0.1".parse().expect("an address")],
+        ..NodeState::default()
+    };
+    cluster.nodes.insert("node-1".into(), node);
+    let process = Process {
+        name: "run-db-1".into(),
+        namespace: "default".into(),
+        labels: ["app=db".parse().expect("a label")].into_iter().collect(),
+        ips: vec!["10.244.1.9".parse().expect("an address")],
+        endpoint: 9,
+    };
+    cluster.processes.insert("node-1".into(), vec![process]);
+    let files = brain.think(&mut cluster).expect("thinks");
+    let text = &files["ciliumendpoint_default_run-db-1.yaml"];
+    let mut found = parse(text.as_bytes()).expect("agents read it");
+    let Some(Object::CiliumEndpoint(endpoint)) = found.documents.remove(0).object else {
+        panic!("no CiliumEndpoint")
+    };
+    let endpoint = endpoint.to_model().expect("fits").expect("is complete");
+    assert_eq!(endpoint.node_ip, "172.31.0.1".parse().ok());
+    let file = format!("ciliumidentity_{}.yaml", endpoint.identity);
+    let mut found = parse(files[&file].as_bytes()).expect("agents read it");
+    let Some(Object::CiliumIdentity(identity)) = found.documents.remove(0).object else {
+        panic!("no CiliumIdentity")
+    };
+    let labels = identity.to_model().expect("fits").labels;
+    // As the agent, which looks for their number, makes them.
+    let own = ["app=db".parse().expect("a label")].into_iter().collect();
+    let filter = axon_control::labels::LabelFilter::default();
+    let expected = axon_control::labels::process_labels(&own, "default", "default", &filter);
+    assert_eq!(labels, expected);
+    cluster.processes.clear();
+    let files = brain.think(&mut cluster).expect("thinks");
+    assert!(
+        files
+            .keys()
+            .all(|name| !name.contains("run-db-1") && *name != file)
+    );
 }
 
 #[test]

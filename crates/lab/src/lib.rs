@@ -25,6 +25,7 @@ mod container;
 mod control;
 mod demo;
 mod dns;
+mod endpoints;
 mod enter;
 mod http;
 mod manifest;

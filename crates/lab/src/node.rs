@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::control::NodeReport;
+use crate::endpoints;
 use crate::enter::{Place, axon};
 use crate::http;
 use crate::paths::{Lab, NodePaths};
@@ -21,6 +22,8 @@ const RESTART_FIRST: Duration = Duration::from_millis(50);
 const RESTART_MAX: Duration = Duration::from_millis(400);
 /// An agent that lived this long was well, whether it was asked or not.
 const SETTLED: Duration = Duration::from_secs(5);
+/// How often a node's endpoints are looked at.
+const LOOK: Duration = Duration::from_millis(250);
 /// So many deaths in a row are a problem that somebody has to look at.
 const DEATHS_MAX: u32 = 5;
 
@@ -161,6 +164,7 @@ fn watch_agent(
 ) -> String {
     shared.node(name, |node| node.agent_pid = Some(child.id()));
     let mut answers = false;
+    let mut looked = None;
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return status.to_string(),
@@ -175,6 +179,10 @@ fn watch_agent(
                     node.problem = None;
                 });
             }
+        }
+        if answers && looked.is_none_or(|at: Instant| at.elapsed() > LOOK) {
+            endpoints::follow(shared, name, paths);
+            looked = Some(Instant::now());
         }
         let pause = if answers { 50 } else { 20 };
         if stop.sleep(Duration::from_millis(pause)) {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use axon_control::identity::LabelIdentities;
+use axon_model::Labels;
 
 use crate::brain::Brain;
 use crate::manifest::{Id, Object};
@@ -40,6 +41,24 @@ pub(crate) struct Cluster {
     pub(crate) identities: LabelIdentities,
     /// The number of each pod's labels, as last told to the agents.
     pub(crate) numbers: BTreeMap<PodKey, u32>,
+    /// Plain processes with an endpoint (`axon run`), by node, as its agent
+    /// told last.
+    pub(crate) processes: BTreeMap<String, Vec<Process>>,
+}
+
+/// A plain process that has an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Process {
+    /// Its name in the cluster: that of its container, which is unique.
+    pub(crate) name: String,
+    /// The namespace that it was put in; empty if in none.
+    pub(crate) namespace: String,
+    /// The labels that it was given.
+    pub(crate) labels: Labels,
+    /// Its addresses.
+    pub(crate) ips: Vec<IpAddr>,
+    /// Its number on its node.
+    pub(crate) endpoint: u16,
 }
 
 /// A node that is, or is coming.

@@ -264,7 +264,10 @@ fn reconcile(shared: &Arc<Shared>) {
         let shared = Arc::clone(shared);
         std::thread::spawn(move || {
             node::live(&shared, &plan, number, &stop);
-            shared.update(|cluster| cluster.nodes.remove(&plan.name));
+            shared.update(|cluster| {
+                cluster.nodes.remove(&plan.name);
+                cluster.processes.remove(&plan.name);
+            });
             reconcile(&shared);
         });
     }

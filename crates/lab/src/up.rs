@@ -1,10 +1,13 @@
 //! Bringing a lab up, and taking it away.
 
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 
 use crate::control::{self, Request};
@@ -23,6 +26,7 @@ pub(crate) fn up(lab: &Lab, objects: Vec<Object>) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("a lab needs root: it makes network namespaces and loads eBPF programs");
     }
+    let turn = alone(lab)?;
     if control::report(lab).is_err() {
         if exists(lab) {
             tell(&format!(
@@ -33,7 +37,27 @@ pub(crate) fn up(lab: &Lab, objects: Vec<Object>) -> Result<()> {
         }
         start(lab)?;
     }
+    drop(turn);
     control::ask(lab, &Request::Apply { objects }).map(drop)
+}
+
+/// Waits until no other lab is being started: of two that are brought up under
+/// one name the second finds that of the first.
+fn alone(lab: &Lab) -> Result<Flock<File>> {
+    let labs = lab.root.parent().context("a lab is in no directory")?;
+    let failed = || labs.display().to_string();
+    loop {
+        std::fs::create_dir_all(labs).with_context(failed)?;
+        let Ok(dir) = File::open(labs) else { continue };
+        let held = Flock::lock(dir, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| errno)
+            .with_context(failed)?;
+        // The last lab that goes takes the directory along, perhaps while we waited.
+        let id = |metadata: std::io::Result<Metadata>| metadata.map(|m| (m.dev(), m.ino())).ok();
+        if id(held.metadata()) == id(std::fs::metadata(labs)) {
+            return Ok(held);
+        }
+    }
 }
 
 /// Reads manifests, and has the agents' own reader judge them.

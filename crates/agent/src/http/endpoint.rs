@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axon_api::agent::{
     EndpointAddressing, EndpointCheck, EndpointCreate, EndpointCreated, EndpointDelete, EndpointGc,
     EndpointNetworking, EndpointPolicy, EndpointStatus, EndpointView, ExternalIdentifiers,
-    IdentityView,
+    IdentityView, LabelConfiguration, LabelSpec,
 };
 use axum::Json;
 use axum::body::Bytes;
@@ -110,6 +110,11 @@ fn show(node: &Node, view: &View, record: &Record) -> EndpointView {
                 k8s_namespace: endpoint.namespace.clone(),
                 k8s_pod_name: endpoint.pod_name.clone(),
                 pod_name,
+            },
+            labels: LabelConfiguration {
+                realized: LabelSpec {
+                    user: endpoint.own_labels.clone(),
+                },
             },
             message: status
                 .and_then(|s| s.waiting.as_ref())

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{How, Lab, eventually, lab, text, turn};
+use axon_api::agent::EndpointDelete;
 use serde_json::Value;
+
+use crate::support::{How, Lab, PATIENCE, at, eventually, lab, text, turn};
 
 const CLUSTER: &str = "
 apiVersion: v1
@@ -39,10 +41,52 @@ fn a_lab_from_up_to_down() {
     let other = crate::support::lab("other", "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, command: [sleep, infinity]}]}}")
         .expect("root has been checked");
     bad_manifests_change_nothing(&lab);
+    a_process_is_somebody(&lab);
+    an_endpoint_deleted_underneath_comes_back(&lab);
     a_pod_goes_while_the_agent_is_away(&lab);
     what_ends_is_started_again(&lab);
     nothing_is_left(&lab, &host);
     assert_eq!(other.pod("p")["ready"], true, "another lab is not touched");
+}
+
+/// Two who bring one lab up at the same moment both get it.
+#[test]
+fn a_lab_that_is_brought_up_twice_at_once_is_one() {
+    let _turn = turn();
+    if !crate::support::is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, command: [sleep, infinity]}]}}";
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), pod).expect("writes");
+    let name = format!("twice-{}", std::process::id());
+    let axon = |args: &[&str]| {
+        let mut command = Command::new(crate::common::axon());
+        command.args(["lab", "-L", &name]).args(args);
+        command.output().expect("axon runs")
+    };
+    crate::common::plugin();
+    let up = || {
+        axon(&[
+            "up",
+            "--timeout",
+            "60",
+            file.path().to_str().expect("UTF-8"),
+        ])
+    };
+    let ups: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3).map(|_| scope.spawn(up)).collect();
+        threads
+            .into_iter()
+            .map(|t| t.join().expect("it ends"))
+            .collect()
+    });
+    let down = axon(&["down"]);
+    for done in &ups {
+        assert!(done.status.success(), "{}", text(done));
+    }
+    assert!(down.status.success(), "{}", text(&down));
 }
 
 fn reaches(lab: &Lab) -> bool {
@@ -93,6 +137,54 @@ spec: {endpointSelector: {}, ingress: [{toPorts: [{ports: [{port: 'http!', proto
     eventually("the agent is content", || {
         !sources(lab).contains("closed.yaml")
     });
+}
+
+/// `axon run` on a node of a lab: only the lab numbers its labels.
+fn a_process_is_somebody(lab: &Lab) {
+    let target = at(&lab.pod_ip("server", false), 80);
+    let connect = |label: &str, wait: &str| {
+        let run = ["axon", "run", "--label", label, "--"];
+        let connect = [
+            "axon",
+            "lab",
+            "connect",
+            "tcp",
+            &target,
+            "--timeout-ms",
+            wait,
+        ];
+        lab.run("node:node-1", &[&run[..], &connect].concat())
+    };
+    let allowed = connect("app=nobody", "10000");
+    assert!(allowed.status.success(), "{}", text(&allowed));
+    let denied = connect("app=other", "700");
+    assert_eq!(denied.status.code(), Some(2), "{}", text(&denied));
+    assert!(!text(&denied).contains("not ready"), "{}", text(&denied));
+    eventually("what is over is forgotten", || {
+        let files = std::fs::read_dir(lab.manifests()).expect("manifests");
+        let mut names = files.flatten().map(|file| file.file_name());
+        names.all(|name| !name.to_string_lossy().contains("_run-"))
+    });
+}
+
+fn an_endpoint_deleted_underneath_comes_back(lab: &Lab) {
+    let id = axon_cni::http::escape("cep-name:default/client");
+    let find = || lab.try_ask("node-1", &format!("/v1/endpoint/{id}"));
+    let endpoint: Value = serde_json::from_str(&find().expect("an endpoint")).expect("JSON");
+    let container = &endpoint["status"]["external-identifiers"]["container-id"];
+    let delete = EndpointDelete {
+        container_id: container.as_str().expect("a text").to_owned(),
+        interface: String::new(),
+    };
+    let socket = lab.node("node-1")["apiSocket"].clone();
+    axon_cni::http::Client::new(socket.as_str().expect("a path"), PATIENCE)
+        .done("DELETE", "/v1/endpoint", Some(&delete))
+        .expect("deleted");
+    eventually("the pod is made anew", || {
+        find().is_ok_and(|found| !found.contains(&delete.container_id))
+    });
+    lab.apply("{apiVersion: v1, kind: Namespace, metadata: {name: other}}");
+    assert_eq!(lab.pod("client")["ready"], true);
 }
 
 fn a_pod_goes_while_the_agent_is_away(lab: &Lab) {

@@ -1,0 +1,131 @@
+//! What a node's endpoints tell the cluster: of plain processes, which nobody
+//! else announces, and of pods that have lost theirs.
+
+use std::net::IpAddr;
+
+use axon_api::agent::EndpointView;
+
+use crate::http;
+use crate::paths::NodePaths;
+use crate::plan::PodKey;
+use crate::state::{Cluster, Process, Shared, log};
+
+/// Looks at the endpoints of a node whose agent answers. One that does not
+/// tell changes nothing.
+pub(crate) fn follow(shared: &Shared, node: &str, paths: &NodePaths) {
+    // Before it is asked: who is attached meanwhile is not missed.
+    let attached = attached(&shared.cluster(), node);
+    let Ok(endpoints) = http::get_json::<Vec<EndpointView>>(&paths.socket(), "/v1/endpoint") else {
+        return;
+    };
+    for (key, uid) in bereft(&attached, &endpoints) {
+        log(&format!(
+            "pod {key}: its endpoint was deleted; it starts anew"
+        ));
+        if let Some(pod) = shared.cluster().pods.get(key).filter(|p| p.uid == *uid) {
+            // Its thread ends it, and what is asked for and not there is made.
+            pod.stop.set();
+        }
+    }
+    let processes: Vec<Process> = endpoints.iter().filter_map(process).collect();
+    let known = shared.cluster().processes.get(node).cloned();
+    if known.unwrap_or_default() != processes {
+        shared.update(|cluster| cluster.processes.insert(node.to_owned(), processes));
+    }
+}
+
+/// The pods of a node that have been attached, with their unique ids.
+fn attached(cluster: &Cluster, node: &str) -> Vec<(PodKey, String)> {
+    cluster
+        .pods
+        .iter()
+        .filter(|(_, pod)| pod.plan.node == node && !pod.plan.host_network)
+        .filter(|(_, pod)| !pod.ips.is_empty() && !pod.stop.is_set())
+        .map(|(key, pod)| (key.clone(), pod.uid.clone()))
+        .collect()
+}
+
+/// Those of them whose endpoint is not there any more.
+fn bereft<'a>(
+    attached: &'a [(PodKey, String)],
+    endpoints: &[EndpointView],
+) -> Vec<&'a (PodKey, String)> {
+    let there = |uid: &str| {
+        endpoints
+            .iter()
+            .any(|e| e.status.external_identifiers.container_id == uid)
+    };
+    attached.iter().filter(|(_, uid)| !there(uid)).collect()
+}
+
+/// The plain process of an endpoint, if it is one's.
+fn process(endpoint: &EndpointView) -> Option<Process> {
+    let who = &endpoint.status.external_identifiers;
+    if !who.k8s_pod_name.is_empty() {
+        return None;
+    }
+    let addressing = endpoint.status.networking.addressing.iter();
+    let ips = addressing.flat_map(|a| [&a.ipv4, &a.ipv6]);
+    Some(Process {
+        name: object_name(&who.container_id),
+        namespace: who.k8s_namespace.clone(),
+        labels: endpoint.status.labels.realized.user.clone(),
+        ips: ips.filter_map(|ip| ip.parse::<IpAddr>().ok()).collect(),
+        endpoint: endpoint.id,
+    })
+}
+
+/// A container's name as Kubernetes lets objects be named.
+fn object_name(container: &str) -> String {
+    container.to_ascii_lowercase().replace(['_', '.'], "-")
+}
+
+#[cfg(test)]
+mod tests {
+    use axon_api::agent::{EndpointAddressing, EndpointView};
+
+    use super::{bereft, process};
+    use crate::plan::PodKey;
+
+    fn endpoint(container: &str, pod: &str) -> EndpointView {
+        let mut endpoint = EndpointView {
+            id: 7,
+            ..EndpointView::default()
+        };
+        endpoint.status.networking.addressing = vec![EndpointAddressing {
+            ipv4: "10.0.0.7".into(),
+            ipv6: String::new(),
+        }];
+        let who = &mut endpoint.status.external_identifiers;
+        who.container_id = container.into();
+        who.k8s_namespace = "shop".into();
+        who.k8s_pod_name = pod.into();
+        endpoint
+    }
+
+    #[test]
+    fn pods_without_their_endpoint_are_found_by_their_ids() {
+        let pod = |name: &str, uid: &str| {
+            let key = PodKey {
+                namespace: "shop".into(),
+                name: name.into(),
+            };
+            (key, uid.to_owned())
+        };
+        let attached = [pod("a", "uid-a"), pod("b", "uid-b")];
+        let endpoints = [endpoint("uid-b", "b"), endpoint("run-x-1", "")];
+        assert_eq!(bereft(&attached, &endpoints), [&attached[0]]);
+    }
+
+    #[test]
+    fn a_process_is_known_by_what_it_was_given() {
+        assert_eq!(process(&endpoint("uid-b", "b")), None);
+        let found = process(&endpoint("run-My_App.-1", "")).expect("a process");
+        assert_eq!(found.name, "run-my-app--1");
+        assert_eq!((found.namespace.as_str(), found.endpoint), ("shop", 7));
+        assert_eq!(
+            found.ips,
+            ["10.0.0.7".parse::<std::net::IpAddr>().expect("an address")]
+        );
+    }
+}
