@@ -157,6 +157,8 @@ pub(crate) async fn run(node: Arc<Node>, reader: EventReader) -> anyhow::Result<
     let mut lost = Lost::default();
     // What the kernel has counted, and how much of it is told.
     let (mut counted, mut told) = (0, told_before(&node).await);
+    // What was lost before the first look nobody was there to read.
+    let mut first = true;
     let mut linger = tokio::time::interval(LINGER);
     linger.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -174,13 +176,23 @@ pub(crate) async fn run(node: Arc<Node>, reader: EventReader) -> anyhow::Result<
                 // A map that was made anew has counted nothing yet.
                 told = if counted < told { 0 } else { told };
             }
-            Err(error) => tracing::warn!(error = chain(&error), "lost events cannot be counted"),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "lost events cannot be counted");
+                continue;
+            }
         }
         if counted > told {
-            tell_lost(&node, counted - told);
+            let count = counted - told;
+            if first {
+                node.metrics.events_unread(count);
+            } else {
+                node.metrics.events_lost(count);
+            }
+            tell_lost(&node, count);
             told = counted;
             remember(&node, told).await;
         }
+        first = false;
     }
 }
 
@@ -224,7 +236,6 @@ fn drain(node: &Node, reader: &mut EventReader) -> usize {
 }
 
 fn tell_lost(node: &Node, count: u64) {
-    node.metrics.events_lost(count);
     let lost = LostEvents {
         source: LostSource::PerfEventRingBuffer,
         num_events_lost: count,

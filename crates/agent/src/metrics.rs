@@ -48,9 +48,21 @@ pub(crate) struct Metrics {
     gc_entries: Family<GcLabels, Gauge>,
     gc_seconds: Family<GcLabels, Histogram, fn() -> Histogram>,
     lost: AtomicU64,
-    /// When events were lost last, by the monotonic clock; 0 is never.
+    /// Those of them that were lost before this agent read.
+    lost_unread: AtomicU64,
+    /// When events were lost last while this agent read, by the monotonic
+    /// clock; 0 is never.
     lost_ms: AtomicU64,
     seen: AtomicU64,
+}
+
+/// What has become of events since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Events {
+    pub(crate) seen: u64,
+    pub(crate) lost: u64,
+    /// Those of the lost that no agent was there to read.
+    pub(crate) unread: u64,
 }
 
 fn api_histogram() -> Histogram {
@@ -70,6 +82,7 @@ impl Metrics {
             gc_entries: Family::default(),
             gc_seconds: Family::new_with_constructor(sweep_histogram),
             lost: AtomicU64::new(0),
+            lost_unread: AtomicU64::new(0),
             lost_ms: AtomicU64::new(0),
             seen: AtomicU64::new(0),
         };
@@ -131,19 +144,26 @@ impl Metrics {
         self.lost_ms.store(monotonic_ms(), Ordering::Relaxed);
     }
 
-    /// Whether events were lost so lately.
+    /// Events that were lost between the last agent and this one.
+    pub(crate) fn events_unread(&self, count: u64) {
+        self.lost.fetch_add(count, Ordering::Relaxed);
+        self.lost_unread.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Whether events were lost so lately because this agent was slow.
     pub(crate) fn lost_within(&self, time: Duration) -> bool {
         let lost_ms = self.lost_ms.load(Ordering::Relaxed);
         let ago = Duration::from_millis(monotonic_ms().saturating_sub(lost_ms));
         lost_ms != 0 && ago < time
     }
 
-    /// Events seen and lost since the start.
-    pub(crate) fn events(&self) -> (u64, u64) {
-        (
-            self.seen.load(Ordering::Relaxed),
-            self.lost.load(Ordering::Relaxed),
-        )
+    /// What has become of events since the start.
+    pub(crate) fn events(&self) -> Events {
+        Events {
+            seen: self.seen.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
+            unread: self.lost_unread.load(Ordering::Relaxed),
+        }
     }
 
     pub(crate) fn swept(&self, result: &Result<SweepReport, MapError>, took: Duration) {

@@ -208,17 +208,17 @@ impl Gathered {
     }
 
     fn events(&mut self, node: &Node) {
-        let (seen, lost) = node.metrics.events();
+        let events = node.metrics.events();
         self.counter(
             "axon_events_seen",
             "Events read from the kernel",
-            [(vec![], seen)].into(),
+            [(vec![], events.seen)].into(),
         );
         let source = vec![("source", "perf_event_ring_buffer".to_owned())];
         self.counter(
             "hubble_lost_events",
             "Events lost before they were read",
-            [(source, lost)].into(),
+            [(source, events.lost)].into(),
         );
         let interval = crate::node::lock(&node.sweeps).interval.as_secs_f64();
         self.gauge(

@@ -7,6 +7,7 @@ use axon_linux::MapUse;
 
 use super::{bad, few, well};
 use crate::engine::View;
+use crate::metrics::Events;
 use crate::node::{Node, lock};
 
 /// From how full on a map is worth a look, in percent.
@@ -200,10 +201,20 @@ pub(super) fn conntrack(node: &Node) -> PartStatus {
 }
 
 pub(super) fn events(node: &Node) -> PartStatus {
-    let (seen, lost) = node.metrics.events();
     let (_, held) = node.flows.seen();
-    let text = format!("{seen} seen, {lost} lost, {held} held");
-    if node.metrics.lost_within(LOSS_TOLD) {
+    let late = node.metrics.lost_within(LOSS_TOLD);
+    events_of(node.metrics.events(), held, late)
+}
+
+/// `late`: the agent has lost events a moment ago, by its own fault.
+fn events_of(events: Events, held: usize, late: bool) -> PartStatus {
+    let Events { seen, lost, unread } = events;
+    let unread = match unread {
+        0 => String::new(),
+        some => format!(" ({some} of them while no agent ran)"),
+    };
+    let text = format!("{seen} seen, {lost} lost{unread}, {held} held");
+    if late {
         return bad(
             State::Warning,
             text,
@@ -218,7 +229,37 @@ mod tests {
     use axon_api::agent::State;
     use axon_linux::MapUse;
 
-    use super::maps;
+    use super::{events_of, maps};
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn what_nobody_was_there_to_read_is_no_fault_of_the_agent() {
+        let metrics = Metrics::new();
+        let status = |metrics: &Metrics| {
+            let late = metrics.lost_within(super::LOSS_TOLD);
+            events_of(metrics.events(), 1, late)
+        };
+        metrics.events_seen(7);
+        metrics.events_unread(500);
+        let part = status(&metrics);
+        assert_eq!((part.state, part.remedy.as_str()), (State::Ok, ""));
+        assert_eq!(
+            part.msg,
+            "7 seen, 500 lost (500 of them while no agent ran), 1 held"
+        );
+        metrics.events_lost(3);
+        let part = status(&metrics);
+        assert_eq!(part.state, State::Warning);
+        assert_eq!(
+            part.msg,
+            "7 seen, 503 lost (500 of them while no agent ran), 1 held"
+        );
+        assert!(
+            part.remedy.contains("monitor-aggregation"),
+            "{}",
+            part.remedy
+        );
+    }
 
     #[test]
     fn a_map_that_is_nearly_full_is_named() {
