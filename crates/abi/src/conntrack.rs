@@ -147,8 +147,8 @@ impl CtFlags {
     /// Of a denied flow: the policy of the side it was opened to refused it,
     /// not that of the side that opened it.
     pub const DENIED_INGRESS: u8 = 1 << 4;
-    /// The side that opened the flow is behind the node's address, and is not
-    /// the node.
+    /// The address of the side that opened the flow does not say who it is:
+    /// [`CtEntry::source_identity`] does, for as long as the flow lasts.
     pub const BORROWED: u8 = 1 << 5;
     /// The flow reaches its endpoint from another device through the node's
     /// stack, which has to see the answers too: it may have translated the

@@ -47,17 +47,23 @@ pub(crate) fn track<F: Family>(
         let config = tables.config();
         let now_s = tables.now_s();
         let forward = (entry.flags & CtFlags::OPENED_BY_LOW != 0) == scratch.low;
+        let borrowed = forward && entry.flags & CtFlags::BORROWED != 0;
         let is_void = now_s >= entry.expires_s
             || state::reopens(&scratch.flow, &entry)
-            || crosses(scratch.flow.kind, forward);
+            || crosses(scratch.flow.kind, forward)
+            // Who the address is of has a flow of its own.
+            || borrowed && !scratch.borrowed;
         if !is_void {
             scratch.forward = forward;
+            // Who has only borrowed the address has what he opened, and answers what was opened
+            // to it.
             if scratch.from_outside && claims_ours(&entry, forward)
-                || scratch.borrowed && intrudes(&entry, forward)
+                || scratch.borrowed && forward && !borrowed
             {
                 return Err(DropReason::InvalidSourceIp);
             }
-            if !stands(&entry, sets, config.epoch, forward) {
+            let other = borrowed && entry.source_identity != scratch.borrower;
+            if other || !stands(&entry, sets, config.epoch, forward) {
                 renew(packet, tables, scratch, &mut entry)?;
             }
             name(scratch, &entry, forward);
@@ -120,14 +126,7 @@ fn claims_ours(entry: &CtEntry, forward: bool) -> bool {
     } else {
         (entry.ingress_set, entry.destination_identity)
     };
-    set != 0 || identity == Identity::HOST || forward && entry.flags & CtFlags::BORROWED != 0
-}
-
-/// Whether somebody behind the node's address speaks in a flow that is not his:
-/// he has what he opened, and answers what was opened to that address.
-#[inline(always)]
-fn intrudes(entry: &CtEntry, forward: bool) -> bool {
-    forward && entry.flags & CtFlags::BORROWED == 0
+    set != 0 || identity == Identity::HOST
 }
 
 /// The reason kept in an entry that policy has turned against.
@@ -172,8 +171,8 @@ fn recall(tables: &impl Tables, scratch: &mut Scratch, entry: &CtEntry) {
 fn name(scratch: &mut Scratch, entry: &CtEntry, forward: bool) {
     let ends = (entry.source_identity, entry.destination_identity);
     (scratch.source_identity, scratch.destination_identity) =
-    scratch.by_stack = entry.flags & CtFlags::BY_STACK != 0;
         if forward { ends } else { (ends.1, ends.0) };
+    scratch.by_stack = entry.flags & CtFlags::BY_STACK != 0;
 }
 
 /// Moves the state on; writes only what changes.
@@ -243,7 +242,11 @@ fn renew(
     scratch: &mut Scratch,
     entry: &mut CtEntry,
 ) -> Result<(), DropReason> {
-    scratch.borrowed = entry.flags & CtFlags::BORROWED != 0;
+    if !scratch.forward {
+        // Who it was that opened the flow is told by nothing else.
+        scratch.borrowed = entry.flags & CtFlags::BORROWED != 0;
+        scratch.borrower = entry.source_identity;
+    }
     let said = decide(packet, tables, scratch);
     entry.denied = match said {
         Ok(()) => 0,
@@ -315,10 +318,10 @@ fn set_entry(scratch: &mut Scratch, config: &RuntimeConfig, now_s: u32, len: u32
         endpoint,
         low,
         borrowed,
+        by_stack,
         ..
     } = scratch;
     let state = state::first(flow) as u8;
-        by_stack,
     let mut flags = if *low { CtFlags::OPENED_BY_LOW } else { 0 };
     if flow.tcp_flags & crate::header::tcp_flag::FIN != 0 {
         flags |= CtFlags::FIN_FORWARD;
@@ -326,12 +329,12 @@ fn set_entry(scratch: &mut Scratch, config: &RuntimeConfig, now_s: u32, len: u32
     if *borrowed {
         flags |= CtFlags::BORROWED;
     }
-    *entry = CtEntry {
-        packets: [1, 0],
-        bytes: [u64::from(len), 0],
     if *by_stack {
         flags |= CtFlags::BY_STACK;
     }
+    *entry = CtEntry {
+        packets: [1, 0],
+        bytes: [u64::from(len), 0],
         source_identity: agreed.source,
         destination_identity: agreed.destination,
         egress_set: agreed.egress.set,

@@ -32,7 +32,7 @@ pub(crate) fn decide(
 fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason> {
     let config = tables.config();
     let epoch = config.epoch;
-    let borrowed = scratch.borrowed;
+    let borrower = scratch.borrowed.then_some(scratch.borrower);
     let Scratch { flow, lpm, .. } = scratch;
     let tuple = flow.tracked();
     // What hangs on the device is its endpoint, whatever address it uses.
@@ -42,10 +42,12 @@ fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason
         host: false,
     });
     let (sender, receiver) = match (own, scratch.direction) {
-        (Some(own), Direction::Egress) => (own, peer(tables, &tuple.destination, lpm, borrowed)),
+        (Some(own), Direction::Egress) => (own, peer(tables, &tuple.destination, lpm, borrower)),
         (Some(own), Direction::Ingress | Direction::Unknown) => {
-            (peer(tables, &tuple.source, lpm, borrowed), own)
+            (peer(tables, &tuple.source, lpm, borrower), own)
         }
+        // It is going, and with it who judges.
+        (None, _) if scratch.device != 0 => return Err(DropReason::EndpointNotReady),
         (None, _) => {
             let sender = who(tables, &tuple.source, lpm);
             (sender, who(tables, &tuple.destination, lpm))
@@ -54,8 +56,13 @@ fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason
     scratch.source_identity = sender.identity;
     scratch.destination_identity = receiver.identity;
     // Nobody out there has an address of ours.
-    if scratch.from_outside && (sender.endpoint.is_some() || sender.host) {
-        return Err(DropReason::InvalidSourceIp);
+    if scratch.from_outside {
+        if sender.endpoint.is_some() || sender.host {
+            return Err(DropReason::InvalidSourceIp);
+        }
+        if receiver.endpoint.is_none() {
+            return Err(DropReason::EndpointNotReady);
+        }
     }
     let forward = scratch.forward;
     let (from, to) = if forward {

@@ -301,8 +301,9 @@ impl Family for V6 {
     #[inline(always)]
     fn unroutable(destination: &IpKey) -> bool {
         let [a, b, ..] = destination.0;
-        // ff00::/8, fe80::/10, ::/8 (unspecified, loopback, IPv4-mapped).
-        a == 0xff || a == 0xfe && b & 0xc0 == 0x80 || a == 0
+        // ff00::/8, fe80::/10, ::/16 (unspecified, loopback, IPv4-mapped; translators are in
+        // 64:ff9b::/32, RFC 6052 and RFC 8215).
+        a == 0xff || a == 0xfe && b & 0xc0 == 0x80 || a == 0 && b == 0
     }
 
     #[inline(always)]

@@ -93,9 +93,10 @@ fn answer<F: Family>(
     reason: DropReason,
 ) -> Result<Verdict, DropReason> {
     let flow = &scratch.flow;
-    // No error about an error or a fragment without ports (RFC 1122 3.2.2),
+    // No error about an error, a fragment without ports, or to no single sender (RFC 1122 3.2.2),
     // nor one that would quote an address the sender does not know.
     let silent = matches!(flow.kind, Kind::Error)
+        || nobody_to_tell::<F>(scratch)
         || flow.icmp_message() && !matches!(flow.kind, Kind::Query | Kind::Answer)
         || matches!(flow.fragmentation, Fragmentation::Later)
         || scratch.translated;
@@ -106,15 +107,10 @@ fn answer<F: Family>(
         return Err(DropReason::RateLimited);
     }
     event::report_drop(packet, tables, scratch, reason);
-    let node = F::node(tables.config());
-    let from = if node.0.ends_with(&[0; 4]) {
-        gateway::<F>()
-    } else {
-        node
-    };
+    set_speaker::<F>(tables, scratch);
     let quote = scratch.flow.ip_len.min(QUOTE_MAX) & !3;
     let error = Error {
-        from: &from,
+        from: &scratch.next_hop.addr,
         to: &scratch.flow.tuple.source,
         kind,
         word: Be32::new(word).to_bytes(),
@@ -127,12 +123,25 @@ fn answer<F: Family>(
     })
 }
 
-fn gateway<F: Family>() -> IpKey {
-    if F::VERSION == 4 {
+/// Puts the address that the error comes from in place of the next hop, which
+/// an answer has not: two copies of it on the stack are too much.
+#[inline(never)]
+fn set_speaker<F: Family>(tables: &impl Tables, scratch: &mut Scratch) {
+    let node = F::node(tables.config());
+    scratch.next_hop.addr = if !node.0.ends_with(&[0; 4]) {
+        node
+    } else if F::VERSION == 4 {
         IpKey::from_v4(GATEWAY_IPV4)
     } else {
         IpKey(GATEWAY_IPV6)
-    }
+    };
+}
+
+/// Whether the packet claims to be sent by many, or nobody: the stack, which
+/// would drop it, has not seen what comes from the network.
+#[inline(never)]
+fn nobody_to_tell<F: Family>(scratch: &Scratch) -> bool {
+    scratch.from_outside && F::unroutable(&scratch.flow.tuple.source)
 }
 
 /// Turns the Ethernet header around and makes room for the headers.
@@ -196,6 +205,14 @@ pub(crate) fn write_v4(packet: &mut impl Packet, error: &Error<'_>, quote: u32) 
     packet.store(34, &message(error, covered))
 }
 
+/// The sum of both addresses, out of line: their bytes would lie on the stack
+/// one by one while the rest is summed up.
+#[inline(never)]
+fn sum_ends(error: &Error<'_>) -> u32 {
+    let from = checksum::address(error.from, true);
+    checksum::add(from, checksum::address(error.to, true))
+}
+
 /// [`Family::write_error`] of IPv6.
 #[inline(always)]
 pub(crate) fn write_v6(packet: &mut impl Packet, error: &Error<'_>, quote: u32) -> Option<()> {
@@ -210,8 +227,7 @@ pub(crate) fn write_v6(packet: &mut impl Packet, error: &Error<'_>, quote: u32) 
     };
     packet.store(14, &ip)?;
     let mut covered = checksum::half(len.to_bytes()) + checksum::half([0, protocol::ICMPV6]);
-    covered = checksum::add(covered, checksum::address(error.from, true));
-    covered = checksum::add(covered, checksum::address(error.to, true));
+    covered = checksum::add(covered, sum_ends(error));
     covered = checksum::add(covered, sum(packet, 62, quote)?);
     packet.store(54, &message(error, covered))
 }

@@ -54,28 +54,27 @@ pub(crate) fn who<'a>(tables: &'a impl Tables, addr: &IpKey, lpm: &mut LpmKey) -
     }
 }
 
-/// Who the other end of an endpoint's flow is, which may only have `borrowed`
-/// the node's address: then it is somebody of the world.
+/// Who the other end of an endpoint's flow is: its address says, or who has
+/// borrowed it.
 #[inline(always)]
 pub(crate) fn peer<'a>(
     tables: &'a impl Tables,
     addr: &IpKey,
     lpm: &mut LpmKey,
-    borrowed: bool,
+    borrower: Option<Identity>,
 ) -> Who<'a> {
-    let found = who(tables, addr, lpm);
-    if borrowed && found.host {
-        return Who {
-            identity: world(tables.config().flags, addr),
+    match borrower {
+        Some(identity) => Who {
+            identity,
             endpoint: None,
             host: false,
-        };
+        },
+        None => who(tables, addr, lpm),
     }
-    found
 }
 
 /// The world's identity: one on a single-stack node, two on a dual-stack one.
-fn world(flags: u32, addr: &IpKey) -> Identity {
+pub(crate) fn world(flags: u32, addr: &IpKey) -> Identity {
     let dual = ConfigFlags::IPV4 | ConfigFlags::IPV6;
     match (flags & dual == dual, addr.is_v4()) {
         (false, _) => Identity::WORLD,

@@ -149,14 +149,18 @@ pub struct Scratch {
     pub report: bool,
     /// Whether the packet came from the network.
     pub from_outside: bool,
-    /// Whether the side that opened the flow is behind the node's address, and
-    /// is not the node: who it is says no address.
+    /// Whether the side that opened the flow has an address that does not say
+    /// who it is: it is [`Scratch::borrower`].
     pub(crate) borrowed: bool,
     /// Whether the flow reaches its endpoint from another device through the
     /// node's stack, see [`axon_abi::CtFlags::BY_STACK`].
     pub(crate) by_stack: bool,
+    /// Who has borrowed the address.
+    pub(crate) borrower: Identity,
     /// Whether the endpoint that was asked last only audits.
     pub audit: bool,
+    /// Whether the packet that leaves by an uplink is the node's own.
+    pub(crate) of_node: bool,
     /// Whether an endpoint's policy was asked about this packet.
     pub(crate) judged: bool,
     /// Whether the packet's destination was translated back.
@@ -237,9 +241,9 @@ impl Scratch {
         self.report = false;
         self.from_outside = false;
         self.borrowed = false;
+        self.by_stack = false;
         self.audit = false;
         self.judged = false;
-        self.by_stack = false;
         self.translated = false;
         self.device = 0;
         self.endpoint = endpoint;
@@ -290,9 +294,11 @@ impl Scratch {
             report: true,
             from_outside: true,
             borrowed: true,
-            audit: true,
-            judged: true,
+            borrower: identity,
             by_stack: true,
+            audit: true,
+            of_node: true,
+            judged: true,
             translated: true,
             device: 0xa5a5,
             endpoint: 0xa5a5,

@@ -8,6 +8,9 @@ use axon_abi::{
     PolicySetRow, RuntimeConfig,
 };
 
+/// Index of the loopback device, in every network namespace.
+pub(crate) const LOOPBACK: u32 = 1;
+
 /// Where a packet to elsewhere goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {

@@ -2,17 +2,17 @@
 //! the endpoint. What comes from other endpoints and from the network goes
 //! past it.
 
-use axon_abi::{Direction, DropReason, EndpointRow, ObservationPoint};
+use axon_abi::{Direction, DropReason, EndpointRow, Identity, ObservationPoint};
 
 use crate::conntrack::{Sets, track};
 use crate::event;
 use crate::family::{Family, V4, V6};
 use crate::header::{Ethernet, ethertype};
-use crate::identity::who;
+use crate::identity::{who, world};
 use crate::packet::Packet;
 use crate::parse::parse;
 use crate::scratch::Scratch;
-use crate::tables::Tables;
+use crate::tables::{LOOPBACK, Route, RouteQuery, Tables};
 use crate::verdict::Verdict;
 
 /// Decides on a packet that the node's stack sends to an endpoint.
@@ -43,18 +43,18 @@ pub fn to_endpoint(
     Ok(Verdict::Pass)
 }
 
-/// Index of the loopback device, in every network namespace.
-const LOOPBACK: u32 = 1;
-
-/// An address of the node or of an endpoint says nothing on a packet that some
-/// other device brought: the kernel forwards it all the same (IPv6), or only
-/// refuses its own (IPv4).
+/// What an address says of who sent a packet depends on the device that the
+/// node got it by: the kernel forwards forged ones all the same (IPv6), or only
+/// refuses its own (IPv4). The node's own packets came by no device.
 ///
-/// The node's own packets came by no device, and endpoints' are checked where
-/// they are sent. By an uplink comes what the node's own address translation
-/// (kube-proxy) has made the node's. What else it has made so, as it does for
-/// the containers of other engines, is not the node's own: whoever sent it is
-/// of the world. An endpoint's address it makes nobody's.
+/// | By | With the address of | Is taken for |
+/// |---|---|---|
+/// | another endpoint | anybody: the node's address translation gave it that | that endpoint |
+/// | an uplink, another | an endpoint, which it makes nobody's | nobody: dropped |
+/// | an uplink | anybody | him; who has the node's, for the node (kube-proxy) |
+/// | another | the node: masqueraded, as the containers of other engines are | the world |
+/// | another | the cluster, but the way there is by another device | unknown |
+/// | another | anybody else | him |
 #[inline(always)]
 fn check_origin(
     packet: &impl Packet,
@@ -75,17 +75,45 @@ fn check_stranger(
     scratch: &mut Scratch,
     came_by: u32,
 ) -> Result<(), DropReason> {
-    if tables.endpoint(came_by).is_some() {
+    let Scratch { flow, lpm, .. } = scratch;
+    let source = &flow.tuple.source;
+    let sender = who(tables, source, lpm);
+    if let Some(endpoint) = tables.endpoint(came_by) {
+        let own = sender.endpoint.is_some_and(|row| row.ifindex == came_by);
+        // Nobody is kept from reaching itself.
+        scratch.borrowed = !own && came_by != scratch.device;
+        scratch.borrower = endpoint.identity;
         return Ok(());
     }
-    let Scratch { flow, lpm, .. } = scratch;
-    let sender = who(tables, &flow.tuple.source, lpm);
     if sender.endpoint.is_some() {
         scratch.source_identity = sender.identity;
         return Err(DropReason::InvalidSourceIp);
     }
-    scratch.borrowed = sender.host && !tables.uplink(came_by);
+    if tables.uplink(came_by) {
+        return Ok(());
+    }
+    if sender.host {
+        scratch.borrowed = true;
+        scratch.borrower = world(tables.config().flags, source);
+    } else if !sender.identity.is_world() {
+        scratch.borrowed = !returns(tables, scratch, came_by);
+        scratch.borrower = Identity::UNKNOWN;
+    }
     Ok(())
+}
+
+/// Whether what is sent to the packet's source goes by the device that brought
+/// the packet.
+#[inline(never)]
+fn returns(tables: &impl Tables, scratch: &mut Scratch, came_by: u32) -> bool {
+    let Scratch { flow, next_hop, .. } = scratch;
+    let query = RouteQuery {
+        ifindex: came_by,
+        source: &flow.tuple.destination,
+        destination: &flow.tuple.source,
+        ipv6: flow.version == 6,
+    };
+    tables.route(&query, next_hop) == (Route::Via { ifindex: came_by })
 }
 
 #[inline(never)]

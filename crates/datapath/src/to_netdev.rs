@@ -8,7 +8,7 @@ use crate::masquerade::masquerade;
 use crate::packet::Packet;
 use crate::parse::parse;
 use crate::scratch::Scratch;
-use crate::tables::Tables;
+use crate::tables::{LOOPBACK, Tables};
 use crate::verdict::Verdict;
 
 /// Gives packets of endpoints that leave the cluster the node's address.
@@ -38,19 +38,10 @@ fn leave<F: Family>(
     tables: &impl Tables,
     scratch: &mut Scratch,
 ) -> Result<Verdict, DropReason> {
-    let config = tables.config();
-    if config.flags & F::MASQUERADE == 0 {
+    find_sender::<F>(packet, tables, scratch)?;
+    let own = scratch.of_node;
+    if !own && scratch.endpoint == 0 || tables.config().flags & F::MASQUERADE == 0 {
         return Ok(Verdict::Ignore);
-    }
-    let Some(source) = F::source(packet) else {
-        return Ok(Verdict::Ignore);
-    };
-    let own = same(&source, &F::node(config));
-    if !own {
-        match tables.address(&source) {
-            Some(row) => scratch.endpoint = row.id,
-            None => return Ok(Verdict::Ignore),
-        }
     }
     match parse::<F>(packet, tables, scratch) {
         Ok(()) => masquerade::<F>(packet, tables, scratch, own),
@@ -58,4 +49,37 @@ fn leave<F: Family>(
         Err(_) if own => Ok(Verdict::Ignore),
         Err(reason) => Err(reason),
     }
+}
+
+/// Finds out whether the packet is of the node itself or of which endpoint, if
+/// that matters.
+///
+/// Other nodes know an endpoint by its address and take it for what it says:
+/// what some other device has brought is not let out under it.
+#[inline(never)]
+fn find_sender<F: Family>(
+    packet: &impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    let config = tables.config();
+    let came_by = packet.ingress_ifindex();
+    scratch.of_node = false;
+    if config.flags & F::MASQUERADE == 0 && came_by <= LOOPBACK {
+        return Ok(());
+    }
+    let Some(source) = F::source(packet) else {
+        return Ok(());
+    };
+    scratch.of_node = same(&source, &F::node(config));
+    if scratch.of_node {
+        return Ok(());
+    }
+    if let Some(row) = tables.address(&source) {
+        if came_by > LOOPBACK && row.ifindex != came_by {
+            return Err(DropReason::InvalidSourceIp);
+        }
+        scratch.endpoint = row.id;
+    }
+    Ok(())
 }

@@ -187,7 +187,7 @@ fn stage(name: &str) -> Stage {
             "-6 addr add 2001:db8::1/128 dev lo nodad",
         ],
     );
-    let mut datapath = attached(&node, &node.config(), &pods);
+    let datapath = attached(&node, &node.config(), &pods);
     let desired = desired(&[&pods[0], &pods[1]]);
     desired.ipcache.write(|txn| {
         for addr in [NODE, BRIDGE].concat() {

@@ -134,7 +134,7 @@ fn nobody_is_taken_for_the_node_by_its_address() {
     let (node, stranger) = (Node::new("origin"), Node::new("stranger"));
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
     connect(&node, &stranger);
-    let mut datapath = attached(&node, &node.config(), [&a, &b]);
+    let datapath = attached(&node, &node.config(), [&a, &b]);
     let desired = desired(&[&a, &b]);
     desired.ipcache.write(|txn| {
         for addr in NODE {

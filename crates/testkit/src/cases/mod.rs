@@ -6,6 +6,7 @@ mod parsing;
 mod policy;
 mod safety;
 mod scene;
+mod senders;
 mod traffic;
 
 pub use scene::{Net, POD_A, POD_B, POD_HERMIT, UPLINK, V4, V6};
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Case> {
                 policy::cases(net),
                 netdev::cases(net),
                 safety::cases(net),
+                senders::cases(net),
             ]
         })
         .flatten()

@@ -1,13 +1,13 @@
 //! What becomes of packets where something is missing, spent or forged.
 
 use axon_abi::{
-    Be16, ConfigFlags, DropReason, Hook, Identity, IpcacheRow, LpmKey, NatEntry, NatKey,
-    PolicySetFlags, PolicySetRow,
+    Be16, ConfigFlags, DropReason, Identity, IpcacheRow, LpmKey, NatEntry, NatKey, PolicySetFlags,
+    PolicySetRow,
 };
 use axon_datapath::Verdict;
 
 use super::scene::{
-    IDENTITY_REMOTE, Net, POD_A, POD_B, UPLINK, arrives, leaves, reaches, sends, step, to,
+    IDENTITY_REMOTE, Net, POD_A, POD_B, UPLINK, arrives, leaves, reaches, sends, to,
 };
 use crate::run::{Backend, Case, Native, Step};
 use crate::world::Rule;
@@ -23,7 +23,7 @@ const WIDE: Identity = Identity(0x0100_0001);
 const OTHER: Identity = Identity(0x0100_0002);
 const DENIED: Result<Verdict, DropReason> = Err(DropReason::PolicyDenied);
 /// A device that is neither an uplink nor an endpoint's.
-const STRANGER: u32 = 77;
+pub(super) const STRANGER: u32 = 77;
 
 pub(super) fn cases(net: &Net) -> Vec<Case> {
     let mut cases = missing_rows(net);
@@ -128,7 +128,7 @@ fn origins(net: &Net) -> Case {
             came("the node", 0, &udp(net.node), true),
             came("the node, by way of itself", 1, &udp(net.node), true),
             came("translated, by an uplink", UPLINK, &udp(net.node), true),
-            came("translated, by an endpoint", POD_A, &udp(net.node), true),
+            came("an endpoint, of its flow", POD_A, &udp(net.node), false),
             came("a stranger, of its flow", STRANGER, &udp(net.node), false),
             came("a stranger as an endpoint", STRANGER, &udp(net.a), false),
             came("an uplink as an endpoint", UPLINK, &udp(net.a), false),
@@ -139,7 +139,7 @@ fn origins(net: &Net) -> Case {
 }
 
 /// The second endpoint hears only `from`.
-fn hears(from: Identity) -> World {
+pub(super) fn hears(from: Identity) -> World {
     let mut world = Net::scene();
     world.identities.insert(from);
     let flags = PolicySetFlags::DEFAULT_DENY_INGRESS;
@@ -166,7 +166,7 @@ fn world(net: &Net) -> Identity {
 }
 
 /// The second endpoint hears only another node, and its own as ever.
-fn trusting() -> World {
+pub(super) fn trusting() -> World {
     let mut world = hears(Identity::REMOTE_NODE);
     world.config.flags |= ConfigFlags::ALLOW_LOCALHOST;
     world
@@ -205,6 +205,8 @@ fn borrowers(net: &Net) -> Vec<Case> {
                     &Build::tcp(net.node, net.b, (4001, 80), SYN),
                     true,
                 )),
+                refused(came("nor by the stranger's flow", 0, &data, true)),
+                came("which is still his", STRANGER, &data, true),
             ],
         ),
         net.case(

@@ -14,14 +14,14 @@ pub(super) fn cases(net: &Net) -> Vec<Case> {
     let mut cases = pods(net);
     cases.extend(outwards(net));
     cases.extend(messages(net));
-    cases.push(by_stack(net));
+    cases.extend(by_stack(net));
     cases.push(neighbours(net));
     cases
 }
 
 /// A port of the node is mapped to the second endpoint's, by rules in the stack:
 /// they have to see the answers, and only of what went through them.
-fn by_stack(net: &Net) -> Case {
+fn by_stack(net: &Net) -> Vec<Case> {
     let tcp = |from, to, ports, flags| Build::tcp(from, to, ports, flags);
     let (mapped, direct) = ((40000, 80), (40001, 80));
     let (answer, direct_answer) = ((80, 40000), (80, 40001));
@@ -29,23 +29,14 @@ fn by_stack(net: &Net) -> Case {
     let pass = Ok(Verdict::Pass);
     let syn = |from, ports| tcp(from, net.b, ports, SYN);
     let syn_ack = |to, ports| tcp(net.b, to, ports, SYN | ACK);
-    net.case(
-        "through the stack",
+    let mut both = net.case(
+        "through the stack and past it",
         Net::scene(),
         vec![
             reaches("from outside", UPLINK, &syn(net.world, mapped), pass),
             sends("its answer", POD_B, &syn_ack(net.world, answer), pass),
             arrives("past the stack", &syn(net.world, direct), to(POD_B)),
             sends("its answer", POD_B, &syn_ack(net.world, direct_answer), out),
-            reaches("from an endpoint", POD_A, &syn(net.a, mapped), pass),
-            sends("its answer", POD_B, &syn_ack(net.a, answer), pass),
-            sends("past the stack", POD_A, &syn(net.a, direct), to(POD_B)),
-            sends(
-                "its answer",
-                POD_B,
-                &syn_ack(net.a, direct_answer),
-                to(POD_A),
-            ),
             reaches(
                 "again, of both",
                 UPLINK,
@@ -65,7 +56,28 @@ fn by_stack(net: &Net) -> Case {
                 out,
             ),
         ],
-    )
+    );
+    both.routes = true;
+    vec![
+        both,
+        net.case(
+            "through the stack",
+            Net::scene(),
+            vec![
+                reaches("from outside", UPLINK, &syn(net.world, mapped), pass),
+                sends("its answer", POD_B, &syn_ack(net.world, answer), pass),
+                reaches("from an endpoint", POD_A, &syn(net.a, mapped), pass),
+                sends("its answer", POD_B, &syn_ack(net.a, answer), pass),
+                sends("past the stack", POD_A, &syn(net.a, direct), to(POD_B)),
+                sends(
+                    "its answer",
+                    POD_B,
+                    &syn_ack(net.a, direct_answer),
+                    to(POD_A),
+                ),
+            ],
+        ),
+    ]
 }
 
 fn pods(net: &Net) -> Vec<Case> {
