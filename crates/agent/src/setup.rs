@@ -29,6 +29,7 @@ pub(crate) fn datapath(config: &Config, uplinks: &Uplinks) -> anyhow::Result<Dat
     let adoption = datapath.adoption();
     tracing::info!(
         generation = adoption.generation,
+        resumed = adoption.resumed,
         programs = adoption.programs,
         adopted = adoption.adopted.len(),
         created = adoption.created.len(),

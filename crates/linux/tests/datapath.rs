@@ -21,6 +21,7 @@ fn a_second_open_adopts_everything() {
     node.run(|| first.attach_endpoint(pod.ifindex))
         .expect("attached");
     let generation = first.adoption().generation;
+    let programs = first.adoption().programs.clone();
     let flow = CtKey4 {
         low: [10, 7, 0, 1],
         protocol: 6,
@@ -47,7 +48,9 @@ fn a_second_open_adopts_everything() {
         "{adoption:?}"
     );
     assert_eq!((adoption.links, adoption.stale_links), (2, 0));
-    assert_ne!(adoption.generation, generation);
+    assert!(adoption.resumed, "{adoption:?}");
+    assert_eq!(adoption.generation, generation);
+    assert_eq!(adoption.programs, programs);
     assert_eq!(
         adoption.previous.as_ref().map(|owner| owner.pid),
         Some(std::process::id())
@@ -153,6 +156,7 @@ fn switch_under_ping(name: &str, attach: AttachMode) {
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
     let mut config = node.config();
     config.attach = attach;
+    config.reload = true;
     let mut datapath = attached(&node, &config, [&a, &b]);
     let desired = desired(&[&a, &b]);
     let report = reconciler(&node, datapath.maps()).sync(0, &desired);
@@ -344,7 +348,7 @@ fn stopping_leaves_enforcement_and_cleaning_removes_it() {
     let Some(()) = root() else { return };
     let node = Node::new("clean");
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
-    let mut datapath = attached(&node, &node.config(), [&a, &b]);
+    let datapath = attached(&node, &node.config(), [&a, &b]);
     reconciler(&node, datapath.maps()).sync(0, &desired(&[&a, &b]));
     drop(datapath);
     let ping = exec(

@@ -64,10 +64,10 @@ fn wanted(variable: &str, default: usize) -> usize {
 
 #[test]
 fn agents_come_and_go_and_nobody_notices() {
-    let kills = wanted("AXON_SOAK_KILLS", 8);
+    let kills = wanted("AXON_SOAK_KILLS", 4);
     let exchanges = wanted("AXON_SOAK_EXCHANGES", 2);
     let layouts = wanted("AXON_SOAK_LAYOUTS", 0);
-    let streams = wanted("AXON_SOAK_STREAMS", 200);
+    let streams = wanted("AXON_SOAK_STREAMS", 64);
     // Before anything runs: what is built takes long.
     for (wanted, variant) in [(exchanges, Variant::Other), (layouts, Variant::NextLayout)] {
         if wanted > 0 {

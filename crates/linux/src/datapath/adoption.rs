@@ -23,6 +23,8 @@ pub struct Adoption {
     pub links: usize,
     /// Pins of links removed because their device is gone.
     pub stale_links: usize,
+    /// Whether the programs were in force already, and are not loaded anew.
+    pub resumed: bool,
     /// The generation of programs now in force.
     pub generation: u32,
     /// What the kernel calls those programs by their instructions (the tag of

@@ -60,6 +60,8 @@ pub struct DatapathConfig {
     pub map_sizes: BTreeMap<String, u32>,
     /// How entries of earlier layouts become those of the present ones.
     pub migrations: &'static [Migration],
+    /// Whether to load the programs also where the same are in force.
+    pub reload: bool,
 }
 
 impl Default for DatapathConfig {
@@ -71,6 +73,7 @@ impl Default for DatapathConfig {
             attach: AttachMode::default(),
             map_sizes: BTreeMap::new(),
             migrations: MIGRATIONS,
+            reload: false,
         }
     }
 }
@@ -101,7 +104,9 @@ impl fmt::Debug for Datapath {
 impl Datapath {
     /// Mounts the bpffs if need be, takes the root, adopts or makes the maps,
     /// loads a new generation of programs beside the old one, switches to it,
-    /// adopts the links and attaches the uplinks' stubs.
+    /// adopts the links and attaches the uplinks' stubs. Programs that are in
+    /// force and would be loaded again as they are stay: an agent that starts
+    /// anew need not wait for the verifier.
     ///
     /// Devices are those of the calling thread's network namespace, here and
     /// in every other method.
@@ -114,7 +119,8 @@ impl Datapath {
         let uplinks = resolve(&config.devices)?;
         crate::mount::ensure_bpffs(root).map_err(path_error("mounting a bpffs at", root))?;
         let held = owner::lock(root)?;
-        let this = Owner::this(&config.node).map_err(path_error("recording the owner in", root))?;
+        let mut this =
+            Owner::this(&config.node).map_err(path_error("recording the owner in", root))?;
         let mut adoption = Adoption {
             previous: Owner::read(root),
             ..Adoption::default()
@@ -137,15 +143,26 @@ impl Datapath {
         this.write(root)
             .map_err(path_error("recording the owner in", root))?;
         let mut pins = Pins::open(config, &mut adoption)?;
-        let programs = Programs::load(&pins, &features)?;
+        let recipe = programs::recipe(&pins, &features);
+        let before = adoption.previous.as_ref();
+        let same = before.is_some_and(|before| before.programs == recipe) && !config.reload;
+        let in_force = programs::in_force(&pins).filter(|_| same);
+        let programs = Programs::load(&pins, &features, in_force)?;
         pins.carry_over(&mut adoption);
-        programs.switch(&pins, &mut adoption, || {
-            stubs.relink(|hook| programs.stub_fd(hook))
-        })?;
+        if programs.are_in_force(&mut adoption) {
+            stubs.single_out();
+        } else {
+            programs.switch(&pins, &mut adoption, || {
+                stubs.relink(|hook| programs.stub_fd(hook))
+            })?;
+        }
         pins.carry_over(&mut adoption);
         pins.settle(&mut adoption)?;
         adoption.links = stubs.len();
-        adoption.programs = programs.tag(Hook::FromEndpoint);
+        adoption.programs = programs.tag();
+        this.programs = recipe;
+        this.write(root)
+            .map_err(path_error("recording the owner in", root))?;
         let maps = pins.maps()?;
         let mut this = Self {
             root: root.to_owned(),
@@ -334,7 +351,8 @@ impl Datapath {
         EventReader::open(&self.root)
     }
 
-    /// The loaded program of a hook, for `BPF_PROG_TEST_RUN` ([`aya::TestRun`]).
+    /// The program of a hook, for `BPF_PROG_TEST_RUN` ([`aya::TestRun`]); none
+    /// if it was in force already, see [`DatapathConfig::reload`].
     pub fn program(&self, hook: Hook) -> Option<&SchedClassifier> {
         self.programs.program(hook)
     }

@@ -38,6 +38,10 @@ pub struct Owner {
     pub netns: u64,
     /// Process id of the agent.
     pub pid: u32,
+    /// What the programs in force were made from, see
+    /// [`super::programs::recipe`]; empty while they are exchanged.
+    #[serde(default)]
+    pub programs: String,
 }
 
 impl Owner {
@@ -50,6 +54,7 @@ impl Owner {
                 .to_owned(),
             netns: crate::netns::inode()?,
             pid: std::process::id(),
+            programs: String::new(),
         })
     }
 

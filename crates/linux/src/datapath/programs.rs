@@ -1,6 +1,7 @@
 //! Loading a generation of programs, and switching to it.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use axon_abi::{GENERATIONS, Hook, program_slot};
@@ -12,14 +13,56 @@ use super::{Adoption, DatapathError};
 use crate::maps::MapError;
 use crate::object::OBJECT;
 use crate::probe::Features;
-use crate::sys::{RawMap, wait_for_running_programs};
+use crate::sys::{RawMap, tag_of_program, wait_for_running_programs};
 
 pub(super) const PROGRAMS: &str = "axon_programs_v1";
 pub(super) const GENERATION: &str = "axon_generation_v1";
 
-/// The programs of this process's object, loaded.
+/// The programs of this process's object, loaded, or in force already.
 pub(super) struct Programs {
     ebpf: Ebpf,
+    in_force: Option<InForce>,
+}
+
+/// Programs that an agent before this one has put in force.
+#[derive(Clone, Copy)]
+pub(super) struct InForce {
+    generation: u32,
+    /// Of `from_endpoint`, see [`Programs::tag`].
+    tag: u64,
+}
+
+/// The programs in force; none if one is missing.
+pub(super) fn in_force(pins: &Pins) -> Option<InForce> {
+    let (programs, generation) = (map(pins, PROGRAMS).ok()?, map(pins, GENERATION).ok()?);
+    let mut bytes = [0; 4];
+    generation.lookup(&[0; 4], &mut bytes).ok()?;
+    let generation = u32::from_ne_bytes(bytes) % GENERATIONS;
+    let mut tag = None;
+    for hook in Hook::ALL {
+        let slot = program_slot(generation, hook).to_ne_bytes();
+        if !programs.lookup(&slot, &mut bytes).ok()? {
+            return None;
+        }
+        if hook == Hook::FromEndpoint {
+            tag = tag_of_program(u32::from_ne_bytes(bytes)).ok();
+        }
+    }
+    tag.map(|tag| InForce { generation, tag })
+}
+
+/// What programs are made from: the object, what is put into it for this
+/// kernel, and the maps they are loaded onto, by their numbers. Programs of one
+/// recipe are the same; numbers are not given out twice before the node boots
+/// again, which ends all programs.
+pub(super) fn recipe(pins: &Pins, features: &Features) -> String {
+    let mut hasher = DefaultHasher::new();
+    OBJECT.hash(&mut hasher);
+    features.constants().hash(&mut hasher);
+    for (name, map) in &pins.raw {
+        (name, map.info().id).hash(&mut hasher);
+    }
+    format!("{:016x}", hasher.finish())
 }
 
 /// Name of a hook's stub in the object.
@@ -32,13 +75,9 @@ fn classifier<'a>(ebpf: &'a Ebpf, name: &str) -> Option<&'a SchedClassifier> {
         .and_then(|program| program.try_into().ok())
 }
 
-/// Has the kernel verify every program, all at once: one takes as long as
+/// Has the kernel verify these programs, all at once: one takes as long as
 /// all others together, and an agent that starts waits for them.
-fn verify_all(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
-    let names: BTreeSet<String> = Hook::ALL
-        .into_iter()
-        .flat_map(|hook| [hook.program().to_owned(), stub_name(hook)])
-        .collect();
+fn verify_all(ebpf: &mut Ebpf, names: BTreeSet<String>) -> Result<(), DatapathError> {
     let mut missing = names.clone();
     let loaded: Vec<Result<(), DatapathError>> = std::thread::scope(|scope| {
         let mut threads = Vec::new();
@@ -75,9 +114,14 @@ fn verify_one(name: String, program: &mut Program) -> Result<(), DatapathError> 
 }
 
 impl Programs {
-    /// Loads every hook's program and stub onto the pinned maps. Nothing that
+    /// Loads every hook's program and stub onto the pinned maps; of programs
+    /// that are `in_force`, the stubs alone, for devices to come. Nothing that
     /// is in force changes.
-    pub(super) fn load(pins: &Pins, features: &Features) -> Result<Self, DatapathError> {
+    pub(super) fn load(
+        pins: &Pins,
+        features: &Features,
+        in_force: Option<InForce>,
+    ) -> Result<Self, DatapathError> {
         let constants = features.constants();
         let mut loader = EbpfLoader::new();
         // The programs touch no kernel type that moves about.
@@ -89,8 +133,21 @@ impl Programs {
             loader.override_global(name, value, false);
         }
         let mut ebpf = loader.load(OBJECT)?;
-        verify_all(&mut ebpf)?;
-        Ok(Self { ebpf })
+        let mut names: BTreeSet<String> = Hook::ALL.into_iter().map(stub_name).collect();
+        if in_force.is_none() {
+            names.extend(Hook::ALL.map(|hook| hook.program().to_owned()));
+        }
+        verify_all(&mut ebpf, names)?;
+        Ok(Self { ebpf, in_force })
+    }
+
+    /// Whether there is nothing to switch to; `adoption` is told.
+    pub(super) fn are_in_force(&self, adoption: &mut Adoption) -> bool {
+        if let Some(in_force) = self.in_force {
+            adoption.resumed = true;
+            adoption.generation = in_force.generation;
+        }
+        self.in_force.is_some()
     }
 
     /// The program of a hook.
@@ -103,10 +160,17 @@ impl Programs {
         classifier(&self.ebpf, &stub_name(hook))
     }
 
-    /// The tag of a hook's program: the same for the same instructions.
-    pub(super) fn tag(&self, hook: Hook) -> String {
-        let info = self.program(hook).and_then(|program| program.info().ok());
-        info.map_or_else(String::new, |info| format!("{:016x}", info.tag()))
+    /// The tag of `from_endpoint`: the same for the same instructions.
+    pub(super) fn tag(&self) -> String {
+        let loaded = || {
+            self.program(Hook::FromEndpoint)
+                .and_then(|program| program.info().ok())
+        };
+        let tag = match self.in_force {
+            Some(in_force) => Some(in_force.tag),
+            None => loaded().map(|info| info.tag()),
+        };
+        tag.map_or_else(String::new, |tag| format!("{tag:016x}"))
     }
 
     /// The descriptor of a hook's stub.

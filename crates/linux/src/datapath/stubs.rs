@@ -187,11 +187,16 @@ impl Stubs {
                 Ok(()) => {}
             }
         }
+        self.single_out();
+        Ok(())
+    }
+
+    /// Takes away the filters of devices that have a link too.
+    pub(super) fn single_out(&mut self) {
         for (ifindex, hook) in std::mem::take(&mut self.doubled) {
             // It may have gone with its device.
             let _ = clsact::remove_filter(ifindex, hook);
         }
-        Ok(())
     }
 
     /// Whether a stub still sees packets.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use axon_abi::{CT4, CtEntry, CtKey4, MAPS, MapKind, MapSpec, Migration};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Datapath, DatapathConfig, DatapathError, RecreatedMap};
+use super::{Datapath, DatapathConfig, DatapathError, Owner, RecreatedMap};
 use crate::netns;
 use crate::sys::RawMap;
 
@@ -300,6 +300,55 @@ fn what_is_no_map_in_a_maps_place_is_refused() {
     let second = root.open();
     assert_eq!(second.adoption().created, ["axon_policy_v1"]);
     assert_ne!(second.adoption().generation, generation);
+}
+
+/// Programs stay in force while an agent comes back; they are loaded anew where
+/// anything they are made from has changed, or may have.
+#[test]
+fn programs_in_force_are_taken_up_where_nothing_has_changed() {
+    let Some(root) = Root::new("resume") else {
+        return;
+    };
+    let first = root.open();
+    let (generation, tag) = (
+        first.adoption().generation,
+        first.adoption().programs.clone(),
+    );
+    assert!(!first.adoption().resumed && tag.len() == 16, "{tag:?}");
+    drop(first);
+    let again = root.open();
+    let adoption = again.adoption();
+    assert!(adoption.resumed, "{adoption:?}");
+    assert_eq!(
+        (adoption.generation, &adoption.programs),
+        (generation, &tag)
+    );
+    drop(again);
+
+    let slot = axon_abi::program_slot(generation, axon_abi::Hook::ToNetdev).to_ne_bytes();
+    let programs = RawMap::open(&root.pin("axon_programs_v1"), false).expect("a map");
+    programs.delete(&slot).expect("taken out");
+    let mended = root.open();
+    let next = mended.adoption().generation;
+    assert!(!mended.adoption().resumed && next != generation);
+    drop(mended);
+
+    // An agent died while it was exchanging them.
+    let mut record = Owner::read(&root.path()).expect("a record");
+    assert_ne!(std::mem::take(&mut record.programs), "");
+    record.write(&root.path()).expect("written");
+    let mended = root.open();
+    assert!(!mended.adoption().resumed && mended.adoption().generation == generation);
+    drop(mended);
+
+    let mut config = root.config();
+    config.map_sizes.insert("axon_ct4_v1".to_owned(), 2048);
+    let resized = root.try_open(&config).expect("opened");
+    assert!(!resized.adoption().resumed && resized.adoption().generation == next);
+    drop(resized);
+    config.reload = true;
+    let wanted = root.try_open(&config).expect("opened");
+    assert!(!wanted.adoption().resumed && wanted.adoption().generation == generation);
 }
 
 #[test]

@@ -16,7 +16,9 @@ use std::path::Path;
 use nix::libc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-pub(crate) use program::{Link, TcxHook, has_tcx, load_classifier, maps_of_program};
+pub(crate) use program::{
+    Link, TcxHook, has_tcx, load_classifier, maps_of_program, tag_of_program,
+};
 
 const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP: libc::c_long = 1;

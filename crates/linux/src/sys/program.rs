@@ -111,12 +111,23 @@ struct ProgramInfo {
     map_ids: u64,
 }
 
+fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    const PROG_GET_FD_BY_ID: libc::c_long = 13;
+    bpf(PROG_GET_FD_BY_ID, &[id, 0, 0]).map(own)
+}
+
+/// What the kernel calls a program by its instructions, by the program's id.
+pub(crate) fn tag_of_program(id: u32) -> io::Result<u64> {
+    let mut info = ProgramInfo::default();
+    read_info(program_by_id(id)?.as_fd(), &mut info)?;
+    Ok(u64::from_be_bytes(info.tag))
+}
+
 /// Ids of the maps that a program uses, by the program's id.
 pub(crate) fn maps_of_program(id: u32) -> io::Result<Vec<u32>> {
-    const PROG_GET_FD_BY_ID: libc::c_long = 13;
     /// More than any program of ours uses.
     const MAPS_MAX: usize = 256;
-    let fd = bpf(PROG_GET_FD_BY_ID, &[id, 0, 0]).map(own)?;
+    let fd = program_by_id(id)?;
     let mut ids = vec![0_u32; MAPS_MAX];
     let mut info = ProgramInfo {
         map_count: u32::try_from(ids.len()).unwrap_or(0),
