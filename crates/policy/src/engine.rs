@@ -185,6 +185,8 @@ impl Engine {
 
     fn policy_changed(&mut self, origin: &Origin) {
         self.stale = true;
+        // Which policies a set is made of, only its subjects tell.
+        self.forget_sets(|set| set.subjects == 0);
         let policy = self.policies.get(origin);
         let mut touched = Vec::new();
         for (id, subject) in &mut self.subjects {

@@ -294,6 +294,56 @@ fn identities_come_and_go_under_one_number() {
     assert_eq!(look(&mut engine), (number, empty));
 }
 
+/// The subject has left its set, and so does not tell the engine which one the
+/// policy changes.
+#[test]
+fn a_policy_that_changes_in_the_same_breath_as_its_subject_is_in_force() {
+    let config = PolicyConfig::default();
+    let mut engine = Engine::new(config.clone());
+    for (id, info) in reserved_identities(&config) {
+        engine.upsert_identity(id, info);
+    }
+    let (subject, mut numbers) = (Identity(300), Numbers::default());
+    let says = |action| {
+        policy(
+            "p",
+            app("web"),
+            vec![ingress(action, Peers::Any, tcp(80, 80))],
+        )
+    };
+    let mut edits: Vec<(&str, Box<dyn FnMut(&mut Engine)>)> = vec![
+        (
+            "it goes and comes back",
+            Box::new(|engine| {
+                engine.set_subjects(BTreeSet::new());
+                engine.set_subjects([subject].into());
+            }),
+        ),
+        (
+            "its pods declare another port",
+            Box::new(|engine| {
+                let mut info = pod("web");
+                info.named_ports = [(("web".to_owned(), Protocol::TCP), [80].into())].into();
+                engine.upsert_identity(subject, info);
+            }),
+        ),
+    ];
+    for (name, edit) in &mut edits {
+        engine.upsert_identity(subject, pod("web"));
+        engine.set_subjects([subject].into());
+        engine.upsert_policy(says(Action::Allow));
+        let is_allowed = |engine: &mut Engine, numbers: &mut Numbers| {
+            let resolution = engine.resolution(numbers);
+            let set = &resolution.sets[&resolution.subjects[&subject]];
+            evaluate(&set.rows, Direction::Ingress, Identity::HOST, 6, 80).is_allowed()
+        };
+        assert!(is_allowed(&mut engine, &mut numbers), "{name}");
+        edit(&mut engine);
+        engine.upsert_policy(says(Action::Deny));
+        assert!(!is_allowed(&mut engine, &mut numbers), "{name}");
+    }
+}
+
 #[test]
 fn nobody_known_counts_for_strictness_too() {
     let allow_all = |default_deny_ingress| {

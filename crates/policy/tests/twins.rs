@@ -34,9 +34,9 @@ fn edit() -> impl Strategy<Value = Edit> {
         1 => (256..264_u32).prop_map(Edit::NoIdentity),
         3 => policy().prop_map(Edit::Policy),
         1 => (0..4_u8).prop_map(Edit::NoPolicy),
-        1 => prop::collection::btree_set(prop_oneof![256..264_u32, Just(5)], 0..5)
+        3 => prop::collection::btree_set(prop_oneof![256..264_u32, Just(5)], 0..5)
             .prop_map(Edit::Subjects),
-        5 => Just(Edit::Look),
+        4 => Just(Edit::Look),
     ]
 }
 
