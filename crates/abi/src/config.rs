@@ -88,4 +88,7 @@ impl ConfigFlags {
     /// row of its own is nobody known, since the prefix that would tell who it
     /// is may be one of the missing. Set by the writer of the rows alone.
     pub const IPCACHE_PARTIAL: u32 = 1 << 9;
+    /// Every packet is reported where it is received too, before anything is
+    /// decided on it.
+    pub const EVENT_RECEIVED: u32 = 1 << 10;
 }

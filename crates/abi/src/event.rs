@@ -162,7 +162,8 @@ impl ObservationPoint {
     }
 }
 
-/// Why a packet is traced: what conntrack said of it. Hubble's numbers less 1.
+/// Why a packet is traced: what conntrack said of it, with the numbers of
+/// Cilium's monitor messages.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TraceReason {
@@ -174,6 +175,8 @@ pub enum TraceReason {
     Reply = 2,
     /// It is an ICMP error about a flow.
     Related = 3,
+    /// Nothing yet: the packet was only received.
+    Unknown = 5,
 }
 
 impl TraceReason {
@@ -184,6 +187,7 @@ impl TraceReason {
             1 => Self::Established,
             2 => Self::Reply,
             3 => Self::Related,
+            5 => Self::Unknown,
             _ => return None,
         })
     }

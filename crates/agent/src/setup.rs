@@ -140,6 +140,7 @@ fn control_config(config: &Config, mtu: u32) -> axon_control::Config {
             Aggregation::Maximum => 0,
             Aggregation::None | Aggregation::Low | Aggregation::Medium => monitor.tcp_flags.into(),
         },
+        event_received: monitor.aggregation == Aggregation::None,
         ct_quota: config.sizes.ct_quota,
         nat_port_min: NAT_PORTS.0,
         nat_port_max: NAT_PORTS.1,

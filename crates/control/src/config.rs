@@ -100,6 +100,8 @@ pub struct Config {
     pub event_verdict: bool,
     /// Forwarded packets are reported, aggregated.
     pub event_trace: bool,
+    /// Packets are reported where they are received too, each of them.
+    pub event_received: bool,
     /// Drops are reported.
     pub event_drop: bool,
     /// Rows that the kernel's maps hold.
@@ -142,6 +144,7 @@ impl Default for Config {
             },
             event_verdict: true,
             event_trace: true,
+            event_received: false,
             event_drop: true,
             capacity: Capacity::default(),
             retire_after_ms: 5_000,

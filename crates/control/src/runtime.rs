@@ -99,6 +99,7 @@ pub(crate) fn runtime_config(
         (config.audit, ConfigFlags::AUDIT),
         (config.event_verdict, ConfigFlags::EVENT_VERDICT),
         (config.event_trace, ConfigFlags::EVENT_TRACE),
+        (config.event_received, ConfigFlags::EVENT_RECEIVED),
         (config.event_drop, ConfigFlags::EVENT_DROP),
     ];
     RuntimeConfig {

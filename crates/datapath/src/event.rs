@@ -110,6 +110,21 @@ fn turn(event: &mut EventRecord) {
     }
 }
 
+/// Reports that the packet was received at `point`, if that is asked for.
+#[inline(always)]
+pub(crate) fn report_received(
+    packet: &impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    point: ObservationPoint,
+) {
+    if tables.config().flags & ConfigFlags::EVENT_RECEIVED != 0 {
+        scratch.seen = Some(TraceReason::Unknown);
+        report_trace(packet, tables, scratch, point, 0);
+        scratch.seen = None;
+    }
+}
+
 /// Reports that the packet passes `point` on its way to `endpoint` (0: none).
 #[inline(never)]
 pub(crate) fn report_trace(
@@ -178,6 +193,6 @@ fn flags(fragmentation: Fragmentation, seen: Option<TraceReason>) -> u16 {
         | match seen {
             Some(TraceReason::Reply) => EventFlags::REPLY | EventFlags::REPLY_KNOWN,
             Some(TraceReason::New | TraceReason::Established) => EventFlags::REPLY_KNOWN,
-            Some(TraceReason::Related) | None => 0,
+            Some(TraceReason::Related | TraceReason::Unknown) | None => 0,
         }
 }

@@ -1,6 +1,6 @@
 //! Ingress of an endpoint's host-side device: what the endpoint sends.
 
-use axon_abi::{Direction, DropReason, EndpointFlags, EndpointRow};
+use axon_abi::{Direction, DropReason, EndpointFlags, EndpointRow, ObservationPoint};
 
 use crate::conntrack::{Sets, track};
 use crate::family::{Family, V4, V6, same};
@@ -10,7 +10,7 @@ use crate::parse::parse;
 use crate::scratch::{Kind, Scratch};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
-use crate::{arp, deliver, nd};
+use crate::{arp, deliver, event, nd};
 
 /// Decides on a packet that an endpoint sends.
 ///
@@ -56,6 +56,7 @@ fn forward<F: Family>(
         return Err(DropReason::UnsupportedL3Protocol);
     }
     parse::<F>(packet, tables, scratch)?;
+    event::report_received(packet, tables, scratch, ObservationPoint::FromEndpoint);
     check_source::<F>(scratch, row)?;
     if F::unroutable(&scratch.flow.tuple.destination) {
         return Err(DropReason::UnknownL3Target);

@@ -1,10 +1,9 @@
 //! Ingress of an uplink: what the network sends to this node and its
 //! endpoints.
 
-use axon_abi::{Direction, DropReason};
+use axon_abi::{Direction, DropReason, ObservationPoint};
 
 use crate::conntrack::{Sets, track};
-use crate::deliver;
 use crate::family::{Family, V4, V6, same};
 use crate::header::{Ethernet, ethertype};
 use crate::nat::{self, Back};
@@ -13,6 +12,7 @@ use crate::parse::parse;
 use crate::scratch::{Kind, Scratch};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
+use crate::{deliver, event};
 
 /// Decides on a packet from the network. What is not for an endpoint of this
 /// node is not ours.
@@ -58,6 +58,7 @@ fn receive<F: Family>(
         return Ok(Verdict::Ignore);
     }
     parse::<F>(packet, tables, scratch)?;
+    event::report_received(packet, tables, scratch, ObservationPoint::FromNetwork);
     deliver_to::<F>(packet, tables, scratch)
 }
 

@@ -138,7 +138,9 @@ fn leaves<F: Family>(tables: &impl Tables, scratch: &mut Scratch) -> bool {
         return false;
     }
     let Scratch { flow, lpm, .. } = scratch;
-    let outside = match who(tables, &flow.tuple.destination, lpm).identity.scope() {
+    let receiver = who(tables, &flow.tuple.destination, lpm).identity;
+    scratch.destination_identity = receiver;
+    let outside = match receiver.scope() {
         Scope::World | Scope::Unknown => true,
         Scope::Host
         | Scope::Unmanaged

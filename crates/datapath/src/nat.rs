@@ -4,9 +4,10 @@
 //! inbound, by what answers it. Whoever sweeps them looks at both, since
 //! either side may be silent for long.
 
-use axon_abi::{Be16, DropReason, IpKey, NatKey};
+use axon_abi::{Be16, DropReason, IpKey, NatKey, ObservationPoint};
 
 use crate::checksum::{address, difference, half};
+use crate::event;
 use crate::family::Family;
 use crate::header::protocol;
 use crate::packet::{Checksum, Packet};
@@ -76,6 +77,7 @@ pub(crate) fn back<F: Family>(
     if own && nat_entry.port == nat_key.destination_port {
         return Ok(Back::Untouched);
     }
+    event::report_received(packet, tables, scratch, ObservationPoint::FromNetwork);
     rewrite::<F>(packet, scratch, End::Destination).ok_or(DropReason::PacketWrite)?;
     scratch.translated = true;
     Ok(if own { Back::Node } else { Back::Endpoint })

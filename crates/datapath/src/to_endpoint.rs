@@ -127,6 +127,12 @@ fn receive<F: Family>(
         return Err(DropReason::EndpointNotReady);
     }
     parse::<F>(packet, tables, scratch)?;
+    let from = if packet.ingress_ifindex() <= LOOPBACK {
+        ObservationPoint::FromHost
+    } else {
+        ObservationPoint::FromStack
+    };
+    event::report_received(packet, tables, scratch, from);
     check_origin(packet, tables, scratch)?;
     track::<F>(
         packet,

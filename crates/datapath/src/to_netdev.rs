@@ -80,6 +80,7 @@ fn find_sender<F: Family>(
             return Err(DropReason::InvalidSourceIp);
         }
         scratch.endpoint = row.id;
+        scratch.source_identity = row.identity;
     }
     Ok(())
 }

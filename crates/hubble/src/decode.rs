@@ -142,7 +142,7 @@ fn trace_reason(record: &EventRecord, kind: Option<EventKind>) -> Cow<'static, s
         Some(TraceReason::Established) => "ESTABLISHED",
         Some(TraceReason::Reply) => "REPLY",
         Some(TraceReason::Related) => "RELATED",
-        None => "",
+        Some(TraceReason::Unknown) | None => "",
     })
 }
 

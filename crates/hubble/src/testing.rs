@@ -11,6 +11,8 @@ use crate::{EndpointName, NameTable, Policy};
 
 pub(crate) const XWING: u32 = 1234;
 pub(crate) const DEATHSTAR: u32 = 5678;
+/// A prefix's.
+pub(crate) const CIDR: u32 = Identity::LOCAL_MIN.0 + 1;
 
 pub(crate) fn address(text: &str) -> IpAddr {
     text.parse().expect("address")
@@ -37,6 +39,7 @@ pub(crate) fn names() -> NameTable {
     for (identity, labels) in [
         (XWING, ["k8s:class=xwing", "k8s:org=alliance"]),
         (DEATHSTAR, ["k8s:class=deathstar", "k8s:org=empire"]),
+        (CIDR, ["cidr:198.51.100.0/24", "reserved:world-ipv4"]),
     ] {
         let labels = labels.iter().map(|l| (*l).to_owned()).collect();
         names.labels.insert(Identity(identity), labels);

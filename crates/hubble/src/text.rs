@@ -155,11 +155,20 @@ fn side_text(
         let identity = Identity(endpoint.identity);
         let name = match identity.reserved_name() {
             Some(name) => name.to_owned(),
-            None => format!("ID:{}", identity.0),
+            None => match cidr_label(endpoint) {
+                Some(label) => clean(label).into_owned(),
+                None => format!("ID:{}", identity.0),
+            },
         };
         let _ = write!(text, " ({})", paint(&name, MAGENTA, style));
     }
     text
+}
+
+/// The prefix that an identity of local scope stands for, as its label says.
+fn cidr_label(endpoint: &Endpoint) -> Option<&str> {
+    let label = endpoint.labels.iter().find(|l| l.starts_with("cidr:"))?;
+    Some(label)
 }
 
 /// The kind of event in Hubble's words.

@@ -1,9 +1,12 @@
 use std::sync::Arc;
 
-use axon_abi::{DropReason, EventFlags, EventKind, EventRecord, Identity, IpKey};
+use axon_abi::{
+    Direction, DropReason, EventFlags, EventKind, EventRecord, Identity, IpKey, ObservationPoint,
+    TraceReason,
+};
 
 use super::{Style, line};
-use crate::testing::{address, denied_syn, names, reply};
+use crate::testing::{CIDR, address, denied_syn, names, reply};
 use crate::{LostEvents, LostSource, Response, Time, decode};
 
 fn text(record: &EventRecord) -> String {
@@ -107,6 +110,41 @@ fn flows_read_as_hubble_prints_them() {
             v6,
             "Nov 20 17:30:00.123: [fd00::99]:41234 (world-ipv6) <- default/xwing:80 (ID:5678) \
              to-endpoint FORWARDED (TCP Flags: SYN, ACK)",
+        ),
+        (
+            "a prefix that policy names",
+            EventRecord {
+                destination_identity: Identity(CIDR),
+                destination: address("198.51.100.7").into(),
+                ..syn
+            },
+            "Nov 20 17:30:00.123: default/xwing:41234 (ID:1234) -> 198.51.100.7:80 (cidr:198.51.100.0/24) \
+             policy-verdict:none INGRESS DENIED (TCP Flags: SYN); no rule of default/rule1 allows it",
+        ),
+        (
+            "a prefix that no policy names any more",
+            EventRecord {
+                destination_identity: Identity(CIDR + 1),
+                destination: address("198.51.100.7").into(),
+                ..syn
+            },
+            "Nov 20 17:30:00.123: default/xwing:41234 (ID:1234) -> 198.51.100.7:80 (ID:16777218) \
+             policy-verdict:none INGRESS DENIED (TCP Flags: SYN); no rule of default/rule1 allows it",
+        ),
+        (
+            "received, and not judged yet",
+            EventRecord {
+                kind: EventKind::Trace as u8,
+                reason: TraceReason::Unknown as u8,
+                point: ObservationPoint::FromEndpoint as u8,
+                direction: Direction::Egress as u8,
+                destination_identity: Identity::UNKNOWN,
+                flags: 0,
+                policy_set: 0,
+                ..syn
+            },
+            "Nov 20 17:30:00.123: default/xwing:41234 (ID:1234) <> default/deathstar-1:80 (unknown) \
+             from-endpoint FORWARDED (TCP Flags: SYN)",
         ),
         (
             "ICMP has no ports",

@@ -1,6 +1,6 @@
 //! Runs case tables: natively, or on whatever stands behind [`Backend`].
 
-use axon_abi::{Direction, DropReason, EventKind, EventRecord, Hook};
+use axon_abi::{Direction, DropReason, EventKind, EventRecord, Hook, ObservationPoint};
 use axon_datapath::{Scratch, Tables, Verdict, report_drop};
 
 use crate::{MemPacket, World, oracle};
@@ -65,6 +65,8 @@ pub struct Step {
     pub expected: Result<Verdict, DropReason>,
     /// The bytes afterwards, where they are spelt out.
     pub bytes: Option<Vec<u8>>,
+    /// Where the packet is traced, in order, where that is spelt out.
+    pub traced: Option<&'static [ObservationPoint]>,
 }
 
 /// A world and what happens in it.
@@ -128,6 +130,18 @@ fn compare(step: &Step, outcome: &Outcome) -> Result<(), String> {
         && *bytes != outcome.bytes
     {
         return Err(format!("expected bytes {}", hex(bytes)));
+    }
+    if let Some(points) = step.traced {
+        let traces = outcome.events.iter();
+        let traces = traces.filter(|event| event.kind == EventKind::Trace as u8);
+        let traced: Vec<u8> = traces.map(|event| event.point).collect();
+        if !traced
+            .iter()
+            .copied()
+            .eq(points.iter().map(|point| *point as u8))
+        {
+            return Err(format!("expected traces {points:?}, got {traced:?}"));
+        }
     }
     if action == Action::Drop {
         return drop_event(outcome);

@@ -149,10 +149,9 @@ fn labels(reader: &mut Reader<'_>) -> LabelFilter {
 /// How much of an established flow is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Aggregation {
-    /// Every packet.
+    /// Every packet, where it is received and where it goes to.
     None,
-    /// The same: a packet is reported where it goes to, never where it came
-    /// from.
+    /// Every packet, where it goes to.
     Low,
     /// One report an interval, and each new TCP flag.
     Medium,

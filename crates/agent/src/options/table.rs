@@ -225,8 +225,9 @@ pub const OPTIONS: &[Spec] = &[
         "monitor-aggregation",
         Text,
         "medium",
-        "How much is reported of an established flow: none and low are each packet, where it \
-         goes to; medium is once an interval, and new TCP flags; maximum leaves out the flags",
+        "How much is reported of an established flow: none is each packet, where it is received \
+         and where it goes to; low only where it goes to; medium is once an interval, and new TCP \
+         flags; maximum leaves out the flags",
     ),
     option(
         "monitor-aggregation-interval",

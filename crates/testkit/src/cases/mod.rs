@@ -7,6 +7,7 @@ mod policy;
 mod safety;
 mod scene;
 mod senders;
+mod traces;
 mod traffic;
 
 pub use scene::{Net, POD_A, POD_B, POD_HERMIT, UPLINK, V4, V6};
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Case> {
                 netdev::cases(net),
                 safety::cases(net),
                 senders::cases(net),
+                traces::cases(net),
             ]
         })
         .flatten()

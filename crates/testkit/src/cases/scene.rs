@@ -159,6 +159,7 @@ pub(crate) fn step(
         packet,
         expected,
         bytes: None,
+        traced: None,
     }
 }
 
@@ -186,7 +187,6 @@ pub(crate) fn arrives(
     step(name, (Hook::FromNetdev, UPLINK), packet.frame(), expected)
 }
 
-/// What leaves by the uplink.
 /// What the node's stack sends to the second endpoint; 0 if no device brought
 /// it.
 pub(super) fn reaches(
@@ -200,6 +200,7 @@ pub(super) fn reaches(
     step
 }
 
+/// What leaves by the uplink.
 pub(crate) fn leaves(
     name: &'static str,
     packet: &Build,
