@@ -1,11 +1,15 @@
 //! What the running kernel can do.
 //!
-//! What can be asked is asked; flags of helpers cannot, and go by the
-//! kernel's version.
+//! What can be asked is asked. Flags of helpers cannot, and go by the kernel's
+//! version.
 
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkAttribute;
+
+use crate::netlink::{self, Netlink};
 
 /// A feature with the least kernel that has it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -18,6 +22,8 @@ pub struct Feature {
     pub required: bool,
     /// Whether the running kernel has it.
     pub available: bool,
+    /// What is different without it.
+    pub without: &'static str,
 }
 
 /// Every feature.
@@ -25,8 +31,168 @@ pub struct Feature {
 pub struct Features {
     /// The running kernel, as `uname -r` says it.
     pub kernel: String,
+    /// Whether it could be asked: it answers whoever may load programs. Else
+    /// everything is taken to be there, for loading tells.
+    pub asked: bool,
     /// The features, in a fixed order.
+    #[serde(rename = "features")]
     pub list: Vec<Feature>,
+}
+
+/// How a feature is looked for.
+#[derive(Clone, Copy)]
+enum Probe {
+    Map(MapType),
+    Helper(BpfHelper),
+    /// By a question of its own.
+    Ask(fn() -> bool),
+    /// By the kernel's version: `since`.
+    Version,
+}
+
+/// A row of the table below.
+struct Spec {
+    name: &'static str,
+    since: &'static str,
+    required: bool,
+    probe: Probe,
+    without: &'static str,
+}
+
+const NO_START: &str = "the agent does not start";
+
+const SPECS: [Spec; 11] = [
+    must("ring-buffer", "5.8", Probe::Map(MapType::RingBuf)),
+    must(
+        "redirect-peer",
+        "5.10",
+        Probe::Helper(BpfHelper::BPF_FUNC_redirect_peer),
+    ),
+    must(
+        "redirect-neigh",
+        "5.10",
+        Probe::Helper(BpfHelper::BPF_FUNC_redirect_neigh),
+    ),
+    must(
+        "fib-lookup",
+        "4.18",
+        Probe::Helper(BpfHelper::BPF_FUNC_fib_lookup),
+    ),
+    may(
+        "jit",
+        "3.16",
+        Probe::Ask(has_jit),
+        "programs are interpreted: packets cost several times as much",
+    ),
+    may(
+        Features::COARSE_CLOCK,
+        "5.11",
+        Probe::Helper(BpfHelper::BPF_FUNC_ktime_get_coarse_ns),
+        "each packet reads the exact clock, which costs ten times as much",
+    ),
+    may(
+        Features::TCX,
+        "6.6",
+        Probe::Ask(crate::sys::has_tcx),
+        "programs are filters of a clsact qdisc, which anyone may remove; the agent puts them back \
+         within five seconds",
+    ),
+    may(
+        "map-batches",
+        "5.6",
+        Probe::Ask(crate::sys::has_map_batches),
+        "maps are read entry by entry: sweeps of connections take several times as long",
+    ),
+    may(
+        "big-tcp-ipv6",
+        "5.19",
+        Probe::Ask(has_big_tcp_ipv6),
+        "IPv6 streams between pods move in pieces of 64 KiB",
+    ),
+    may(
+        "big-tcp-ipv4",
+        "6.3",
+        Probe::Ask(has_big_tcp_ipv4),
+        "IPv4 streams between pods move in pieces of 64 KiB",
+    ),
+    may(
+        Features::CHECKSUM_IPV6,
+        "6.16",
+        Probe::Version,
+        "answers to masqueraded IPv6 that a network card has summed are summed again, and the \
+         kernel's log blames the card",
+    ),
+];
+
+const fn must(name: &'static str, since: &'static str, probe: Probe) -> Spec {
+    Spec {
+        name,
+        since,
+        required: true,
+        probe,
+        without: NO_START,
+    }
+}
+
+const fn may(name: &'static str, since: &'static str, probe: Probe, without: &'static str) -> Spec {
+    Spec {
+        name,
+        since,
+        required: false,
+        probe,
+        without,
+    }
+}
+
+/// Whether programs become machine code; true where that is not told.
+fn has_jit() -> bool {
+    let enabled = std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable");
+    enabled.map_or(true, |enabled| enabled.trim() != "0")
+}
+
+/// What the kernel tells of the loopback device; empty if it does not.
+fn loopback() -> Vec<LinkAttribute> {
+    let ask = || {
+        let question = netlink::get_link_at(netlink::LOOPBACK_IFINDEX);
+        Netlink::open()?.get("looking for lo", question)
+    };
+    match ask() {
+        Ok(Some(RouteNetlinkMessage::NewLink(link))) => link.attributes,
+        _ => Vec::new(),
+    }
+}
+
+fn has_big_tcp_ipv6() -> bool {
+    let told = |a: &LinkAttribute| matches!(a, LinkAttribute::TsoMaxSize(_));
+    loopback().iter().any(told)
+}
+
+fn has_big_tcp_ipv4() -> bool {
+    let told = |a: &LinkAttribute| matches!(a, LinkAttribute::GsoIpv4MaxSize(_));
+    loopback().iter().any(told)
+}
+
+/// Whether the kernel lets us ask: every one has this helper.
+fn may_ask() -> bool {
+    let known = BpfHelper::BPF_FUNC_map_lookup_elem;
+    matches!(
+        is_helper_supported(ProgramType::SchedClassifier, known),
+        Ok(true)
+    )
+}
+
+impl Spec {
+    fn is_available(&self, version: (u32, u32)) -> bool {
+        // What cannot be asked is taken to be there: loading tells.
+        match self.probe {
+            Probe::Map(map) => is_map_supported(map).unwrap_or(true),
+            Probe::Helper(helper) => {
+                is_helper_supported(ProgramType::SchedClassifier, helper).unwrap_or(true)
+            }
+            Probe::Ask(ask) => ask(),
+            Probe::Version => version >= parse_version(self.since),
+        }
+    }
 }
 
 impl Features {
@@ -43,55 +209,19 @@ impl Features {
             .map(|name| name.release().to_string_lossy().into_owned())
             .unwrap_or_default();
         let version = parse_version(&kernel);
-        let helper = |helper| {
-            // What cannot be asked is taken to be there: loading tells.
-            is_helper_supported(ProgramType::SchedClassifier, helper).unwrap_or(true)
-        };
-        let feature = |name, since: &'static str, required, available| Feature {
-            name,
-            since,
-            required,
-            available,
-        };
-        let at_least = |since: &str| version >= parse_version(since);
-        let list = vec![
-            feature(
-                "ring-buffer",
-                "5.8",
-                true,
-                is_map_supported(MapType::RingBuf).unwrap_or(true),
-            ),
-            feature(
-                "redirect-peer",
-                "5.10",
-                true,
-                helper(BpfHelper::BPF_FUNC_redirect_peer),
-            ),
-            feature(
-                "redirect-neigh",
-                "5.10",
-                true,
-                helper(BpfHelper::BPF_FUNC_redirect_neigh),
-            ),
-            feature(
-                "fib-lookup",
-                "4.18",
-                true,
-                helper(BpfHelper::BPF_FUNC_fib_lookup),
-            ),
-            feature(
-                Self::COARSE_CLOCK,
-                "5.11",
-                false,
-                helper(BpfHelper::BPF_FUNC_ktime_get_coarse_ns),
-            ),
-            feature(Self::TCX, "6.6", false, crate::sys::has_tcx()),
-            feature("map-batches", "5.6", false, at_least("5.6")),
-            feature("big-tcp-ipv6", "5.19", false, at_least("5.19")),
-            feature("big-tcp-ipv4", "6.3", false, at_least("6.3")),
-            feature(Self::CHECKSUM_IPV6, "6.16", false, at_least("6.16")),
-        ];
-        Self { kernel, list }
+        let asked = may_ask();
+        let list = SPECS.iter().map(|spec| Feature {
+            name: spec.name,
+            since: spec.since,
+            required: spec.required,
+            available: !asked || spec.is_available(version),
+            without: spec.without,
+        });
+        Self {
+            list: list.collect(),
+            kernel,
+            asked,
+        }
     }
 
     /// Whether a feature is there.

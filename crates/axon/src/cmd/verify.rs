@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use axon_linux::Features;
 use axon_linux::verify::{Budget, ProgramBudget, check, verify};
 
 use crate::failure::{FAILED, Failure};
@@ -88,17 +89,66 @@ fn with_margin(instructions: u32) -> u32 {
 
 /// `axon status --features`.
 pub(crate) fn features(format: Format) -> Result<(), Failure> {
-    let features = axon_linux::Features::probe();
-    print(format, &features, |features| {
-        let rows = features.list.iter().map(|feature| {
-            [
-                feature.name.to_string(),
-                if feature.available { "yes" } else { "no" }.to_owned(),
-                feature.since.to_string(),
-                if feature.required { "yes" } else { "no" }.to_owned(),
-            ]
-        });
-        let header = ["FEATURE", "AVAILABLE", "SINCE KERNEL", "REQUIRED"];
-        format!("Kernel: {}\n\n{}", features.kernel, table(header, rows))
-    })
+    let features = Features::probe();
+    if !features.asked {
+        eprintln!("note: the kernel does not tell; run as root");
+    }
+    print(format, &features, render)
+}
+
+fn render(features: &Features) -> String {
+    let rows = features.list.iter().map(|feature| {
+        let present = match (feature.available, feature.required) {
+            _ if !features.asked => "?",
+            (true, _) => "yes",
+            (false, true) => "MISSING",
+            (false, false) => "no",
+        };
+        [
+            feature.name.to_string(),
+            feature.since.to_string(),
+            present.to_owned(),
+            feature.without.to_string(),
+        ]
+    });
+    let header = ["FEATURE", "SINCE KERNEL", "PRESENT", "WITHOUT IT"];
+    format!("Kernel: {}\n\n{}", features.kernel, table(header, rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use axon_linux::{Feature, Features};
+
+    #[test]
+    fn what_is_missing_stands_out() {
+        let feature = |name, required, available| Feature {
+            name,
+            since: "6.6",
+            required,
+            available,
+            without: "it is slower",
+        };
+        let mut features = Features {
+            kernel: "6.1.0".to_owned(),
+            asked: true,
+            list: vec![
+                feature("must", true, false),
+                feature("may", false, false),
+                feature("has", true, true),
+            ],
+        };
+        assert_eq!(
+            super::render(&features),
+            "\
+Kernel: 6.1.0
+
+FEATURE  SINCE KERNEL  PRESENT  WITHOUT IT
+must     6.6           MISSING  it is slower
+may      6.6           no       it is slower
+has      6.6           yes      it is slower
+"
+        );
+        features.asked = false;
+        assert!(super::render(&features).contains("must     6.6           ? "));
+    }
 }

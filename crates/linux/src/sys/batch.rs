@@ -27,6 +27,23 @@ struct BatchAttr {
     flags: u64,
 }
 
+/// Whether the kernel reads maps in batches: it looks for the map, which is
+/// none.
+pub(crate) fn has_map_batches() -> bool {
+    let attr = BatchAttr {
+        in_batch: 0,
+        out_batch: 0,
+        keys: 0,
+        values: 0,
+        count: 0,
+        fd: u32::MAX,
+        element_flags: 0,
+        flags: 0,
+    };
+    let answer = super::bpf(MAP_LOOKUP_BATCH, &attr);
+    answer.is_err_and(|error| error.raw_os_error() == Some(libc::EBADF))
+}
+
 /// Buffers of a batch read, and where it stands.
 struct Batch {
     keys: Vec<u8>,

@@ -16,6 +16,7 @@ use std::path::Path;
 use nix::libc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+pub(crate) use batch::has_map_batches;
 pub(crate) use program::{
     Link, TcxHook, has_tcx, load_classifier, maps_of_program, tag_of_program,
 };

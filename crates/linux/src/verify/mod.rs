@@ -18,6 +18,7 @@ use crate::probe::Features;
 
 /// What the verifier said of one program.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Verified {
     /// Instructions walked.
     pub instructions: u32,
@@ -209,6 +210,20 @@ pub fn check(found: &BTreeMap<String, Verified>, budget: &Budget) -> Vec<String>
 #[cfg(test)]
 mod tests {
     use super::{Budget, ProgramBudget, Verified, check};
+
+    #[test]
+    fn keys_are_as_in_all_other_output() {
+        let json = serde_json::to_value(Verified::default()).expect("JSON");
+        let keys: Vec<&String> = json.as_object().expect("an object").keys().collect();
+        let expected = [
+            "error",
+            "instructions",
+            "jitedBytes",
+            "stack",
+            "translatedBytes",
+        ];
+        assert_eq!(keys, expected);
+    }
 
     #[test]
     fn what_is_over_budget_is_named() {
