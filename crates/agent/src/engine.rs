@@ -22,7 +22,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::clock::{clock_has_stepped, monotonic_ms};
 use crate::endpoints::Records;
-use crate::names;
+use crate::names::{Namer, Sources};
 use crate::problem::chain;
 use crate::store::{CONTROL, Store};
 use crate::uplinks::Uplinks;
@@ -132,8 +132,7 @@ pub(crate) struct Engine {
     pub(crate) desired: Desired,
     pub(crate) records: Records,
     pub(crate) names: Arc<arc_swap::ArcSwap<NameTable>>,
-    /// What the names were made from: revisions of endpoints and policies.
-    pub(crate) named: Option<[u64; 2]>,
+    pub(crate) namer: Namer,
     pub(crate) node_name: Arc<str>,
     pub(crate) uplinks: watch::Receiver<Arc<Uplinks>>,
     pub(crate) view: watch::Sender<Arc<View>>,
@@ -225,27 +224,21 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes the names of events anew if they may have changed.
+    /// Has the names of events follow if they may have changed.
     fn name(&mut self, changed: bool) {
-        let revisions = [
-            self.observed.endpoints.snapshot().revision(),
-            self.observed.policies.snapshot().revision(),
-        ];
         let moved = self.uplinks.has_changed().unwrap_or(false);
-        let stepped = clock_has_stepped(self.names.load().monotonic_zero_ns);
-        if !changed && !moved && !stepped && self.named == Some(revisions) {
+        let before = self.names.load();
+        let stepped = clock_has_stepped(before.monotonic_zero_ns);
+        if !changed && !moved && !stepped && !self.namer.has_news(&self.observed) {
             return;
         }
-        self.named = Some(revisions);
         let uplinks = Arc::clone(&self.uplinks.borrow_and_update());
-        let sources = names::Sources {
+        let sources = Sources {
             node: &self.node_name,
-            controller: &self.controller,
             observed: &self.observed,
-            desired: &self.desired,
             uplinks: &uplinks,
         };
-        let table = names::build(&self.names.load(), &sources);
+        let table = self.namer.follow(&before, &mut self.controller, &sources);
         self.names.store(Arc::new(table));
     }
 

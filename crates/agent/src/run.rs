@@ -20,6 +20,7 @@ use crate::endpoints::{self, Endpoints, Flusher};
 use crate::engine::{Engine, EngineHandle, Inbox, View};
 use crate::flows::Flows;
 use crate::metrics::Metrics;
+use crate::names::Namer;
 use crate::node::{Node, lock};
 use crate::store::{CONTROL, Store};
 use crate::sweep::SweepState;
@@ -115,7 +116,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         desired: desired.clone(),
         records: records.clone(),
         names: Arc::clone(&names),
-        named: None,
+        namer: Namer::default(),
         node_name: config.node_name.as_str().into(),
         uplinks: known_uplinks.clone(),
         view,

@@ -18,7 +18,7 @@ use crate::routes::Overlap;
 use crate::runtime::{DeviceAddresses, Epoch};
 use crate::seen::{Cursors, View};
 use crate::sets::Sets;
-use crate::views::{Condition, ConditionKind, EndpointStatus, IpSource, StepReport};
+use crate::views::{Condition, ConditionKind, EndpointStatus, IpSource, Renamed, StepReport};
 
 /// What must survive a restart. Written to disk before the rows of the step
 /// that changed it go to the kernel.
@@ -79,6 +79,8 @@ pub struct Controller {
     pub(crate) touched: BTreeSet<Identity>,
     /// Identities whose rows are not what the engine knows.
     pub(crate) rows_due: BTreeSet<Identity>,
+    /// Whose names may have changed since somebody asked.
+    pub(crate) renamed: Renamed,
     /// Numbers of rules may be of no use any more.
     pub(crate) rules_due: bool,
     pub(crate) known_namespaces: BTreeSet<String>,
@@ -129,6 +131,7 @@ impl Controller {
             unsupported: Vec::new(),
             touched: BTreeSet::new(),
             rows_due: BTreeSet::new(),
+            renamed: Renamed::default(),
             rules_due: true,
             known_namespaces: BTreeSet::new(),
             known_endpoints: BTreeSet::new(),

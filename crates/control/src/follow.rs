@@ -264,6 +264,7 @@ impl Controller {
                 continue;
             }
             self.rows_due.insert(id);
+            self.renamed.identities.insert(id);
             // Sets keep their numbers when somebody changes class in them, and
             // the cluster's addresses may have named a number before its
             // labels were known.

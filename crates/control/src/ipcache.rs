@@ -127,19 +127,20 @@ impl Claims {
 
     /// Every prefix with its strongest claim.
     pub(crate) fn entries(&self) -> Vec<IpEntry> {
-        self.by_prefix
-            .iter()
-            .filter_map(|(prefix, claims)| {
-                let ((source, _), claim) = claims.first_key_value()?;
-                Some(IpEntry {
-                    prefix: *prefix,
-                    identity: claim.identity,
-                    node: claim.node,
-                    pod: claim.pod.clone(),
-                    source: *source,
-                })
-            })
-            .collect()
+        let prefixes = self.by_prefix.keys();
+        prefixes.filter_map(|prefix| self.entry(prefix)).collect()
+    }
+
+    /// A prefix with its strongest claim.
+    pub(crate) fn entry(&self, prefix: &IpNet) -> Option<IpEntry> {
+        let ((source, _), claim) = self.strongest(prefix)?;
+        Some(IpEntry {
+            prefix: *prefix,
+            identity: claim.identity,
+            node: claim.node,
+            pod: claim.pod.clone(),
+            source: *source,
+        })
     }
 }
 

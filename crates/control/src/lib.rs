@@ -32,6 +32,6 @@ pub use config::{Capacity, Config, IdentityMode};
 pub use controller::{Adopted, Controller, Persisted};
 pub use ipam::{Family, Ipam, IpamError};
 pub use views::{
-    Condition, ConditionKind, EndpointStatus, IpEntry, IpSource, PolicySetUse, RuleView,
+    Condition, ConditionKind, EndpointStatus, IpEntry, IpSource, PolicySetUse, Renamed, RuleView,
     StepReport, WaitReason,
 };

@@ -1,7 +1,7 @@
 //! What the controller tells of itself: plain values for the API, status and
 //! metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use axon_abi::Identity;
@@ -92,6 +92,15 @@ pub enum ConditionKind {
     Conflict,
     /// Identities have run out.
     IdentitiesExhausted,
+}
+
+/// Whose names may have changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Renamed {
+    /// Identities that have come, gone, or got other labels.
+    pub identities: BTreeSet<Identity>,
+    /// Addresses and prefixes that have got another owner, or none.
+    pub prefixes: BTreeSet<IpNet>,
 }
 
 /// What a step has found.
@@ -201,6 +210,23 @@ impl Controller {
     /// Who every known address and prefix is.
     pub fn ips(&self) -> Vec<IpEntry> {
         self.claims.entries()
+    }
+
+    /// Who an address or prefix is, if that is claimed of exactly this one.
+    pub fn ip(&self, prefix: &IpNet) -> Option<IpEntry> {
+        self.claims.entry(prefix)
+    }
+
+    /// Whose names may have changed since this was asked last.
+    pub fn take_renamed(&mut self) -> Renamed {
+        std::mem::take(&mut self.renamed)
+    }
+
+    /// The rules in the policy sets that the kernel shall hold.
+    pub fn rules_in_use(&self) -> BTreeSet<u32> {
+        let sets = self.sets.iter();
+        sets.flat_map(|(_, live)| live.set.rules.iter().copied())
+            .collect()
     }
 
     /// The policy sets that the kernel shall hold.

@@ -23,6 +23,7 @@ impl Controller {
         complete: bool,
     ) {
         for prefix in self.claims.take_dirty() {
+            self.renamed.prefixes.insert(prefix);
             let row = self.claims.strongest(&prefix).map(|(_, claim)| claim.row());
             if row.is_none() && !complete {
                 self.claims.put_off(prefix);

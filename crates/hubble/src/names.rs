@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axon_abi::{Direction, Identity};
+use axon_model::Rows;
 
 use crate::{Policy, Time};
 
@@ -49,15 +50,16 @@ pub trait Names {
     fn time(&self, monotonic_ns: u64) -> Time;
 }
 
-/// [`Names`] from plain tables, for tests and for replaying records.
+/// [`Names`] from plain tables. The large ones share their rows with their
+/// clones.
 #[derive(Clone, Debug, Default)]
 pub struct NameTable {
     /// The name of this node.
     pub node: Arc<str>,
     /// Labels by identity.
-    pub labels: HashMap<Identity, Arc<[String]>>,
+    pub labels: Rows<Identity, Arc<[String]>>,
     /// Workloads by address.
-    pub endpoints: HashMap<IpAddr, EndpointName>,
+    pub endpoints: Rows<IpAddr, EndpointName>,
     /// Policies by rule number.
     pub rules: HashMap<u32, Policy>,
     /// What rules have told with their verdicts, by rule number.
