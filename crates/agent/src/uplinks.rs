@@ -11,7 +11,7 @@ use axon_linux::device::{self, Device, Watch};
 use axon_linux::forwarding;
 use axon_linux::link::LinkError;
 use axon_model::Observed;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::Config;
 use crate::endpoints;
@@ -160,7 +160,9 @@ pub(crate) async fn run(
     publish: watch::Sender<Arc<Uplinks>>,
 ) -> anyhow::Result<()> {
     let mut changes = readable(Watch::new()?)?;
-    let mut sources = node.sources.clone();
+    let nodes = Arc::<Notify>::default();
+    let changed = Arc::clone(&nodes);
+    node.observed.nodes.on_change(move || changed.notify_one());
     loop {
         refresh(&node, &publish).await;
         tokio::select! {
@@ -172,7 +174,7 @@ pub(crate) async fn run(
                 while ready.get_inner_mut().wait(Duration::ZERO)? {}
             }
             // The Node object tells addresses by which devices are found.
-            changed = sources.changed() => changed?,
+            () = nodes.notified() => {}
             () = node.stop.cancelled() => return Ok(()),
         }
     }
