@@ -139,12 +139,13 @@ impl<'a> Agent<'a> {
                 self.settle();
                 self.took.push(began.elapsed());
             }
-            early => std::thread::sleep(Duration::from_millis([0, 120, 350][early])),
+            early => std::thread::sleep(Duration::from_millis([0, 30, 120][early])),
         }
     }
 
-    /// Has another build take over, as an upgrade does.
-    pub(crate) fn exchange(&mut self, variant: Variant) {
+    /// Has another build take over, as an upgrade does; the first of its agents
+    /// is killed while it exchanges the programs, if that is `cut`.
+    pub(crate) fn exchange(&mut self, variant: Variant, cut: Option<Duration>) {
         self.settle();
         let (before, built) = (self.programs.clone(), variant.path());
         let draft = self.place.with_extension("new");
@@ -153,7 +154,12 @@ impl<'a> Agent<'a> {
         let old = self.pid().unwrap_or(0);
         let began = Instant::now();
         self.signal(old, "-TERM");
-        let new = self.next(old);
+        let mut new = self.next(old);
+        if let Some(after) = cut {
+            std::thread::sleep(after);
+            self.signal(new, "-9");
+            new = self.next(new);
+        }
         self.settle();
         self.took.push(began.elapsed());
         let inode = |path: &Path| std::fs::metadata(path).map(|m| m.ino()).ok();

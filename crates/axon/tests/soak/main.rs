@@ -20,7 +20,7 @@ mod support;
 mod agent;
 mod traffic;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agent::{Agent, Variant};
 use common::{axon, plugin};
@@ -104,7 +104,9 @@ fn agents_come_and_go_and_nobody_notices() {
         }
         done = until;
         if turn < exchanges {
-            agent.exchange([Variant::Other, Variant::Same][turn % 2]);
+            // Verifying the programs takes a second or several.
+            let cut = [Some(300), None, Some(900), Some(1800)][turn % 4].map(Duration::from_millis);
+            agent.exchange([Variant::Other, Variant::Same][turn % 2], cut);
         }
     }
     agent.settle();
@@ -114,7 +116,7 @@ fn agents_come_and_go_and_nobody_notices() {
         agent.recoveries()
     );
     if layouts > 0 {
-        agent.exchange(Variant::NextLayout);
+        agent.exchange(Variant::NextLayout, None);
         assert!(agent.has_pin("axon_ct4_v2") && !agent.has_pin("axon_ct4_v1"));
         report.push_str("; layouts changed");
     }
@@ -131,11 +133,11 @@ fn agents_come_and_go_and_nobody_notices() {
 
 /// An older version rebuilds what it can, and says what it could not take along.
 fn back_to_the_old_layout(lab: &Lab, agent: &mut Agent<'_>) {
-    agent.exchange(Variant::Same);
+    agent.exchange(Variant::Same, None);
     assert!(agent.has_pin("axon_ct4_v1") && !agent.has_pin("axon_ct4_v2"));
     let log = text(&lab.axon(&["logs", "n"]));
     assert!(log.contains("axon_ct4_v2"), "it says what it let go: {log}");
     let traffic = Traffic::start(lab, 4);
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     println!("after the downgrade: {}", traffic.finish());
 }
