@@ -22,9 +22,10 @@ use tokio::sync::{oneshot, watch};
 
 use crate::clock::{clock_has_stepped, monotonic_ms};
 use crate::endpoints::Records;
+use crate::journal::Journal;
 use crate::names::{Namer, Sources};
 use crate::problem::chain;
-use crate::store::{CONTROL, Store};
+use crate::store::Store;
 use crate::uplinks::Uplinks;
 
 /// Between two comparisons of every row with the kernel.
@@ -136,6 +137,7 @@ pub(crate) struct Engine {
     pub(crate) node_name: Arc<str>,
     pub(crate) uplinks: watch::Receiver<Arc<Uplinks>>,
     pub(crate) view: watch::Sender<Arc<View>>,
+    pub(crate) journal: Journal,
     pub(crate) persist_due: bool,
     pub(crate) full_due_ms: u64,
     /// Every desired table has been complete: what only the kernel has may go.
@@ -209,8 +211,8 @@ impl Engine {
     /// Numbers go to the disk before rows that hold them go to the kernel.
     fn persist(&mut self, store: &Store) -> Result<(), String> {
         if self.persist_due {
-            store
-                .write(CONTROL, self.controller.persisted())
+            self.journal
+                .write(store, &mut self.controller)
                 .map_err(|error| chain(&error))?;
             self.persist_due = false;
         }

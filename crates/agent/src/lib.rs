@@ -21,6 +21,7 @@ mod flows;
 mod guard;
 mod health;
 mod http;
+mod journal;
 mod metrics;
 mod names;
 mod node;

@@ -19,10 +19,11 @@ use tokio_util::sync::CancellationToken;
 use crate::endpoints::{self, Endpoints, Flusher};
 use crate::engine::{Engine, EngineHandle, Inbox, View};
 use crate::flows::Flows;
+use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::names::Namer;
 use crate::node::{Node, lock};
-use crate::store::{CONTROL, Store};
+use crate::store::Store;
 use crate::sweep::SweepState;
 use crate::uplinks::Uplinks;
 use crate::{
@@ -92,7 +93,7 @@ async fn listen(config: &Config) -> anyhow::Result<Listeners> {
 fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
     let queue = Store::shared(&queue::directory(&config.paths.socket))?;
     let (records, ipam) = endpoints::load(&store)?;
-    let persisted = endpoints::readable(store.read(CONTROL))?.unwrap_or_default();
+    let (journal, persisted) = Journal::open(&store)?;
     let (observed, desired) = (
         axon_model::Observed::default(),
         axon_model::Desired::default(),
@@ -120,6 +121,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         node_name: config.node_name.as_str().into(),
         uplinks: known_uplinks.clone(),
         view,
+        journal,
         persist_due: false,
         full_due_ms: 0,
         complete: false,

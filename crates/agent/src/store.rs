@@ -3,12 +3,14 @@
 //! ```text
 //! state-dir/agent.lock        held while an agent lives
 //! state-dir/control.json      numbers of identities, policy sets and rules
+//! state-dir/control.changes   what has changed of them since, a line each time
 //! state-dir/ipam.json         addresses given out
 //! state-dir/events.json       how many lost events have been told
 //! state-dir/endpoints/ID.json one file for each endpoint
 //! ```
 //!
-//! A file is replaced whole or not at all: written beside, and renamed. Nothing
+//! A file is replaced whole or not at all: written beside, and renamed; lines
+//! are added whole, or the last one does not count. Nothing
 //! waits for the disk: these files tell what a kernel holds, and what takes the
 //! kernel away takes that along. A file that a power cut has torn is set aside
 //! as any other that makes no sense.
@@ -104,16 +106,60 @@ impl Store {
         self.dir.join(name)
     }
 
-    /// Writes a file whole or not at all.
-    pub(crate) fn write(&self, name: &str, value: &impl Serialize) -> Result<(), StoreError> {
+    /// Writes a file whole or not at all; hands back its bytes.
+    pub(crate) fn write(&self, name: &str, value: &impl Serialize) -> Result<u64, StoreError> {
         let path = self.path(name);
         let aside = path.with_extension("json.new");
-        let write = || -> io::Result<()> {
+        let write = || -> io::Result<u64> {
+            let text = serde_json::to_vec(value)?;
             let mut file = File::create(&aside)?;
-            file.write_all(&serde_json::to_vec(value)?)?;
-            fs::rename(&aside, &path)
+            file.write_all(&text)?;
+            fs::rename(&aside, &path)?;
+            Ok(text.len() as u64)
         };
         write().map_err(io_error("writing", &path))
+    }
+
+    /// Adds a line to a file; hands back the bytes of all its lines.
+    pub(crate) fn append(&self, name: &str, value: &impl Serialize) -> Result<u64, StoreError> {
+        let path = self.path(name);
+        let append = || -> io::Result<u64> {
+            let mut line = serde_json::to_vec(value)?;
+            line.push(b'\n');
+            let mut file = File::options().create(true).append(true).open(&path)?;
+            file.write_all(&line)?;
+            Ok(file.metadata()?.len())
+        };
+        append().map_err(io_error("adding to", &path))
+    }
+
+    /// Reads the lines of a file, none if there is none, as far as they can be
+    /// understood; and how many are left then.
+    pub(crate) fn read_lines<T: DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<(Vec<T>, usize), StoreError> {
+        let path = self.path(name);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
+            Err(error) => return Err(io_error("reading", &path)(error)),
+        };
+        let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
+        let mut read = Vec::new();
+        let mut left = 0;
+        for line in lines.by_ref() {
+            // Without its end it is not whole, whatever it says.
+            let line = line.strip_suffix(b"\n");
+            match line.and_then(|line| serde_json::from_slice(line).ok()) {
+                Some(value) => read.push(value),
+                None => {
+                    left = 1;
+                    break;
+                }
+            }
+        }
+        Ok((read, left + lines.count()))
     }
 
     /// Reads a file; `None` if there is none. One that cannot be understood is
@@ -188,6 +234,8 @@ impl Store {
 pub(crate) const ENDPOINTS: &str = "endpoints";
 /// File of the controller's numbers.
 pub(crate) const CONTROL: &str = "control.json";
+/// File of what has changed of them since it was written.
+pub(crate) const CHANGES: &str = "control.changes";
 /// File of the losses told.
 pub(crate) const EVENTS: &str = "events.json";
 /// File of the addresses given out.

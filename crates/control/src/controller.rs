@@ -5,44 +5,20 @@ use std::net::IpAddr;
 
 use axon_abi::{Identity, IdentityRow};
 use axon_model::{Desired, Labels, ObjectKey, Observed};
-use axon_policy::{Engine, Numbers, reserved_identities};
+use axon_policy::{Engine, reserved_identities};
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, IdentityMode};
 use crate::follow::host_claim;
-use crate::identity::{CidrIdentities, Exhausted, LabelIdentities};
+use crate::identity::Exhausted;
 use crate::ipcache::{Claim, Claims, single};
+use crate::persisted::Persisted;
 use crate::pods::{Numbering, Pods};
 use crate::routes::Overlap;
 use crate::runtime::{DeviceAddresses, Epoch};
 use crate::seen::{Cursors, View};
 use crate::sets::Sets;
 use crate::views::{Condition, ConditionKind, EndpointStatus, IpSource, Renamed, StepReport};
-
-/// What must survive a restart. Written to disk before the rows of the step
-/// that changed it go to the kernel.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Persisted {
-    /// Numbers of policy sets and rules.
-    pub numbers: Numbers,
-    /// Identities that this node has numbered.
-    pub identities: LabelIdentities,
-    /// Identities of prefixes.
-    pub cidr_identities: CidrIdentities,
-    /// The last epoch of identities.
-    pub epoch: u32,
-}
-
-impl Persisted {
-    /// Tells one state from the next without comparing everything.
-    fn stamp(&self) -> impl PartialEq + use<> {
-        let numbers = (self.numbers.sets.last(), self.numbers.rules.last());
-        let identities = (self.identities.stamp(), self.cidr_identities.stamp());
-        (numbers, identities, self.epoch)
-    }
-}
 
 /// What is left of an earlier life beside [`Persisted`]: numbers that must not
 /// be given another meaning, also where what was persisted is lost.
@@ -63,6 +39,8 @@ pub struct Adopted {
 pub struct Controller {
     pub(crate) config: Config,
     pub(crate) persisted: Persisted,
+    /// The last numbers of sets and rules that somebody was told.
+    pub(crate) told_numbers: Option<(u32, u32)>,
     pub(crate) engine: Engine,
     pub(crate) numbering: Numbering,
     pub(crate) pods: Pods,
@@ -119,6 +97,7 @@ impl Controller {
             numbering: Numbering::new(config.identity_mode),
             config,
             persisted,
+            told_numbers: None,
             engine,
             pods: Pods::default(),
             claims,
@@ -352,11 +331,6 @@ impl Controller {
             .values()
             .filter_map(|status| Some((status.id, status.waiting.clone()?)))
             .collect()
-    }
-
-    /// What must survive a restart.
-    pub fn persisted(&self) -> &Persisted {
-        &self.persisted
     }
 }
 

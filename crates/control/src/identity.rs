@@ -1,6 +1,6 @@
 //! Numbers for sets of labels and for prefixes, where the cluster gives none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::Identity;
 use axon_model::Labels;
@@ -26,6 +26,8 @@ pub struct LabelIdentities {
     by_labels: BTreeMap<Labels, u32>,
     by_number: BTreeMap<u32, Labels>,
     last: u32,
+    /// Numbers given out and taken back since somebody asked.
+    changed: BTreeSet<u32>,
 }
 
 impl From<BTreeMap<u32, Labels>> for LabelIdentities {
@@ -34,6 +36,7 @@ impl From<BTreeMap<u32, Labels>> for LabelIdentities {
             by_labels: by_number.iter().map(|(n, l)| (l.clone(), *n)).collect(),
             last: by_number.keys().next_back().copied().unwrap_or(0),
             by_number,
+            changed: BTreeSet::new(),
         }
     }
 }
@@ -70,6 +73,7 @@ impl LabelIdentities {
         self.last = number;
         self.by_labels.insert(labels.clone(), number);
         self.by_number.insert(number, labels.clone());
+        self.changed.insert(number);
         Ok(Identity(number))
     }
 
@@ -80,6 +84,7 @@ impl LabelIdentities {
         if !known && is_of_labels(id) {
             self.by_labels.insert(labels.clone(), id.0);
             self.by_number.insert(id.0, labels);
+            self.changed.insert(id.0);
             self.reserve(id);
         }
     }
@@ -111,7 +116,30 @@ impl LabelIdentities {
     pub fn release(&mut self, id: Identity) {
         if let Some(labels) = self.by_number.remove(&id.0) {
             self.by_labels.remove(&labels);
+            self.changed.insert(id.0);
         }
+    }
+
+    /// The numbers given out and taken back since this was asked last, each with
+    /// what it stands for now.
+    pub(crate) fn take_changed(&mut self) -> BTreeMap<u32, Option<Labels>> {
+        let changed = std::mem::take(&mut self.changed);
+        let labels = |number: u32| (number, self.by_number.get(&number).cloned());
+        changed.into_iter().map(labels).collect()
+    }
+
+    /// Has a number stand for these labels, or for none, as it did in another
+    /// life.
+    pub(crate) fn put(&mut self, number: u32, labels: Option<Labels>) {
+        self.release(Identity(number));
+        if let Some(labels) = labels {
+            if let Some(other) = self.by_labels.insert(labels.clone(), number) {
+                self.by_number.remove(&other);
+            }
+            self.by_number.insert(number, labels);
+            self.last = self.last.max(number);
+        }
+        self.changed.clear();
     }
 }
 
@@ -123,6 +151,8 @@ pub struct CidrIdentities {
     by_prefix: BTreeMap<IpNet, u32>,
     by_number: BTreeMap<u32, IpNet>,
     last: u32,
+    /// Numbers given out and taken back since somebody asked.
+    changed: BTreeSet<u32>,
 }
 
 impl From<BTreeMap<u32, IpNet>> for CidrIdentities {
@@ -131,6 +161,7 @@ impl From<BTreeMap<u32, IpNet>> for CidrIdentities {
             by_prefix: by_number.iter().map(|(n, p)| (*p, *n)).collect(),
             last: by_number.keys().next_back().copied().unwrap_or(0),
             by_number,
+            changed: BTreeSet::new(),
         }
     }
 }
@@ -169,6 +200,7 @@ impl CidrIdentities {
         self.last = number;
         self.by_prefix.insert(prefix, number);
         self.by_number.insert(number, prefix);
+        self.changed.insert(number);
         Ok(Identity(number))
     }
 
@@ -198,7 +230,28 @@ impl CidrIdentities {
     pub fn release(&mut self, id: Identity) {
         if let Some(prefix) = self.by_number.remove(&id.0) {
             self.by_prefix.remove(&prefix);
+            self.changed.insert(id.0);
         }
+    }
+
+    /// As [`LabelIdentities::take_changed`].
+    pub(crate) fn take_changed(&mut self) -> BTreeMap<u32, Option<IpNet>> {
+        let changed = std::mem::take(&mut self.changed);
+        let prefix = |number: u32| (number, self.by_number.get(&number).copied());
+        changed.into_iter().map(prefix).collect()
+    }
+
+    /// As [`LabelIdentities::put`].
+    pub(crate) fn put(&mut self, number: u32, prefix: Option<IpNet>) {
+        self.release(Identity(number));
+        if let Some(prefix) = prefix {
+            if let Some(other) = self.by_prefix.insert(prefix, number) {
+                self.by_number.remove(&other);
+            }
+            self.by_number.insert(number, prefix);
+            self.last = self.last.max(number);
+        }
+        self.changed.clear();
     }
 }
 

@@ -20,6 +20,7 @@ pub mod identity;
 pub mod ipam;
 mod ipcache;
 pub mod labels;
+mod persisted;
 mod pods;
 mod routes;
 mod runtime;
@@ -29,8 +30,9 @@ mod views;
 mod write;
 
 pub use config::{Capacity, Config, IdentityMode};
-pub use controller::{Adopted, Controller, Persisted};
+pub use controller::{Adopted, Controller};
 pub use ipam::{Family, Ipam, IpamError};
+pub use persisted::{Persisted, PersistedChange};
 pub use views::{
     Condition, ConditionKind, EndpointStatus, IpEntry, IpSource, PolicySetUse, Renamed, RuleView,
     StepReport, WaitReason,

@@ -169,7 +169,7 @@ fn refused(error: &IpamError) -> Refusal {
 fn release(node: &Node, endpoint: &Endpoint) -> Result<(), StoreError> {
     let mut ipam = lock(&node.endpoints.ipam);
     ipam.release(&owner(endpoint));
-    node.store.write(IPAM, &*ipam)
+    node.store.write(IPAM, &*ipam).map(drop)
 }
 
 fn disk(error: &StoreError) -> Refusal {

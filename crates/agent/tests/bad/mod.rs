@@ -57,7 +57,12 @@ fn torn_files_open_no_door_and_take_no_address_twice() {
     let before = identities(&bench);
     bench.kill();
     // The files that everything can be made anew from: endpoints know their own.
-    for name in ["control.json", "ipam.json", "events.json"] {
+    for name in [
+        "control.json",
+        "control.changes",
+        "ipam.json",
+        "events.json",
+    ] {
         let path = bench.path("state").join(name);
         let text = fs::read(&path).unwrap_or_default();
         fs::write(&path, &text[..text.len() / 2]).expect("torn");

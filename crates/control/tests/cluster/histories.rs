@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::world::{Cluster, cidr, config, crd, ingress, ip, pods};
 use axon_abi::Identity;
-use axon_control::{Config, Controller, IdentityMode};
+use axon_control::{Config, Controller, IdentityMode, Persisted, PersistedChange};
 use axon_model::{Action, Desired, Entity, Namespace, ObjectKey, Peer, Peers};
 use axon_statedb::Table;
 use proptest::prelude::*;
@@ -151,6 +151,43 @@ proptest! {
         }
         prop_assert_eq!(c.controller.endpoints(), fresh.endpoints());
         prop_assert_eq!(c.controller.ips(), fresh.ips());
+    }
+
+    /// What is told of changes makes the whole, also if some are told twice.
+    #[test]
+    fn changes_are_as_good_as_the_whole(
+        mode in select(vec![IdentityMode::Local, IdentityMode::Crd]),
+        whole_at in 0..50_usize,
+        edits in prop::collection::vec(edit(), 1..50),
+    ) {
+        let mut c = Cluster::new(Config { identity_mode: mode, ..config() });
+        c.complete();
+        let mut changes = Vec::new();
+        let mut whole = Persisted::default();
+        for (n, edit) in edits.iter().chain([&Edit::Step]).enumerate() {
+            apply(&mut c, edit);
+            changes.push(c.controller.take_persisted_change());
+            if n == whole_at {
+                whole = c.controller.persisted().clone();
+            }
+        }
+        let text = serde_json::to_string(&changes).expect("text");
+        let changes: Vec<PersistedChange> = serde_json::from_str(&text).expect("and back");
+        for change in changes {
+            whole.apply(change);
+        }
+        let now = c.controller.persisted();
+        let (identities, prefixes) = (now.identities.iter(), now.cidr_identities.iter());
+        prop_assert!(identities.eq(whole.identities.iter()));
+        prop_assert!(prefixes.eq(whole.cidr_identities.iter()));
+        prop_assert_eq!(now.epoch, whole.epoch);
+        prop_assert_eq!(now.numbers.sets.last(), whole.numbers.sets.last());
+        let rules = |p: &Persisted| {
+            let rules = 1..=now.numbers.rules.last();
+            rules.filter_map(|n| p.numbers.rules.rule(n).cloned().map(|rule| (n, rule))).collect()
+        };
+        let (known, kept): (BTreeMap<_, _>, BTreeMap<_, _>) = (rules(now), rules(&whole));
+        prop_assert!(known.iter().all(|(n, rule)| kept.get(n) == Some(rule)));
     }
 }
 

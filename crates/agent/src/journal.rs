@@ -1,0 +1,199 @@
+//! The controller's numbers on disk: a file with all of them, and what has
+//! changed since, a line each time.
+//!
+//! With thousands of identities the whole is not written for each that comes:
+//! pods wait for it. It is written when the lines have become as long, and at
+//! the first change of an agent's life, so that nothing is added to a line that
+//! was cut off. An agent that dies between the whole and the end of the lines
+//! before it may forget the change that the whole was written for: no row of the
+//! kernel has it yet.
+
+use axon_control::{Controller, Persisted, PersistedChange};
+
+use crate::endpoints::readable;
+use crate::store::{CHANGES, CONTROL, Store, StoreError};
+
+/// Lines may always be so long (bytes).
+const CHANGES_MIN: u64 = 64 * 1024;
+
+/// Keeps what is on disk as the controller is.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    /// Bytes of lines after which everything is written anew; `None` while it
+    /// must be before the next line.
+    room: Option<u64>,
+}
+
+impl Journal {
+    /// What an earlier agent has known. Of what cannot be read nothing is.
+    ///
+    /// # Errors
+    /// The files cannot be opened or moved.
+    pub(crate) fn open(store: &Store) -> Result<(Self, Persisted), StoreError> {
+        let mut persisted: Persisted = readable(store.read(CONTROL))?.unwrap_or_default();
+        let (changes, rest) = store.read_lines::<PersistedChange>(CHANGES)?;
+        for change in changes {
+            persisted.apply(change);
+        }
+        if rest > 1 {
+            // The last one may be cut off: no row of the kernel knows its numbers.
+            tracing::error!(lines = rest, file = CHANGES, "state is lost");
+        }
+        Ok((Self { room: None }, persisted))
+    }
+
+    /// Writes what has changed.
+    ///
+    /// # Errors
+    /// It is not on disk; the next call writes everything.
+    pub(crate) fn write(
+        &mut self,
+        store: &Store,
+        controller: &mut Controller,
+    ) -> Result<(), StoreError> {
+        let change = controller.take_persisted_change();
+        if let Some(room) = self.room.take() {
+            let written = store.append(CHANGES, &change)?;
+            self.room = (written < room).then_some(room);
+            return Ok(());
+        }
+        let written = store.write(CONTROL, controller.persisted())?;
+        store.remove(CHANGES)?;
+        self.room = Some(written.max(CHANGES_MIN));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axon_control::{Config, Controller, IdentityMode, Persisted};
+    use axon_model::{Desired, Namespace, ObjectKey, Observed, Pod};
+
+    use super::Journal;
+    use crate::store::{CHANGES, CONTROL, Store};
+
+    struct Life {
+        controller: Controller,
+        journal: Journal,
+        observed: Observed,
+        desired: Desired,
+    }
+
+    impl Life {
+        fn begin(store: &Store) -> (Self, Persisted) {
+            let (journal, persisted) = Journal::open(store).expect("state");
+            let config = Config {
+                identity_mode: IdentityMode::Local,
+                ..Config::default()
+            };
+            let life = Self {
+                controller: Controller::new(config, persisted.clone()),
+                journal,
+                observed: Observed::default(),
+                desired: Desired::default(),
+            };
+            let namespace = Namespace::default();
+            life.observed
+                .namespaces
+                .write(|txn| txn.insert(String::new(), namespace));
+            life.observed.namespaces.mark_complete();
+            (life, persisted)
+        }
+
+        fn comes(&mut self, store: &Store, n: usize) {
+            let pod = Pod {
+                name: format!("pod-{n}"),
+                labels: [("app".to_owned(), format!("app-{n}"))].into(),
+                ..Pod::default()
+            };
+            let key = ObjectKey::new("", &pod.name);
+            self.observed.pods.write(|txn| txn.insert(key, pod));
+            let report = self.controller.step(0, &self.observed, &self.desired);
+            assert!(report.persist, "pod {n} has a number");
+            self.journal
+                .write(store, &mut self.controller)
+                .expect("written");
+        }
+
+        fn numbers(&self) -> usize {
+            self.controller.persisted().identities.iter().count()
+        }
+    }
+
+    fn numbers(persisted: &Persisted) -> usize {
+        persisted.identities.iter().count()
+    }
+
+    #[test]
+    fn what_was_written_is_known_again_whenever_the_agent_dies() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(dir.path()).expect("store");
+        let (mut life, none) = Life::begin(&store);
+        assert_eq!(numbers(&none), 0);
+        for n in 0..20 {
+            life.comes(&store, n);
+        }
+        let whole = std::fs::read(store.path(CONTROL)).expect("the whole");
+        let lines = std::fs::read(store.path(CHANGES)).expect("the lines");
+        assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 19);
+        let (second, known) = Life::begin(&store);
+        assert_eq!(known.identities, second.controller.persisted().identities);
+        assert_eq!((numbers(&known), life.numbers()), (20, 20));
+
+        // In the middle of a line.
+        let cut = &lines[..lines.len() - 9];
+        std::fs::write(store.path(CHANGES), cut).expect("cut off");
+        let (mut third, known) = Life::begin(&store);
+        assert_eq!(numbers(&known), 19);
+        third.comes(&store, 100);
+        assert!(!store.has(CHANGES), "nothing is added to it");
+        assert_eq!(numbers(&Life::begin(&store).1), 20);
+
+        // Between the whole and the end of the lines.
+        std::fs::write(store.path(CHANGES), cut).expect("left over");
+        assert_eq!(numbers(&Life::begin(&store).1), 20, "they were known");
+        // The whole is lost: what the lines know is not.
+        std::fs::write(store.path(CONTROL), &whole[..whole.len() / 2]).expect("torn");
+        assert_eq!(numbers(&Life::begin(&store).1), 18);
+    }
+
+    #[test]
+    fn lines_do_not_grow_for_ever() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(dir.path()).expect("store");
+        let (mut life, _) = Life::begin(&store);
+        let mut longest = 0;
+        for n in 0..1000 {
+            life.comes(&store, n);
+            let lines = std::fs::metadata(store.path(CHANGES)).map_or(0, |m| m.len());
+            longest = longest.max(lines);
+        }
+        assert!((super::CHANGES_MIN..2 * super::CHANGES_MIN).contains(&longest));
+        assert_eq!(numbers(&Life::begin(&store).1), 1000);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_with_the_next() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(dir.path()).expect("store");
+        let (mut life, _) = Life::begin(&store);
+        life.comes(&store, 0);
+        // A directory takes no line.
+        std::fs::create_dir(store.path(CHANGES)).expect("in the way");
+        let pod = Pod {
+            name: "pod-1".into(),
+            labels: [("app".to_owned(), "app-1".to_owned())].into(),
+            ..Pod::default()
+        };
+        let key = ObjectKey::new("", &pod.name);
+        life.observed.pods.write(|txn| txn.insert(key, pod));
+        life.controller.step(0, &life.observed, &life.desired);
+        let refused = life.journal.write(&store, &mut life.controller);
+        refused.expect_err("a directory is there");
+        std::fs::remove_dir(store.path(CHANGES)).expect("out of the way");
+        life.journal
+            .write(&store, &mut life.controller)
+            .expect("written");
+        assert_eq!(numbers(&Life::begin(&store).1), 2);
+    }
+}

@@ -1,0 +1,92 @@
+//! What must survive a restart, whole and as it changes.
+
+use std::collections::BTreeMap;
+
+use axon_model::Labels;
+use axon_policy::Numbers;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::controller::Controller;
+use crate::identity::{CidrIdentities, LabelIdentities};
+
+/// What must survive a restart. On disk before the rows of the step that
+/// changed it go to the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Persisted {
+    /// Numbers of policy sets and rules.
+    pub numbers: Numbers,
+    /// Identities that this node has numbered.
+    pub identities: LabelIdentities,
+    /// Identities of prefixes.
+    pub cidr_identities: CidrIdentities,
+    /// The last epoch of identities.
+    pub epoch: u32,
+}
+
+/// How [`Persisted`] has changed: as large as what has, however much there is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PersistedChange {
+    /// Numbers of policy sets and rules, if one was given out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub numbers: Option<Numbers>,
+    /// Labels by number; `None` where it was taken back.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub identities: BTreeMap<u32, Option<Labels>>,
+    /// The same of prefixes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub cidr_identities: BTreeMap<u32, Option<IpNet>>,
+    /// The last epoch of identities.
+    pub epoch: u32,
+}
+
+impl Persisted {
+    /// Tells one state from the next without comparing everything.
+    pub(crate) fn stamp(&self) -> impl PartialEq + use<> {
+        let identities = (self.identities.stamp(), self.cidr_identities.stamp());
+        (self.numbers_stamp(), identities, self.epoch)
+    }
+
+    fn numbers_stamp(&self) -> (u32, u32) {
+        (self.numbers.sets.last(), self.numbers.rules.last())
+    }
+
+    /// Carries out a change. Changes that it has seen before are no harm, if
+    /// all that came after them are carried out again too.
+    pub fn apply(&mut self, change: PersistedChange) {
+        if let Some(numbers) = change.numbers {
+            self.numbers = numbers;
+        }
+        for (number, labels) in change.identities {
+            self.identities.put(number, labels);
+        }
+        for (number, prefix) in change.cidr_identities {
+            self.cidr_identities.put(number, prefix);
+        }
+        self.epoch = change.epoch;
+    }
+}
+
+impl Controller {
+    /// What must survive a restart.
+    pub fn persisted(&self) -> &Persisted {
+        &self.persisted
+    }
+
+    /// What of it has changed since this was asked last, or since the
+    /// controller was made. Forgotten numbers of sets and rules are told with the
+    /// next that is given out.
+    pub fn take_persisted_change(&mut self) -> PersistedChange {
+        let stamp = self.persisted.numbers_stamp();
+        let told = self.told_numbers.replace(stamp);
+        let numbers = &self.persisted.numbers;
+        PersistedChange {
+            numbers: (told != Some(stamp)).then(|| numbers.clone()),
+            identities: self.persisted.identities.take_changed(),
+            cidr_identities: self.persisted.cidr_identities.take_changed(),
+            epoch: self.persisted.epoch,
+        }
+    }
+}
