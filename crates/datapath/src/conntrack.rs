@@ -47,22 +47,23 @@ pub(crate) fn track<F: Family>(
         let config = tables.config();
         let now_s = tables.now_s();
         let forward = (entry.flags & CtFlags::OPENED_BY_LOW != 0) == scratch.low;
-        let borrowed = forward && entry.flags & CtFlags::BORROWED != 0;
+        let sender = if entry.flags & CtFlags::BORROWED != 0 || scratch.borrowed {
+            compare(scratch, &entry, forward)
+        } else {
+            Sender::Same
+        };
         let is_void = now_s >= entry.expires_s
             || state::reopens(&scratch.flow, &entry)
             || crosses(scratch.flow.kind, forward)
-            // Who the address is of has a flow of its own.
-            || borrowed && !scratch.borrowed;
+            || matches!(sender, Sender::Owner);
         if !is_void {
             scratch.forward = forward;
-            // Who has only borrowed the address has what he opened, and answers what was opened
-            // to it.
             if scratch.from_outside && claims_ours(&entry, forward)
-                || scratch.borrowed && forward && !borrowed
+                || matches!(sender, Sender::Intruder)
             {
                 return Err(DropReason::InvalidSourceIp);
             }
-            let other = borrowed && entry.source_identity != scratch.borrower;
+            let other = matches!(sender, Sender::Other);
             if other || !stands(&entry, sets, config.epoch, forward) {
                 renew(packet, tables, scratch, &mut entry)?;
             }
@@ -88,6 +89,33 @@ pub(crate) fn track<F: Family>(
         }
     }
     open::<F>(packet, tables, scratch)
+}
+
+/// Who speaks in a flow that somebody with a borrowed address has opened, or
+/// with such an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    /// Who opened it, or the other side.
+    Same = 0,
+    /// Who the address is of: that is a flow of its own.
+    Owner = 1,
+    /// A borrower in a flow that he has not opened: he has what he opened, and
+    /// answers what was opened to the address.
+    Intruder = 2,
+    /// Another borrower.
+    Other = 3,
+}
+
+#[inline(never)]
+fn compare(scratch: &Scratch, entry: &CtEntry, forward: bool) -> Sender {
+    let borrowed = entry.flags & CtFlags::BORROWED != 0;
+    match (forward, borrowed, scratch.borrowed) {
+        (false, ..) | (true, false, false) => Sender::Same,
+        (true, true, false) => Sender::Owner,
+        (true, false, true) => Sender::Intruder,
+        (true, true, true) if entry.source_identity == scratch.borrower => Sender::Same,
+        (true, true, true) => Sender::Other,
+    }
 }
 
 /// Whether an ICMP query goes the way of the answers, or an answer that of the
