@@ -360,7 +360,8 @@ fn four_ports(net: &Net, seen_s: u32) -> World {
 
 fn ports(net: &Net) -> Vec<Case> {
     let udp = |from| Build::udp(from, net.world, (50000, 53), 5);
-    let (alive, silent) = (ALIVE_S, 0);
+    // A day before the machine began to count: it may have begun just now.
+    let (alive, silent) = (ALIVE_S, 0_u32.wrapping_sub(86_400));
     vec![
         net.case(
             "every port is taken",
