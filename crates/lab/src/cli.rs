@@ -102,6 +102,9 @@ pub enum Verb {
         /// Leave the lab up to explore.
         #[arg(long)]
         keep: bool,
+        /// Seconds that anything may take before it gives up; more for machines that are slow.
+        #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+        timeout: u64,
     },
     /// A server that tells what it sees, for use in pods: `axon lab serve http:80 udp:53`.
     Serve {
@@ -157,14 +160,15 @@ pub fn run(args: LabArgs) -> Result<ExitCode> {
             change(&lab()?, &manifests, &Request::Delete { ids })?;
         }
         Verb::Logs { of } => logs(&lab()?, of.as_deref())?,
-        Verb::Demo { dir, keep } => {
+        Verb::Demo { dir, keep, timeout } => {
             // Not in the way of a lab that somebody works in.
             let name = if args.name == "default" {
                 "star-wars"
             } else {
                 &args.name
             };
-            return demo::run(&Lab::named(name)?, dir.as_deref(), keep);
+            let patience = Duration::from_secs(timeout);
+            return demo::run(&Lab::named(name)?, dir.as_deref(), keep, patience);
         }
         Verb::Serve { services } => serve::run(&services)?,
         Verb::Connect(args) => return connect::run(&args),

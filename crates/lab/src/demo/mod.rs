@@ -25,15 +25,35 @@ use crate::{up, wait};
 const PODS: &str = include_str!("../../../../examples/star-wars/pods.yaml");
 const SERVICE: &str = include_str!("../../../../examples/star-wars/service.yaml");
 const POLICY: &str = include_str!("../../../../examples/star-wars/policy.yaml");
-/// How long anything may take before the demo gives up.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a ship waits for an answer that policy may keep back, by what
+/// anything else may take at most.
+const SILENCE: u32 = 40;
 /// Ships, and whether the policy lets them land.
 const SHIPS: [(&str, bool); 2] = [("tiefighter", true), ("xwing", false)];
 /// Requests made while the agent is killed, over each family.
 const REQUESTS: u64 = 150;
 
-/// Runs the demo.
-pub(crate) fn run(lab: &Lab, dir: Option<&Path>, keep: bool) -> Result<ExitCode> {
+/// Where the demo plays.
+struct Stage<'a> {
+    lab: &'a Lab,
+    /// How long anything may take before the demo gives up.
+    patience: Duration,
+}
+
+impl Stage<'_> {
+    /// One landing, of which it is to be seen whether it comes about.
+    fn once(&self) -> Target {
+        Target::Once(self.patience / SILENCE)
+    }
+}
+
+/// Runs the demo. Nothing in it may take longer than `patience`.
+pub(crate) fn run(
+    lab: &Lab,
+    dir: Option<&Path>,
+    keep: bool,
+    patience: Duration,
+) -> Result<ExitCode> {
     let script = Script::read(dir)?;
     if control::report(lab).is_ok() {
         bail!(
@@ -42,7 +62,8 @@ pub(crate) fn run(lab: &Lab, dir: Option<&Path>, keep: bool) -> Result<ExitCode>
         );
     }
     let mut show = Show::new();
-    let outcome = play(lab, script, &mut show);
+    let stage = Stage { lab, patience };
+    let outcome = play(&stage, script, &mut show);
     let good = outcome.is_ok() && show.all_good();
     if keep {
         show.hints(lab);
@@ -86,11 +107,12 @@ impl Script {
     }
 }
 
-fn play(lab: &Lab, script: Script, show: &mut Show) -> Result<()> {
+fn play(stage: &Stage<'_>, script: Script, show: &mut Show) -> Result<()> {
+    let lab = stage.lab;
     show.act("A node, a death star, a ship of the empire, a ship of the alliance");
     let began = Instant::now();
     up::up(lab, script.world)?;
-    let report = wait::settled(lab, PATIENCE, false)?;
+    let report = wait::settled(lab, stage.patience, false)?;
     show.note(&format!(
         "a node with its own kernel datapath and agent, {} pods, ready after {:.1} s",
         report.pods.len(),
@@ -103,7 +125,7 @@ fn play(lab: &Lab, script: Script, show: &mut Show) -> Result<()> {
     let socket = lab.node(&node.name).socket();
 
     show.act("No policy yet: everybody may land");
-    for landing in everybody(lab)? {
+    for landing in everybody(stage)? {
         show.landing(&landing, true);
     }
 
@@ -112,7 +134,7 @@ fn play(lab: &Lab, script: Script, show: &mut Show) -> Result<()> {
     let began = Instant::now();
     let objects = script.policy;
     control::ask(lab, &Request::Apply { objects })?;
-    wait::settled(lab, PATIENCE, false)?;
+    wait::settled(lab, stage.patience, false)?;
     show.note(&format!(
         "enforced {} ms after it was given",
         began.elapsed().as_millis()
@@ -120,7 +142,7 @@ fn play(lab: &Lab, script: Script, show: &mut Show) -> Result<()> {
 
     show.act("The empire still may, the alliance is dropped");
     let before = sightings(lab, &report, "xwing")?;
-    for landing in everybody(lab)? {
+    for landing in everybody(stage)? {
         let (_, allowed) = SHIPS
             .iter()
             .find(|(ship, _)| *ship == landing.ship)
@@ -132,14 +154,15 @@ fn play(lab: &Lab, script: Script, show: &mut Show) -> Result<()> {
         "the death star has seen nothing of the xwing since",
         after == before,
     );
-    verdicts(lab, &socket, show)?;
+    verdicts(stage, &socket, show)?;
 
     show.act("kill -9 of the agent, while ships land");
-    survive(lab, show)
+    survive(stage, show)
 }
 
 /// Every ship tries to land, over both families, all at once.
-fn everybody(lab: &Lab) -> Result<Vec<Landing>> {
+fn everybody(stage: &Stage<'_>) -> Result<Vec<Landing>> {
+    let (lab, once) = (stage.lab, stage.once());
     let tries: Vec<(&str, bool)> = SHIPS
         .iter()
         .flat_map(|(ship, _)| [(*ship, false), (*ship, true)])
@@ -147,7 +170,7 @@ fn everybody(lab: &Lab) -> Result<Vec<Landing>> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = tries
             .iter()
-            .map(|(ship, v6)| scope.spawn(|| ship::land(lab, ship, *v6, Target::Once)))
+            .map(|(ship, v6)| scope.spawn(|| ship::land(lab, ship, *v6, once)))
             .collect();
         threads
             .into_iter()
@@ -164,8 +187,8 @@ fn everybody(lab: &Lab) -> Result<Vec<Landing>> {
 ///
 /// What an agent has seen is gone with it: if nobody tells of a drop, somebody
 /// may have killed it, so the alliance tries once more.
-fn verdicts(lab: &Lab, socket: &Path, show: &mut Show) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
+fn verdicts(stage: &Stage<'_>, socket: &Path, show: &mut Show) -> Result<()> {
+    let end = Instant::now() + stage.patience;
     for (family, v6) in [("IPv4", false), ("IPv6", true)] {
         let mut tried = Instant::now();
         let flow = loop {
@@ -176,7 +199,7 @@ fn verdicts(lab: &Lab, socket: &Path, show: &mut Show) -> Result<()> {
                 break found;
             }
             if tried.elapsed() > Duration::from_secs(1) {
-                ship::land(lab, "xwing", v6, Target::Once)?;
+                ship::land(stage.lab, "xwing", v6, stage.once())?;
                 tried = Instant::now();
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -191,7 +214,8 @@ fn verdicts(lab: &Lab, socket: &Path, show: &mut Show) -> Result<()> {
 }
 
 /// Kills the agent twice while the empire lands, and sees that nobody notices.
-fn survive(lab: &Lab, show: &mut Show) -> Result<()> {
+fn survive(stage: &Stage<'_>, show: &mut Show) -> Result<()> {
+    let lab = stage.lab;
     let done = AtomicBool::new(false);
     let (landings, kills) = std::thread::scope(|scope| -> Result<_> {
         let threads: Vec<_> = [false, true]
@@ -200,7 +224,7 @@ fn survive(lab: &Lab, show: &mut Show) -> Result<()> {
                 scope.spawn(move || ship::land(lab, "tiefighter", v6, Target::Many(REQUESTS)))
             })
             .collect();
-        let killer = scope.spawn(|| kill_again_and_again(lab, &done));
+        let killer = scope.spawn(|| kill_again_and_again(stage, &done));
         let landings: Result<Vec<Landing>> = threads
             .into_iter()
             .map(|thread| {
@@ -222,14 +246,15 @@ fn survive(lab: &Lab, show: &mut Show) -> Result<()> {
     for landing in &landings {
         show.landing(landing, true);
     }
-    wait::settled(lab, PATIENCE, false)?;
-    let alliance = ship::land(lab, "xwing", false, Target::Once)?;
+    wait::settled(lab, stage.patience, false)?;
+    let alliance = ship::land(lab, "xwing", false, stage.once())?;
     show.landing(&alliance, false);
     Ok(())
 }
 
 /// Kills the agent, waits for the next one, kills that one too.
-fn kill_again_and_again(lab: &Lab, done: &AtomicBool) -> Result<Vec<String>> {
+fn kill_again_and_again(stage: &Stage<'_>, done: &AtomicBool) -> Result<Vec<String>> {
+    let Stage { lab, patience } = stage;
     let mut kills = Vec::new();
     for pause in [200, 400] {
         std::thread::sleep(Duration::from_millis(pause));
@@ -244,7 +269,7 @@ fn kill_again_and_again(lab: &Lab, done: &AtomicBool) -> Result<Vec<String>> {
         let new = loop {
             match ship::agent(lab)? {
                 Some(new) if new != old => break new,
-                _ if began.elapsed() > PATIENCE => bail!("no agent after {PATIENCE:?}"),
+                _ if began.elapsed() > *patience => bail!("no agent after {patience:?}"),
                 _ => std::thread::sleep(Duration::from_millis(10)),
             }
         };

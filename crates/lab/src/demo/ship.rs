@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axon_hubble::{Layer4, Response, Verdict};
@@ -10,11 +11,14 @@ use crate::control::{self, Report};
 use crate::enter::axon;
 use crate::paths::Lab;
 
+/// How long a ship waits for each of many answers.
+const MANY_WAIT: Duration = Duration::from_secs(5);
+
 /// How often a ship tries.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target {
-    /// Once.
-    Once,
+    /// Once, and waits so long for an answer.
+    Once(Duration),
     /// So many times, one after the other.
     Many(u64),
 }
@@ -28,6 +32,8 @@ pub(super) struct Landing {
     pub(super) v6: bool,
     /// Every request was answered.
     pub(super) landed: bool,
+    /// A request had no answer, not even a refusal.
+    pub(super) unanswered: bool,
     /// The last line it got.
     pub(super) said: String,
 }
@@ -36,15 +42,16 @@ pub(super) struct Landing {
 pub(super) fn land(lab: &Lab, ship: &str, v6: bool, target: Target) -> Result<Landing> {
     let axon = axon()?;
     let family = if v6 { "-6" } else { "-4" };
-    let (count, timeout) = match target {
-        Target::Once => (1, "800"),
-        Target::Many(count) => (count, "5000"),
+    let (count, wait) = match target {
+        Target::Once(wait) => (1, wait),
+        Target::Many(count) => (count, MANY_WAIT),
     };
     let output = Command::new(&axon)
         .args(["lab", "-L", &lab.name, "exec", ship, "--"])
         .arg(&axon)
         .args(["lab", "connect", "http", family, "--method", "POST"])
-        .args(["--timeout-ms", timeout, "--interval-ms", "10"])
+        .args(["--timeout-ms", &wait.as_millis().to_string()])
+        .args(["--interval-ms", "10"])
         .args([
             "--count",
             &count.to_string(),
@@ -60,6 +67,8 @@ pub(super) fn land(lab: &Lab, ship: &str, v6: bool, target: Target) -> Result<La
         ship: ship.to_owned(),
         v6,
         landed: output.status.success(),
+        // As `axon lab connect` says it.
+        unanswered: output.status.code() == Some(2),
         said: said.unwrap_or_default().to_owned(),
     })
 }

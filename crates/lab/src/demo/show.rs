@@ -90,7 +90,12 @@ impl Show {
             "{:<11} POST http://deathstar/v1/request-landing  {family}  {}",
             landing.ship, landing.said
         );
-        self.check(&what, landing.landed == may_land);
+        let is = if may_land {
+            landing.landed
+        } else {
+            landing.unanswered
+        };
+        self.check(&what, is);
     }
 
     /// Something that should be.
