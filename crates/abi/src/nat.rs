@@ -56,11 +56,11 @@ const _: () = assert!(size_of::<NatKey>() == 40);
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct NatEntry {
+    /// The address put in.
+    pub addr: IpKey,
     /// Second (monotonic clock) of the last packet.
     #[cfg(feature = "next-layout")]
     pub seen_s: u32,
-    /// The address put in.
-    pub addr: IpKey,
     /// The port put in.
     pub port: Be16,
     /// 1 if the flow is the node's own (nothing is changed), else 0.
