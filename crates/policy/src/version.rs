@@ -3,8 +3,10 @@
 //! The number stands for what the set says ([`Shape`]) and for how its classes
 //! are numbered, not for who exists. The number of a class follows from its
 //! vector alone, so that identities come and go without another class, or the
-//! same one after a restart, ever meaning something else: a row of the class
-//! table can be added, changed and removed while endpoints use the version.
+//! same one after a restart, meaning something else: a row of the class table
+//! can be added, changed and removed while endpoints use the version. Two
+//! vectors that nobody has at the same time may have one number: the rows of one
+//! are to be gone before the other's first identity is known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

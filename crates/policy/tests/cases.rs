@@ -311,24 +311,20 @@ fn a_policy_that_changes_in_the_same_breath_as_its_subject_is_in_force() {
             vec![ingress(action, Peers::Any, tcp(80, 80))],
         )
     };
-    let mut edits: Vec<(&str, Box<dyn FnMut(&mut Engine)>)> = vec![
-        (
-            "it goes and comes back",
-            Box::new(|engine| {
-                engine.set_subjects(BTreeSet::new());
-                engine.set_subjects([subject].into());
-            }),
-        ),
-        (
-            "its pods declare another port",
-            Box::new(|engine| {
-                let mut info = pod("web");
-                info.named_ports = [(("web".to_owned(), Protocol::TCP), [80].into())].into();
-                engine.upsert_identity(subject, info);
-            }),
-        ),
-    ];
-    for (name, edit) in &mut edits {
+    let goes_and_comes_back = |engine: &mut Engine| {
+        engine.set_subjects(BTreeSet::new());
+        engine.set_subjects([subject].into());
+    };
+    let declares_another_port = |engine: &mut Engine| {
+        let mut info = pod("web");
+        info.named_ports = [(("web".to_owned(), Protocol::TCP), [80].into())].into();
+        engine.upsert_identity(subject, info);
+    };
+    type Edit<'a> = &'a dyn Fn(&mut Engine);
+    for (name, edit) in [
+        ("it goes and comes back", &goes_and_comes_back as Edit<'_>),
+        ("its pods declare another port", &declares_another_port),
+    ] {
         engine.upsert_identity(subject, pod("web"));
         engine.set_subjects([subject].into());
         engine.upsert_policy(says(Action::Allow));

@@ -71,6 +71,8 @@ pub(crate) enum RowError {
     NoPolicySet { set: u32 },
     #[error("policy set {set} is still used by the endpoint at device {ifindex}")]
     PolicySetInUse { set: u32, ifindex: u32 },
+    #[error("entries that another class left are still under class {class} of policy set {set}")]
+    ClassLeft { set: u32, class: u32 },
     #[error("a policy set in force may not tell the identity apart yet")]
     Withheld,
     #[error("policy set {set} holds a row of set {other}")]
@@ -259,6 +261,10 @@ impl KernelReconciler {
             Err(error) => surplus = surplus.or(Some(error)),
         }
         self.tell_surplus(now_ms, surplus, r);
+        if self.policy_sets.target_mut().has_made_room() && self.policy_sets.lacks_rows() {
+            self.policy_sets.hasten();
+            r.due_ms = Some(now_ms);
+        }
         r.ipcache_partial = self.ipcache.lacks_rows() || self.ipcache_cidrs.lacks_rows();
         let news = self.config.target_mut().set_partial(r.ipcache_partial);
         if news || late.contains(&true) {

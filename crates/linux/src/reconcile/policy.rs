@@ -96,6 +96,8 @@ pub(super) struct PolicySetTarget {
     held: BTreeMap<u32, Held>,
     /// Identities that are to be known.
     identities: Option<Snapshot<Identity, IdentityRow>>,
+    /// Rows were taken away in this pass.
+    made_room: bool,
     now_ms: u64,
     grace_ms: u64,
 }
@@ -111,6 +113,7 @@ impl PolicySetTarget {
             known: maps.identity.clone(),
             held: BTreeMap::new(),
             identities: None,
+            made_room: false,
             now_ms: 0,
             grace_ms,
         }
@@ -130,6 +133,7 @@ impl PolicySetTarget {
         sets: &Snapshot<u32, PolicyRows>,
     ) -> Result<(), RowError> {
         self.now_ms = now_ms;
+        self.made_room = false;
         for (set, held) in &mut self.held {
             let wanted = sets.get(set).map(|rows| &rows.classes);
             let is_left = |key: &&ClassKey| {
@@ -180,6 +184,7 @@ impl PolicySetTarget {
                 } else {
                     self.classes.remove(&key)?;
                     held.surplus.classes.remove(&key);
+                    self.made_room = true;
                 }
             }
             let entries = held.surplus.entries.iter();
@@ -197,10 +202,16 @@ impl PolicySetTarget {
                 } else {
                     self.entries.remove(&key)?;
                     held.surplus.entries.remove(&key);
+                    self.made_room = true;
                 }
             }
         }
         Ok(self.held.values().filter_map(Held::due_ms).min())
+    }
+
+    /// Whether rows were taken away in this pass: what did not fit may fit now.
+    pub(super) fn has_made_room(&self) -> bool {
+        self.made_room
     }
 
     /// Whether an identity is not to become unknown in this pass: then a class
@@ -218,6 +229,10 @@ impl PolicySetTarget {
     fn write_rows(&mut self, rows: &PolicyRows, held: &mut Held) -> Result<(), RowError> {
         let mut failed = None;
         let lacking = self.write_entries(rows, held, &mut failed);
+        // What classes say never changes, but one that nobody is in any more may
+        // have had the number of one that somebody comes into.
+        let of_entries = held.surplus.entries.keys();
+        let left: BTreeSet<u32> = of_entries.map(|key| key.class).collect();
         let written = held.written.classes.clone();
         for difference in written.diff(&rows.classes) {
             match difference {
@@ -225,7 +240,11 @@ impl PolicySetTarget {
                 | RowDiff::Update {
                     new: (key, row), ..
                 } => {
-                    if lacking.contains(&row.class) {
+                    if left.contains(&row.class) {
+                        let (set, class) = (key.set, row.class);
+                        failed.get_or_insert(RowError::ClassLeft { set, class });
+                    }
+                    if lacking.contains(&row.class) || left.contains(&row.class) {
                         continue;
                     }
                     match self.classes.insert(key, row) {
@@ -374,6 +393,7 @@ impl Target for PolicySetTarget {
             return Err(RowError::PolicySetInUse { set: *set, ifindex });
         }
         self.sets.remove(set)?;
+        self.made_room = true;
         let Some(mut held) = self.held.remove(set) else {
             return Ok(());
         };
