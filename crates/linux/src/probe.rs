@@ -234,8 +234,9 @@ impl Features {
         self.list.iter().filter(|f| f.required && !f.available)
     }
 
-    /// The object's load-time constants by name.
-    pub(crate) fn constants(&self) -> [(&'static str, u32); 2] {
+    /// The object's load-time constants by name: what the kernel lacks is cut
+    /// out of programs that are loaded with them.
+    pub fn constants(&self) -> [(&'static str, u32); 2] {
         [
             (
                 "FEATURE_COARSE_CLOCK",

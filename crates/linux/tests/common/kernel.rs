@@ -4,6 +4,7 @@
 use axon_abi::{
     EventRecord, Hook, IpKey, LpmKey, MAPS, METRICS_ENTRIES, MetricsRow, RuntimeConfig,
 };
+use axon_linux::Features;
 use axon_testkit::World;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, lpm_trie};
 use aya::programs::SchedClassifier;
@@ -41,6 +42,10 @@ impl Kernel {
         let other = std::env::var_os("AXON_COST_OBJECT").map(std::fs::read);
         let other = other.map(|bytes| bytes.expect("the object can be read"));
         let object = other.as_deref().unwrap_or(OBJECT);
+        let constants = Features::probe().constants();
+        for (name, value) in &constants {
+            loader.override_global(name, value, false);
+        }
         let mut ebpf = loader.load(object).expect("the maps are made");
         for hook in Hook::ALL {
             program(&mut ebpf, hook)
