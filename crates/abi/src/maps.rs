@@ -126,6 +126,9 @@ pub(crate) const CT_ENTRIES_MAX: u32 = 524_288;
 ///
 /// - `axon_generation_v1`: index 0 holds the generation whose programs the
 ///   stubs call; one write switches every device, both directions.
+/// - `axon_rows_version_v1`: index 0 holds the version of the two tables of
+///   endpoints: odd, or even while they are written; the programs keep copies of
+///   their rows for as long as an odd version lasts.
 /// - `axon_uplink_v1`: the uplinks by index, whatever value; a full map means
 ///   that what the node translates from further uplinks is refused.
 /// - `axon_icmp_limit_v1`: up to when (nanoseconds of the monotonic clock) the
@@ -146,6 +149,7 @@ pub const MAPS: &[MapSpec] = &[
     spec::<u32, RuntimeConfig>("axon_config_v1", MapKind::Array, 1, false),
     spec::<u32, EndpointRow>("axon_endpoint_v1", MapKind::Hash, 4096, false),
     spec::<IpKey, EndpointRow>("axon_address_v1", MapKind::Hash, 8192, false),
+    spec::<u32, u32>("axon_rows_version_v1", MapKind::Array, 1, false),
     spec::<IpKey, IpcacheRow>("axon_ipcache_v1", MapKind::Hash, 524_288, true),
     spec::<LpmKey, IpcacheRow>("axon_ipcache_cidr_v1", MapKind::LpmTrie, 65_536, true),
     spec::<u32, IdentityRow>("axon_identity_v1", MapKind::Hash, 131_072, true),

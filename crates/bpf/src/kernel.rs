@@ -19,7 +19,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::maps::lpm_trie::Key;
 
-use crate::{maps, route};
+use crate::{copies, maps, route};
 
 /// 1 if the kernel has the coarse clock (Linux 5.11); the exact one costs ten
 /// times as much.
@@ -67,7 +67,7 @@ impl Kernel {
 
 /// Lends a map value for reading.
 #[inline(always)]
-fn lend<'a, T>(value: Option<*const T>) -> Option<&'a T> {
+pub fn lend<'a, T>(value: Option<*const T>) -> Option<&'a T> {
     // SAFETY: map values stay readable until the program ends, even if removed meanwhile.
     value.map(|value| unsafe { &*value })
 }
@@ -113,6 +113,11 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn own_endpoint(&self, ifindex: u32) -> Option<&EndpointRow> {
+        copies::by_device(ifindex)
+    }
+
+    #[inline(always)]
     fn uplink(&self, ifindex: u32) -> bool {
         maps::UPLINK.get_ptr(ifindex).is_some()
     }
@@ -120,6 +125,11 @@ impl Tables for Kernel {
     #[inline(always)]
     fn address(&self, addr: &IpKey) -> Option<&EndpointRow> {
         lend(maps::ADDRESS.get_ptr(addr))
+    }
+
+    #[inline(always)]
+    fn receiver(&self, addr: &IpKey) -> Option<&EndpointRow> {
+        copies::by_address(addr)
     }
 
     #[inline(always)]

@@ -12,6 +12,7 @@
 #![feature(asm_experimental_arch)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod copies;
 mod entry;
 mod kernel;
 mod maps;

@@ -14,6 +14,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 
+use crate::copies::{COPIES, Copied};
 use crate::skb::WINDOW_LEN;
 
 #[map(name = "axon_programs_v1")]
@@ -27,6 +28,9 @@ pub static CONFIG: Array<RuntimeConfig> = Array::with_max_entries(1, 0);
 
 #[map(name = "axon_endpoint_v1")]
 pub static ENDPOINT: HashMap<u32, EndpointRow> = HashMap::with_max_entries(4096, 0);
+
+#[map(name = "axon_rows_version_v1")]
+pub static ROWS_VERSION: Array<u32> = Array::with_max_entries(1, 0);
 
 #[map(name = "axon_address_v1")]
 pub static ADDRESS: HashMap<IpKey, EndpointRow> = HashMap::with_max_entries(8192, 0);
@@ -84,6 +88,14 @@ pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 #[map(name = "axon_events_v1")]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
+
+/// Copies of endpoints' rows, by device; see [`crate::copies`].
+#[map(name = "axon_by_device")]
+pub static BY_DEVICE: PerCpuArray<Copied<u32>> = PerCpuArray::with_max_entries(COPIES, 0);
+
+/// Copies of endpoints' rows, by address.
+#[map(name = "axon_by_address")]
+pub static BY_ADDRESS: PerCpuArray<Copied<IpKey>> = PerCpuArray::with_max_entries(COPIES, 0);
 
 /// The CPU's room for the packet in hand; private to a load.
 #[map(name = "axon_scratch")]

@@ -24,7 +24,7 @@ pub fn from_endpoint(
 ) -> Result<Verdict, DropReason> {
     scratch.begin(0, Direction::Egress);
     let row = tables
-        .endpoint(packet.ifindex())
+        .own_endpoint(packet.ifindex())
         .ok_or(DropReason::EndpointNotReady)?;
     scratch.endpoint = row.id;
     scratch.source_identity = row.identity;
@@ -61,7 +61,7 @@ fn forward<F: Family>(
     if F::unroutable(&scratch.flow.tuple.destination) {
         return Err(DropReason::UnknownL3Target);
     }
-    let receiver = tables.address(&scratch.flow.tuple.destination);
+    let receiver = tables.receiver(&scratch.flow.tuple.destination);
     let sets = Sets {
         sender: Some(row.policy_set),
         receiver: match receiver {

@@ -54,7 +54,7 @@ fn receive<F: Family>(
             Back::Untouched => Ok(Verdict::Ignore),
         };
     }
-    if tables.address(&destination).is_none() {
+    if tables.receiver(&destination).is_none() {
         return Ok(Verdict::Ignore);
     }
     parse::<F>(packet, tables, scratch)?;
@@ -69,7 +69,7 @@ fn deliver_to<F: Family>(
     tables: &impl Tables,
     scratch: &mut Scratch,
 ) -> Result<Verdict, DropReason> {
-    let Some(row) = tables.address(&scratch.flow.tuple.destination) else {
+    let Some(row) = tables.receiver(&scratch.flow.tuple.destination) else {
         return Err(DropReason::StaleOrUnroutableIp);
     };
     scratch.endpoint = row.id;

@@ -128,7 +128,8 @@ fn answer<F: Family>(
 #[inline(never)]
 fn set_speaker<F: Family>(tables: &impl Tables, scratch: &mut Scratch) {
     let node = F::node(tables.config());
-    scratch.next_hop.addr = if !node.0.ends_with(&[0; 4]) {
+    let [.., a, b, c, d] = node.0;
+    scratch.next_hop.addr = if u32::from_ne_bytes([a, b, c, d]) != 0 {
         node
     } else if F::VERSION == 4 {
         IpKey::from_v4(GATEWAY_IPV4)

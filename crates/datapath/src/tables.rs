@@ -93,10 +93,21 @@ pub trait Tables {
 
     /// The endpoint behind a host-side device.
     fn endpoint(&self, ifindex: u32) -> Option<&EndpointRow>;
+    /// As [`Tables::endpoint`], asked once in the life of a packet: what is
+    /// lent holds until it is asked again.
+    #[inline(always)]
+    fn own_endpoint(&self, ifindex: u32) -> Option<&EndpointRow> {
+        self.endpoint(ifindex)
+    }
     /// Whether a device is an uplink.
     fn uplink(&self, ifindex: u32) -> bool;
     /// The endpoint of this node that has an address.
     fn address(&self, addr: &IpKey) -> Option<&EndpointRow>;
+    /// As [`Tables::address`]; what is lent holds until it is asked again.
+    #[inline(always)]
+    fn receiver(&self, addr: &IpKey) -> Option<&EndpointRow> {
+        self.address(addr)
+    }
     /// Who a single address is.
     fn ipcache(&self, addr: &IpKey) -> Option<&IpcacheRow>;
     /// Who the longest prefix is that holds an address.

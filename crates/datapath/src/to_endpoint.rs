@@ -26,7 +26,7 @@ pub fn to_endpoint(
 ) -> Result<Verdict, DropReason> {
     scratch.begin(0, Direction::Ingress);
     let row = tables
-        .endpoint(packet.ifindex())
+        .own_endpoint(packet.ifindex())
         .ok_or(DropReason::EndpointNotReady)?;
     scratch.endpoint = row.id;
     scratch.destination_identity = row.identity;

@@ -7,7 +7,8 @@
 mod common;
 
 use axon_abi::{Direction, Hook};
-use axon_testkit::{Action, Backend, MemPacket, Outcome, World, cases, run_case};
+use axon_testkit::cases::{Net, POD_A, POD_B, V4, V6};
+use axon_testkit::{Action, Backend, Build, MemPacket, Outcome, World, cases, run_case};
 use aya::{TestRun, TestRunOptions};
 
 use common::kernel::{Kernel, program};
@@ -81,15 +82,24 @@ fn make_devices() {
     }
 }
 
-#[test]
-fn the_kernel_decides_every_case_as_the_host_does() {
+/// Runs a test with programs of its own, as root.
+fn with_kernel(test: impl FnOnce(Kernel) + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: not root");
         return;
     }
     let run = || {
         make_devices();
-        let mut kernel = Kernel::load();
+        test(Kernel::load());
+    };
+    std::thread::spawn(run)
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+#[test]
+fn the_kernel_decides_every_case_as_the_host_does() {
+    with_kernel(|mut kernel| {
         let cases = cases::all();
         let wrong: Vec<String> = cases
             .iter()
@@ -97,8 +107,40 @@ fn the_kernel_decides_every_case_as_the_host_does() {
             .filter_map(|case| run_case(&mut kernel, case).err())
             .collect();
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    };
-    std::thread::spawn(run)
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+#[test]
+fn copies_of_endpoints_rows_last_as_long_as_their_version() {
+    with_kernel(|mut kernel| {
+        for net in [V4, V6] {
+            let mut world = Net::scene();
+            kernel.set_world(&world);
+            let packet = Build::udp(net.a, net.b, (4000, 53), 4).frame();
+            let packet = MemPacket::new(POD_A, packet);
+            let passes = |kernel: &mut Kernel| {
+                let outcome = kernel.run(Hook::FromEndpoint, &packet);
+                outcome.action == Action::Redirect
+            };
+            assert!(passes(&mut kernel));
+            // Either end's row is asked for.
+            for device in [POD_A, POD_B] {
+                let open = world.clone();
+                let mut row = world.endpoints[&device];
+                row.policy_set = 0;
+                world.endpoint(row);
+                kernel.set_endpoints(&world);
+                assert!(passes(&mut kernel), "copies are in use, of {device}");
+                kernel.set_rows_version(|version| (version + 2) & !1);
+                assert!(!passes(&mut kernel), "a change has begun, of {device}");
+                kernel.set_rows_version(|version| version | 1);
+                assert!(!passes(&mut kernel), "it is made, of {device}");
+                world = open;
+                kernel.set_endpoints(&world);
+                assert!(!passes(&mut kernel), "nobody has told, of {device}");
+                kernel.set_rows_version(|version| version + 2);
+                assert!(passes(&mut kernel), "as before, of {device}");
+            }
+        }
+    });
 }

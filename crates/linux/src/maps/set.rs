@@ -36,6 +36,8 @@ pub struct Maps {
     pub endpoint: Map<u32, EndpointRow>,
     /// Endpoints by address.
     pub address: Map<IpKey, EndpointRow>,
+    /// The version of both, at index 0.
+    pub rows_version: Map<u32, u32>,
     /// Host addresses.
     pub ipcache: Map<IpKey, IpcacheRow>,
     /// Prefixes.
@@ -102,6 +104,7 @@ impl Maps {
             config: map(get("axon_config_v1")?)?,
             endpoint: map(get("axon_endpoint_v1")?)?,
             address: map(get("axon_address_v1")?)?,
+            rows_version: map(get("axon_rows_version_v1")?)?,
             ipcache: map(get("axon_ipcache_v1")?)?,
             ipcache_cidr: map(get("axon_ipcache_cidr_v1")?)?,
             identity: map(get("axon_identity_v1")?)?,

@@ -1,6 +1,7 @@
 //! Endpoints: a row by device, and the same row by each address.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{Ordering, fence};
 
 use axon_abi::{EndpointRow, IpKey, PolicySetRow};
 use axon_statedb::{Snapshot, Target};
@@ -10,9 +11,13 @@ use crate::maps::{Map, MapError, Maps};
 
 /// Writes the row by device first: what the endpoint sends is judged before
 /// anything is delivered to it. Removal is the other way round.
+///
+/// The programs keep copies of rows as long as their version lasts: each change
+/// is made under an even one, which has no copies.
 pub(super) struct EndpointTarget {
     endpoints: Map<u32, EndpointRow>,
     addresses: Map<IpKey, EndpointRow>,
+    version: Map<u32, u32>,
     sets: Map<u32, PolicySetRow>,
     /// The set that each endpoint in the kernel names, by device.
     in_force: BTreeMap<u32, u32>,
@@ -46,10 +51,54 @@ impl EndpointTarget {
         Self {
             endpoints: maps.endpoint.clone(),
             addresses: maps.address.clone(),
+            version: maps.rows_version.clone(),
             sets: maps.policy_set.clone(),
             in_force: BTreeMap::new(),
             doubtful: BTreeSet::new(),
         }
+    }
+
+    /// Makes a change of rows. If it fails, what it has changed is in force.
+    fn change<T>(
+        &mut self,
+        change: impl FnOnce(&mut Self) -> Result<T, RowError>,
+    ) -> Result<T, RowError> {
+        let before = self.version.get(&0)?.unwrap_or(0);
+        let during = before.wrapping_add(2) & !1;
+        self.version.insert(&0, &during)?;
+        let changed = change(self);
+        // Who sees the next version sees the rows.
+        fence(Ordering::SeqCst);
+        // If this fails the programs ask the tables, until a change succeeds.
+        self.version.insert(&0, &(during | 1))?;
+        changed
+    }
+
+    fn put(&mut self, ifindex: u32, row: &EndpointRow) -> Result<(), RowError> {
+        let before = self.endpoints.get(&ifindex)?;
+        self.endpoints.insert(&ifindex, row)?;
+        for addr in addresses(row) {
+            self.addresses.insert(&addr, row)?;
+        }
+        self.in_force.insert(ifindex, row.policy_set);
+        let same = before.is_some_and(|old| addresses(&old).eq(addresses(row)));
+        if !same || self.doubtful.contains(&ifindex) {
+            for addr in self.surplus(ifindex, Some(row))? {
+                self.remove_address(&addr, ifindex)?;
+            }
+            self.doubtful.remove(&ifindex);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, ifindex: u32) -> Result<(), RowError> {
+        for addr in self.surplus(ifindex, None)? {
+            self.remove_address(&addr, ifindex)?;
+        }
+        self.endpoints.remove(&ifindex)?;
+        self.in_force.remove(&ifindex);
+        self.doubtful.remove(&ifindex);
+        Ok(())
     }
 
     /// Whether every endpoint in the kernel has the set that it is to have.
@@ -97,34 +146,17 @@ impl Target for EndpointTarget {
                 set: row.policy_set,
             });
         }
-        let before = self.endpoints.get(ifindex)?;
-        self.endpoints.insert(ifindex, row)?;
-        for addr in addresses(row) {
-            self.addresses.insert(&addr, row)?;
-        }
-        self.in_force.insert(*ifindex, row.policy_set);
-        let same = before.is_some_and(|old| addresses(&old).eq(addresses(row)));
-        if !same || self.doubtful.contains(ifindex) {
-            for addr in self.surplus(*ifindex, Some(row))? {
-                self.remove_address(&addr, *ifindex)?;
-            }
-            self.doubtful.remove(ifindex);
-        }
-        Ok(())
+        self.change(|target| target.put(*ifindex, row))
     }
 
     fn delete(&mut self, ifindex: &u32) -> Result<(), RowError> {
-        for addr in self.surplus(*ifindex, None)? {
-            self.remove_address(&addr, *ifindex)?;
-        }
-        self.endpoints.remove(ifindex)?;
-        self.in_force.remove(ifindex);
-        self.doubtful.remove(ifindex);
-        Ok(())
+        self.change(|target| target.remove(*ifindex))
     }
 
     /// Rows by device, as far as the rows by address agree with them; what
     /// does not agree is told in a way that no desired row equals.
+    ///
+    /// Whoever else has written rows has told no version.
     fn dump(&mut self) -> Result<BTreeMap<u32, EndpointRow>, RowError> {
         const DIFFERENT: EndpointRow = EndpointRow {
             ifindex: 0,
@@ -137,6 +169,7 @@ impl Target for EndpointTarget {
             mac: [0; 6],
             node_mac: [0; 6],
         };
+        self.change(|_| Ok(()))?;
         let mut rows: BTreeMap<u32, EndpointRow> = self.endpoints.dump()?.into_iter().collect();
         let by_address: BTreeMap<IpKey, EndpointRow> = self.addresses.dump()?.into_iter().collect();
         self.in_force = rows.iter().map(|(n, row)| (*n, row.policy_set)).collect();

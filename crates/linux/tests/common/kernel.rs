@@ -115,6 +115,21 @@ impl Kernel {
         config.set(0, value, 0).expect("written");
     }
 
+    /// Changes the version of the tables of endpoints.
+    pub(crate) fn set_rows_version(&mut self, next: impl FnOnce(u32) -> u32) {
+        let map = self.ebpf.map_mut("axon_rows_version_v1");
+        let map = map.expect("the map exists");
+        let mut version: Array<&mut MapData, u32> = map.try_into().expect("an array");
+        let now = version.get(&0, 0).expect("a value");
+        version.set(0, next(now), 0).expect("written");
+    }
+
+    /// Writes the endpoints of a world, and tells nobody.
+    pub(crate) fn set_endpoints(&mut self, world: &World) {
+        self.fill("axon_endpoint_v1", world.endpoints.clone());
+        self.fill("axon_address_v1", world.addresses.clone());
+    }
+
     /// Starts over with the rows of a world.
     pub(crate) fn set_world(&mut self, world: &World) {
         let map = self.ebpf.map_mut("axon_config_v1").expect("the map exists");
@@ -142,8 +157,8 @@ impl Kernel {
             "axon_uplink_v1",
             world.uplinks.iter().map(|ifindex| (*ifindex, 1_u32)),
         );
-        self.fill("axon_endpoint_v1", world.endpoints.clone());
-        self.fill("axon_address_v1", world.addresses.clone());
+        self.set_endpoints(world);
+        self.set_rows_version(|version| (version + 2) | 1);
         self.fill("axon_ipcache_v1", world.ipcache.clone());
         self.fill_trie("axon_ipcache_cidr_v1", world.cidrs.clone());
         self.fill(
