@@ -18,7 +18,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use axon_testkit::{NodeOfPods, node_manifests};
 use serde_json::{Value, json};
 
 /// What the node's namespace is called, and what others' names begin with.
@@ -197,13 +196,38 @@ fn until_well(args: &CniArgs, dir: &Path, agent: &mut Child) -> Result<()> {
 
 /// A node, a policy for all, and pods of twenty kinds.
 fn manifests(pods: usize) -> String {
-    node_manifests(&NodeOfPods {
-        pods,
-        kinds: 20,
-        pod_cidrs: ["10.77.0.0/16", "fd77::/64"],
-        policy: "{endpointSelector: {}, ingress: [{fromEndpoints: [{matchLabels: {kind: k1}}], \
-                 toPorts: [{ports: [{port: '80', protocol: TCP}]}]}]}",
-    })
+    let document = |kind: &str, group: &str, name: &str, rest: Value| {
+        let mut object = json!({"apiVersion": group, "kind": kind, "metadata": {"name": name}});
+        for (field, value) in rest.as_object().into_iter().flatten() {
+            match field.as_str() {
+                "labels" => object["metadata"]["labels"] = value.clone(),
+                field => object[field] = value.clone(),
+            }
+        }
+        format!("{object}\n---\n")
+    };
+    let node = json!({
+        "spec": {"podCIDRs": ["10.77.0.0/16", "fd77::/64"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]},
+    });
+    let policy = json!({"spec": {
+        "endpointSelector": {},
+        "ingress": [{
+            "fromEndpoints": [{"matchLabels": {"kind": "k1"}}],
+            "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}]}],
+        }],
+    }});
+    let mut text = document("Node", "v1", "n1", node);
+    text += &document("Namespace", "v1", "default", Value::Null);
+    text += &document("CiliumNetworkPolicy", "cilium.io/v2", "web", policy);
+    for pod in 0..pods {
+        let rest = json!({
+            "labels": {"kind": format!("k{}", pod % 20)},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "none"}]},
+        });
+        text += &document("Pod", "v1", &format!("p{pod}"), rest);
+    }
+    text
 }
 
 impl Plugin {
