@@ -35,6 +35,40 @@ fn set(number: u32, class: u32) -> PolicyRows {
 }
 
 #[test]
+fn every_change_of_endpoints_has_a_version_of_its_own() {
+    let Some(()) = root() else { return };
+    let node = Node::new("version");
+    let pod = Pod::create(&node, 1);
+    let datapath = open(&node, &node.config());
+    let maps = datapath.maps();
+    let desired = desired(&[&pod]);
+    let mut reconciler = reconciler(&node, maps);
+    let mut seen = std::collections::BTreeSet::new();
+    let mut is_new = |what: &str| {
+        let version = maps.rows_version.get(&0).expect("a look-up");
+        let version = version.expect("a version");
+        assert_eq!(version % 2, 1, "copies may be made: {what}");
+        assert!(seen.insert(version), "{what}: {version} again");
+    };
+    reconciler.sync(0, &desired);
+    is_new("a row is written");
+    desired.endpoints.replace([(pod.ifindex, pod.row(1001, 1))]);
+    reconciler.sync(0, &desired);
+    is_new("it changes");
+    desired.endpoints.replace([(pod.ifindex, pod.row(1001, 9))]);
+    reconciler.sync(0, &desired);
+    let row = maps.endpoint.get(&pod.ifindex).expect("a look-up");
+    assert_eq!(row.map(|row| row.policy_set), Some(1), "set 9 is not there");
+    // As an agent leaves it that is killed in the midst.
+    maps.rows_version.insert(&0, &1000).expect("written");
+    desired.endpoints.replace([]);
+    reconciler.sync(60_000, &desired);
+    is_new("it goes");
+    reconciler.full(60_000, &desired);
+    is_new("everything is looked at");
+}
+
+#[test]
 fn a_policy_set_is_whole_before_and_stays_while_endpoints_use_it() {
     let Some(()) = root() else { return };
     let node = Node::new("sets");
