@@ -1,6 +1,6 @@
 # One-line names for `cargo xtask`, which does the work. Needs rustup's cargo, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test fuzz soak bench lint clean
+.PHONY: help setup build demo test kernels fuzz soak bench lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,10 @@ demo: ## build, then run a cluster in network namespaces (root)
 
 test: setup ## everything that continuous integration checks
 	@cargo xtask ci
+
+kernels: ## the same programs, cases and a cluster on every supported kernel (KERNEL=6.1)
+	@cargo xtask setup --build
+	@cargo xtask kernels $(KERNEL)
 
 fuzz: ## hunt for inputs that break anything, a minute each (TIME=600 TARGET=packet)
 	@cargo xtask fuzz $(if $(TIME),--time $(TIME)) $(TARGET)

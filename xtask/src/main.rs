@@ -51,6 +51,9 @@ cargo xtask VERB
   bench [ARGS]        run the benchmarks
   runtimes [--all]    fetch container runtimes for tests into the cache; with --all the
         [--force]     newest containerd too, from another Debian release
+  kernels [VERSION...]
+                      what must hold on every supported kernel, each emulated; `--update` writes
+                      down what the programs cost there instead
   vm [OPTIONS] -- CMD run a command under another kernel (`cargo xtask vm --help`)
   clean [--cache]     remove build results, and the toolchain cache
 ";
@@ -85,6 +88,7 @@ fn run(verb: &str, args: &[String]) -> anyhow::Result<ExitCode> {
         "soak" => checks::soak(args)?,
         "bench" => checks::bench(args)?,
         "runtimes" => runtimes::install(has("--all"), has("--force"))?,
+        "kernels" => return vm::kernels(args),
         "vm" => return vm::vm(args),
         "clean" => checks::clean(has("--cache"))?,
         "" | "help" | "-h" | "--help" => print!("{HELP}"),

@@ -18,6 +18,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub(super) struct Command {
     /// The command and its arguments.
     pub(super) words: Vec<String>,
+    /// A command that follows if that succeeds.
+    pub(super) then: Vec<String>,
     /// Path and content.
     pub(super) files: Vec<(String, Vec<u8>)>,
     /// Variables taken along from here.
@@ -32,8 +34,11 @@ pub(super) fn command(options: &Options) -> Result<Command> {
         let file = build_test(package, target, options.release)?;
         command.add_program(target, &file, words)?;
     } else if words.first().is_some_and(|word| word == "axon") {
-        let file = build_axon(options.release)?;
+        let file = build("axon", options.release)?;
         command.add_program("axon", &file, &words[1..])?;
+        if words.get(1).is_some_and(|verb| verb == "lab") {
+            command.add_plugin(&build("axon-cni", options.release)?)?;
+        }
     } else if let Some(file) = words
         .first()
         .map(|word| root().join(word))
@@ -55,6 +60,7 @@ pub(super) fn command(options: &Options) -> Result<Command> {
             .files
             .push((path.trim_start_matches('/').into(), content));
     }
+    command.then.clone_from(&options.then);
     command.environment = std::env::vars()
         .filter(|(key, _)| matches!(key.as_str(), "RUST_LOG" | "RUST_BACKTRACE"))
         .collect();
@@ -79,6 +85,13 @@ pub(super) fn busybox() -> Result<Vec<u8>> {
 }
 
 impl Command {
+    /// The CNI plugin, which a lab looks for beside its `axon`.
+    fn add_plugin(&mut self, file: &Path) -> Result<()> {
+        let content = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        self.files.push(("axon-cni".into(), content));
+        Ok(())
+    }
+
     fn add_program(&mut self, name: &str, file: &Path, args: &[String]) -> Result<()> {
         let content = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         if needs_libraries(&content) {
@@ -95,15 +108,16 @@ impl Command {
     }
 }
 
-fn build_axon(release: bool) -> Result<PathBuf> {
+/// Builds the binary of a package of the same name.
+fn build(package: &str, release: bool) -> Result<PathBuf> {
     let mut cargo = static_cargo("build", release);
-    cmd::run(cargo.args(["--package", "axon", "--bin", "axon"]))?;
+    cmd::run(cargo.args(["--package", package, "--bin", package]))?;
     let profile = if release { "release" } else { "debug" };
     strip(
         &checks::target_folder()?
             .join(TARGET)
             .join(profile)
-            .join("axon"),
+            .join(package),
     )
 }
 

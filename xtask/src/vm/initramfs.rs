@@ -60,7 +60,14 @@ fn init(modules: &[Module], command: &Command) -> String {
         .iter()
         .map(|(key, value)| format!("export {key}={}\n", quote(value)))
         .collect();
-    let words: Vec<String> = command.words.iter().map(|word| quote(word)).collect();
+    let quoted = |words: &[String]| -> String {
+        let words: Vec<String> = words.iter().map(|word| quote(word)).collect();
+        words.join(" ")
+    };
+    let mut line = quoted(&command.words);
+    if !command.then.is_empty() {
+        line = format!("{line} && {}", quoted(&command.then));
+    }
     format!(
         "#!/bin/busybox sh\n\
          /bin/busybox --install -s /bin\n\
@@ -75,16 +82,16 @@ fn init(modules: &[Module], command: &Command) -> String {
          mount -t cgroup2 none /sys/fs/cgroup\n\
          mount -t bpf none /sys/fs/bpf\n\
          mount -t tracefs none /sys/kernel/tracing 2>/dev/null\n\
+         touch /etc/hosts /etc/resolv.conf\n\
          ip link set lo up\n\
          ulimit -l unlimited\n\
          {insmod}\
          {environment}\
          echo up > /dev/ttyS1\n\
          cd /work\n\
-         {}\n\
+         {line}\n\
          echo exit $? > /dev/ttyS1\n\
-         poweroff -f\n",
-        words.join(" ")
+         poweroff -f\n"
     )
 }
 

@@ -16,10 +16,15 @@ const KERNELS: &[(&str, &[&str])] = &[
     ("5.10", &["bullseye-security"]),
     ("6.1", &["bookworm", "bookworm-security"]),
     ("6.12", &["bookworm-backports"]),
+    // Whatever is newest there.
+    ("7", &["trixie-backports"]),
 ];
 
 /// Always points to the newest build of a kernel; small, and with what a cloud machine needs.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
+
+/// What the image's package is cut into, since 7.0.
+const PARTS: &[&str] = &["linux-binary-", "linux-modules-"];
 
 /// An unpacked kernel.
 pub(super) struct Kernel {
@@ -34,13 +39,18 @@ pub(super) struct Module {
     pub(super) content: Vec<u8>,
 }
 
+/// The kernels' names.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    KERNELS.iter().map(|(name, _)| *name)
+}
+
 /// Brings a kernel into the cache, if it is not there yet.
 pub(super) fn fetch(version: &str) -> Result<Kernel> {
     if std::env::consts::ARCH != "x86_64" {
         bail!("virtual machines are set up for x86_64 only");
     }
     let Some((_, suites)) = KERNELS.iter().find(|(name, _)| *name == version) else {
-        let names: Vec<&str> = KERNELS.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = names().collect();
         bail!("no kernel {version}; there are {}", names.join(", "));
     };
     let folder = cache::path("vm/kernel").join(version);
@@ -52,16 +62,32 @@ pub(super) fn fetch(version: &str) -> Result<Kernel> {
             .into_iter()
             .find(|name| name.starts_with("linux-image-"))
             .with_context(|| format!("{META_PACKAGE} names no kernel"))?;
+        let mut packages = apt.depends(&package)?;
+        packages.retain(|name| PARTS.iter().any(|part| name.starts_with(part)));
+        if packages.is_empty() {
+            packages.push(package);
+        }
         cache::folder(&cache::path("vm/kernel"))?;
         cache::build(&folder, |into| {
-            apt.unpack(&[&package], into)?;
-            let wrapped = only_file(&into.join("boot"), "vmlinuz-")?;
+            let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+            apt.unpack(&packages, into)?;
+            let wrapped = wrapped_image(into)?;
             let image = fs::read(&wrapped).context("cannot read the kernel's image")?;
             cache::write(&into.join("vmlinux"), &unwrap_image(&image)?, false)?;
             cache::remove(&into.join("boot"))
         })?;
     }
     Ok(Kernel { folder })
+}
+
+/// Where a package has put the image; modules are below `lib` then.
+fn wrapped_image(folder: &Path) -> Result<PathBuf> {
+    if folder.join("boot").exists() {
+        return only_file(&folder.join("boot"), "vmlinuz-");
+    }
+    fs::rename(folder.join("usr/lib"), folder.join("lib")).context("no modules in the packages")?;
+    let release = only_file(&folder.join("lib/modules"), "")?;
+    only_file(&release, "vmlinuz")
 }
 
 impl Kernel {

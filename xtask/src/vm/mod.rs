@@ -13,6 +13,7 @@
 mod guest;
 mod initramfs;
 mod kernel;
+mod kernels;
 mod options;
 mod qemu;
 
@@ -20,7 +21,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use self::options::Options;
 use crate::cache;
+
+pub(crate) use self::kernels::kernels;
 
 /// Boots a kernel, runs the command in it and ends as the command did.
 pub(crate) fn vm(args: &[String]) -> Result<ExitCode> {
@@ -28,10 +32,23 @@ pub(crate) fn vm(args: &[String]) -> Result<ExitCode> {
         print!("{}", options::HELP);
         return Ok(ExitCode::SUCCESS);
     };
+    Ok(ExitCode::from(run(&options)?.status))
+}
+
+/// How a command in a guest has ended.
+struct Ended {
+    /// Its status.
+    status: u8,
+    /// What the guest's console showed.
+    console: String,
+}
+
+/// Boots a kernel and runs the command in it.
+fn run(options: &Options) -> Result<Ended> {
     let kernel = kernel::fetch(&options.kernel)?;
     let qemu = qemu::fetch()?;
     let busybox = guest::busybox()?;
-    let command = guest::command(&options)?;
+    let command = guest::command(options)?;
     let modules = kernel.modules(&options.modules)?;
     let image = initramfs::image(&busybox, &modules, &command)?;
 
@@ -39,7 +56,7 @@ pub(crate) fn vm(args: &[String]) -> Result<ExitCode> {
     cache::folder(&work)?;
     let initramfs = work.join("initramfs");
     let ended = cache::write(&initramfs, &image, false)
-        .and_then(|()| qemu.run(&kernel, &initramfs, &work.join("status"), &options));
+        .and_then(|()| qemu.run(&kernel, &initramfs, &work.join("status"), options));
     cache::remove(&work)?;
-    Ok(ExitCode::from(ended?))
+    ended
 }

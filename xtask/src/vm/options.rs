@@ -15,7 +15,7 @@ COMMAND is `axon` (built static for this), a static executable or script of
 this machine, or a command of busybox (`sh -c '...'`). bpffs is mounted at
 /sys/fs/bpf, cgroup2 at /sys/fs/cgroup; the working folder is /work.
 
-  --kernel VERSION   5.10, 6.1 or 6.12, Debian's cloud kernels  [6.1]
+  --kernel VERSION   5.10, 6.1, 6.12 or 7 (the newest), Debian's cloud kernels  [6.1]
   --test PKG/TARGET  instead of COMMAND: an integration test, built static;
                      ARGS go to the test binary
   --file PATH        copy a file into the guest, to the same path below /work
@@ -50,6 +50,8 @@ pub(super) struct Options {
     pub(super) append: String,
     /// The command and its arguments.
     pub(super) command: Vec<String>,
+    /// A command of the guest that follows if that succeeds.
+    pub(super) then: Vec<String>,
 }
 
 impl Default for Options {
@@ -65,6 +67,7 @@ impl Default for Options {
             timeout: Duration::from_secs(300),
             append: String::new(),
             command: Vec::new(),
+            then: Vec::new(),
         }
     }
 }

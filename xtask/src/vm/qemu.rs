@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::Ended;
 use super::kernel::Kernel;
 use super::options::Options;
 use crate::apt::Apt;
@@ -20,6 +21,9 @@ const OLDEST_MAJOR: u32 = 9;
 const TOO_LATE: u8 = 124;
 /// The status when the guest never got to the command.
 const NO_GUEST: u8 = 125;
+
+/// Bytes of a console that are remembered.
+const CONSOLE_MAX: usize = 1 << 20;
 
 /// A usable QEMU.
 pub(super) struct Qemu {
@@ -66,7 +70,7 @@ impl Qemu {
         initramfs: &Path,
         status: &Path,
         options: &Options,
-    ) -> Result<u8> {
+    ) -> Result<Ended> {
         let deadline = Instant::now() + options.timeout;
         // A guest that did not even start is QEMU's fault, not the command's: once more.
         for _ in 0..2 {
@@ -74,21 +78,25 @@ impl Qemu {
             let child = child
                 .as_mut()
                 .map_err(|error| anyhow::anyhow!("cannot start QEMU: {error}"))?;
-            let ended = follow(child, deadline)?;
+            let (in_time, console) = follow(child, deadline)?;
+            let ended = |status| Ok(Ended { status, console });
             match Report::read(status) {
-                Report::Exit(code) => return Ok(code),
-                _ if !ended => {
+                Report::Exit(code) => return ended(code),
+                _ if !in_time => {
                     eprintln!("vm: stopped after {} s", options.timeout.as_secs());
-                    return Ok(TOO_LATE);
+                    return ended(TOO_LATE);
                 }
                 Report::Started => {
                     eprintln!("vm: the guest died during the command");
-                    return Ok(NO_GUEST);
+                    return ended(NO_GUEST);
                 }
                 Report::Nothing => eprintln!("vm: the guest did not start"),
             }
         }
-        Ok(NO_GUEST)
+        Ok(Ended {
+            status: NO_GUEST,
+            console: String::new(),
+        })
     }
 
     fn command(
@@ -169,13 +177,21 @@ impl Report {
     }
 }
 
-/// Prints the guest's console until it ends; false if it had to be stopped.
-fn follow(child: &mut Child, deadline: Instant) -> Result<bool> {
+/// Prints the guest's console until it ends, and gives it back; false if it had to be stopped.
+fn follow(child: &mut Child, deadline: Instant) -> Result<(bool, String)> {
     let console = child.stdout.take().context("QEMU has no console")?;
     let printer = std::thread::spawn(move || {
+        let mut text = String::new();
         for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
-            println!("{}", String::from_utf8_lossy(&line).trim_end_matches('\r'));
+            let line = String::from_utf8_lossy(&line);
+            let line = line.trim_end_matches('\r');
+            println!("{line}");
+            if text.len() < CONSOLE_MAX {
+                text.push_str(line);
+                text.push('\n');
+            }
         }
+        text
     });
     let ended = loop {
         if child.try_wait().context("cannot wait for QEMU")?.is_some() {
@@ -191,8 +207,7 @@ fn follow(child: &mut Child, deadline: Instant) -> Result<bool> {
         std::thread::sleep(Duration::from_millis(20));
     };
     // It ends with the pipe; what it printed is complete before the status is judged.
-    let _ = printer.join();
-    Ok(ended)
+    Ok((ended, printer.join().unwrap_or_default()))
 }
 
 /// The first number of `QEMU emulator version 10.0.2 (...)`; 0 if there is none.
