@@ -76,7 +76,7 @@ fn an_endpoint_beyond_the_table_is_told_and_cut_off() {
     let Some(()) = root() else { return };
     let node = Node::new("crowd");
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
-    let mut datapath = attached(&node, &node.config(), [&a, &b]);
+    let datapath = attached(&node, &node.config(), [&a, &b]);
     let maps = datapath.maps();
     let capacity = maps.endpoint.capacity();
     let desired = desired(&[&a]);

@@ -382,7 +382,7 @@ fn a_storm_of_forged_frames_is_counted_and_nothing_more() {
     for pod in &pods {
         silence(pod);
     }
-    let mut datapath = attached(&node, &node.config(), &pods);
+    let datapath = attached(&node, &node.config(), &pods);
     let desired = desired(&[hostile, victim, peer]);
     desired.config.write(|txn| {
         if let Some(config) = txn.get(&0).map(|config| **config) {

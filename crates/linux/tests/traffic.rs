@@ -48,7 +48,7 @@ fn aggregates_beyond_64_kib_pass() {
     let Some(()) = root() else { return };
     let node = Node::new("big");
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
-    let mut datapath = attached(&node, &node.config(), [&a, &b]);
+    let datapath = attached(&node, &node.config(), [&a, &b]);
     reconciler(&node, datapath.maps()).sync(0, &desired(&[&a, &b]));
     for addr in ["10.7.0.2", "fd07::2"] {
         let received = transfer(&a, &b, addr.parse().expect("an address"));
@@ -65,7 +65,7 @@ fn drops_are_told_as_events() {
     let Some(()) = root() else { return };
     let node = Node::new("events");
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
-    let mut datapath = attached(&node, &node.config(), [&a, &b]);
+    let datapath = attached(&node, &node.config(), [&a, &b]);
     let desired = desired(&[&a, &b]);
     desired.config.write(|txn| {
         if let Some(config) = txn.get(&0).map(|config| **config) {

@@ -77,7 +77,7 @@ fn classifier<'a>(ebpf: &'a Ebpf, name: &str) -> Option<&'a SchedClassifier> {
 
 /// Has the kernel verify these programs, all at once: one takes as long as
 /// all others together, and an agent that starts waits for them.
-fn verify_all(ebpf: &mut Ebpf, names: BTreeSet<String>) -> Result<(), DatapathError> {
+fn verify_all(ebpf: &mut Ebpf, names: &BTreeSet<String>) -> Result<(), DatapathError> {
     let mut missing = names.clone();
     let loaded: Vec<Result<(), DatapathError>> = std::thread::scope(|scope| {
         let mut threads = Vec::new();
@@ -137,7 +137,7 @@ impl Programs {
         if in_force.is_none() {
             names.extend(Hook::ALL.map(|hook| hook.program().to_owned()));
         }
-        verify_all(&mut ebpf, names)?;
+        verify_all(&mut ebpf, &names)?;
         Ok(Self { ebpf, in_force })
     }
 
