@@ -161,7 +161,7 @@ pub(crate) fn soak(args: &[String]) -> Result<()> {
     let mut soak = cmd::cargo();
     soak.args(["test", "--quiet", "--package", "axon", "--test", "soak"]);
     soak.args(["--", "--nocapture"]);
-    let mut wanted = vec![("kills", "200"), ("exchanges", "20")];
+    let mut wanted = vec![("kills", "200"), ("exchanges", "20"), ("layouts", "1")];
     for arg in args {
         let (name, count) = arg
             .strip_prefix("--")
