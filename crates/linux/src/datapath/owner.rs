@@ -38,8 +38,8 @@ pub struct Owner {
     pub netns: u64,
     /// Process id of the agent.
     pub pid: u32,
-    /// What the programs in force were made from, see
-    /// [`super::programs::recipe`]; empty while they are exchanged.
+    /// What the programs in force were made from (a digest); empty while they
+    /// are exchanged.
     #[serde(default)]
     pub programs: String,
 }
