@@ -9,10 +9,17 @@
 use core::ptr::read_volatile;
 
 use axon_abi::{EndpointRow, IpKey};
+use aya_ebpf::Global;
 use aya_ebpf::maps::{HashMap, PerCpuArray};
 
 use crate::kernel::lend;
 use crate::maps;
+
+/// 1 if CPUs of this kind load in the order of the program. Others could find
+/// the version before a change and the row after it, or the other way round: a
+/// row of before would stand under the version of after.
+#[unsafe(no_mangle)]
+static FEATURE_ORDERED_LOADS: Global<u32> = Global::new(1);
 
 /// Copies of each kind on each CPU. Beyond them, and where two endpoints share
 /// a place, the tables are asked.
@@ -77,7 +84,7 @@ fn find<'a, K: Copy>(
     // SAFETY: the CPU's own, and no other program of ours runs on it meanwhile; what an earlier
     // call lent is not asked for any more (`Tables::own_endpoint`, `Tables::receiver`).
     let copy = unsafe { &mut *copy };
-    if version & 1 == 0 || copy.version != version || !same(&copy.key, key) {
+    if FEATURE_ORDERED_LOADS.load() == 0 || version & 1 == 0 || copy.version != version || !same(&copy.key, key) {
         // An even version is noted as it is, and so is never found again. What is lent is always
         // the copy, so that the verifier walks what follows once.
         let row = lend(rows.get_ptr(key))?;

@@ -31,6 +31,9 @@ pub struct Feature {
 pub struct Features {
     /// The running kernel, as `uname -r` says it.
     pub kernel: String,
+    /// Whether it is built with PREEMPT_RT, under which a program may be
+    /// interrupted by another on the same CPU, and so is none for us.
+    pub realtime: bool,
     /// Whether it could be asked: it answers whoever may load programs. Else
     /// everything is taken to be there, for loading tells.
     pub asked: bool,
@@ -205,9 +208,13 @@ impl Features {
 
     /// Asks the running kernel.
     pub fn probe() -> Self {
-        let kernel = nix::sys::utsname::uname()
-            .map(|name| name.release().to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let (kernel, build) = nix::sys::utsname::uname().map_or_else(
+            |_| Default::default(),
+            |name| {
+                let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+                (text(name.release()), text(name.version()))
+            },
+        );
         let version = parse_version(&kernel);
         let asked = may_ask();
         let list = SPECS.iter().map(|spec| Feature {
@@ -219,6 +226,7 @@ impl Features {
         });
         Self {
             list: list.collect(),
+            realtime: is_realtime(&build),
             kernel,
             asked,
         }
@@ -236,8 +244,13 @@ impl Features {
 
     /// The object's load-time constants by name: what the kernel lacks is cut
     /// out of programs that are loaded with them.
-    pub fn constants(&self) -> [(&'static str, u32); 2] {
+    pub fn constants(&self) -> [(&'static str, u32); 3] {
         [
+            // Copies of rows rely on loads in the order of the program.
+            (
+                "FEATURE_ORDERED_LOADS",
+                u32::from(cfg!(any(target_arch = "x86", target_arch = "x86_64"))),
+            ),
             (
                 "FEATURE_COARSE_CLOCK",
                 u32::from(self.has(Self::COARSE_CLOCK)),
@@ -248,6 +261,11 @@ impl Features {
             ),
         ]
     }
+}
+
+/// Whether a kernel's build (`uname -v`) says that it is a real-time one.
+fn is_realtime(build: &str) -> bool {
+    build.split(' ').any(|word| word == "PREEMPT_RT")
 }
 
 /// Major and minor number of a release such as `6.1.0-40-amd64`.
@@ -270,7 +288,18 @@ pub fn monotonic_s() -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_version;
+    use super::{is_realtime, parse_version};
+
+    #[test]
+    fn real_time_kernels_are_told_by_their_build() {
+        assert!(is_realtime(
+            "#1 SMP PREEMPT_RT Debian 6.12.43-1 (2025-08-27)"
+        ));
+        assert!(!is_realtime(
+            "#1 SMP PREEMPT_DYNAMIC Debian 6.1.140-1 (2025-05-22)"
+        ));
+        assert!(!is_realtime(""));
+    }
 
     #[test]
     fn versions_of_distributions_are_read() {

@@ -19,6 +19,15 @@ pub enum DatapathError {
         /// Who holds it.
         owner: Owner,
     },
+    /// The kernel lets programs interrupt each other.
+    #[error(
+        "kernel {kernel} is built with PREEMPT_RT: packets' programs interrupt each other there, \
+         and would mix up what they know"
+    )]
+    Realtime {
+        /// The running kernel.
+        kernel: String,
+    },
     /// The kernel is too old, or built without something.
     #[error("kernel {kernel} has no {feature}, which Linux {since} and later can have")]
     Kernel {

@@ -126,6 +126,11 @@ impl Datapath {
             ..Adoption::default()
         };
         let features = Features::probe();
+        if features.realtime {
+            return Err(DatapathError::Realtime {
+                kernel: features.kernel.clone(),
+            });
+        }
         if let Some(missing) = features.missing().next() {
             return Err(DatapathError::Kernel {
                 kernel: features.kernel.clone(),

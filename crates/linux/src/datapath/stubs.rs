@@ -336,19 +336,22 @@ impl Stubs {
                 pins += 1;
             }
         }
-        let mut stubs = 0;
+        // One that cannot be put back does not keep the others away.
+        let (mut stubs, mut refused) = (0, None);
         for (devices, hooks) in [(endpoints, ENDPOINT_HOOKS), (uplinks, UPLINK_HOOKS)] {
             for ifindex in devices.iter().filter(|ifindex| exists(**ifindex)) {
                 for hook in hooks
                     .into_iter()
                     .filter(|hook| !on.contains(&(*ifindex, *hook)))
                 {
-                    self.attach(*ifindex, hook, stub(hook)?)?;
-                    stubs += 1;
+                    match self.attach(*ifindex, hook, stub(hook)?) {
+                        Ok(()) => stubs += 1,
+                        Err(error) => refused = refused.or(Some(error)),
+                    }
                 }
             }
         }
-        Ok((stubs, pins))
+        refused.map_or(Ok((stubs, pins)), Err)
     }
 
     /// Takes a stub off a device; a device that is gone is no error.
