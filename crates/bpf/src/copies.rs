@@ -84,7 +84,11 @@ fn find<'a, K: Copy>(
     // SAFETY: the CPU's own, and no other program of ours runs on it meanwhile; what an earlier
     // call lent is not asked for any more (`Tables::own_endpoint`, `Tables::receiver`).
     let copy = unsafe { &mut *copy };
-    if FEATURE_ORDERED_LOADS.load() == 0 || version & 1 == 0 || copy.version != version || !same(&copy.key, key) {
+    if FEATURE_ORDERED_LOADS.load() == 0
+        || version & 1 == 0
+        || copy.version != version
+        || !same(&copy.key, key)
+    {
         // An even version is noted as it is, and so is never found again. What is lent is always
         // the copy, so that the verifier walks what follows once.
         let row = lend(rows.get_ptr(key))?;

@@ -129,6 +129,7 @@ mod tests {
             without: "it is slower",
         };
         let mut features = Features {
+            realtime: false,
             kernel: "6.1.0".to_owned(),
             asked: true,
             list: vec![
