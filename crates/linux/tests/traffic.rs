@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use axon_abi::{ConfigFlags, EventKind, EventRecord};
+use axon_abi::{ConfigFlags, DropReason, EventKind, EventRecord};
 use axon_linux::{Lost, netns, read_metrics};
 use common::{Node, Pod, attached, desired, exec, reconciler, root};
 
@@ -55,7 +55,10 @@ fn aggregates_beyond_64_kib_pass() {
         assert_eq!(received, TRANSFER_LEN, "{addr}");
     }
     let metrics = read_metrics(datapath.maps()).expect("metrics");
-    assert!(metrics.iter().all(|row| row.reason == 0), "{metrics:?}");
+    // The pods' kernels report their multicast groups whenever they like.
+    let expected = [0, DropReason::ForbiddenIcmpv6Message as u8];
+    let lost = metrics.iter().any(|row| !expected.contains(&row.reason));
+    assert!(!lost, "{metrics:?}");
     let bytes: u64 = metrics.iter().map(|row| row.bytes).sum();
     assert!(bytes >= 2 * TRANSFER_LEN as u64, "{metrics:?}");
 }

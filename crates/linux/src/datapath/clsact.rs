@@ -117,14 +117,21 @@ pub(super) fn remove_filter(ifindex: u32, hook: Hook) -> Result<(), LinkError> {
     ))
 }
 
-/// Takes a stub off a device, and the qdisc if that was its last filter.
+/// Takes a stub off a device, and the qdisc if that was its last filter. A
+/// device may go at any moment, and takes both with it.
 pub(super) fn detach(ifindex: u32, hook: Hook) -> Result<(), LinkError> {
     let mut netlink = Netlink::open()?;
-    netlink.request(Request::new(
-        format!("removing the filter {}", name(hook)),
-        RouteNetlinkMessage::DelTrafficFilter(filter(ifindex, hook)),
-        0,
-    ))?;
+    netlink.request(
+        Request::new(
+            format!("removing the filter {}", name(hook)),
+            RouteNetlinkMessage::DelTrafficFilter(filter(ifindex, hook)),
+            0,
+        )
+        .tolerate(libc::ENODEV)
+        .tolerate(libc::ENOENT)
+        // What the kernel says of a device without the qdisc.
+        .tolerate(libc::EINVAL),
+    )?;
     for minor in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
         if !filters(&mut netlink, ifindex, minor)?.is_empty() {
             return Ok(());
@@ -136,7 +143,9 @@ pub(super) fn detach(ifindex: u32, hook: Hook) -> Result<(), LinkError> {
             RouteNetlinkMessage::DelQueueDiscipline(qdisc(ifindex)),
             0,
         )
-        .tolerate(libc::ENOENT),
+        .tolerate(libc::ENODEV)
+        .tolerate(libc::ENOENT)
+        .tolerate(libc::EINVAL),
     )
 }
 

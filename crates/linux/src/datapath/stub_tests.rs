@@ -84,6 +84,24 @@ fn a_filter_that_was_left_beside_its_link_goes() {
 }
 
 #[test]
+fn a_device_that_went_has_no_filters_left() {
+    let Some((root, [device, other])) = root("went") else {
+        return;
+    };
+    let mut datapath = root.open();
+    root.run(|| datapath.attach_endpoint_at_once(device))
+        .expect("attached");
+    let [from, to] = ENDPOINT_HOOKS;
+    let detach = |device, hook| root.run(|| clsact::detach(device, hook));
+    detach(device, from).expect("there was one");
+    detach(device, from).expect("another is left");
+    detach(device, to).expect("the last one");
+    detach(other, to).expect("never had any");
+    let no_device = i32::MAX.unsigned_abs();
+    detach(no_device, to).expect("no device");
+}
+
+#[test]
 fn a_stub_that_cannot_be_renewed_stays() {
     let Some((root, [device, other])) = root("renew") else {
         return;

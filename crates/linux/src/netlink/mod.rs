@@ -30,8 +30,8 @@ pub(crate) struct Request {
     pub(crate) what: String,
     pub(crate) message: RouteNetlinkMessage,
     pub(crate) flags: u16,
-    /// An answer that is as good as success.
-    pub(crate) tolerated: Option<i32>,
+    /// Answers that are as good as success.
+    pub(crate) tolerated: Vec<i32>,
 }
 
 impl Request {
@@ -40,15 +40,13 @@ impl Request {
             what: what.into(),
             message,
             flags,
-            tolerated: None,
+            tolerated: Vec::new(),
         }
     }
 
-    pub(crate) fn tolerate(self, errno: i32) -> Self {
-        Self {
-            tolerated: Some(errno),
-            ..self
-        }
+    pub(crate) fn tolerate(mut self, errno: i32) -> Self {
+        self.tolerated.push(errno);
+        self
     }
 
     /// Whatever the answer is, it is as good as success.
@@ -113,8 +111,8 @@ impl Netlink {
                     continue;
                 };
                 let refused = result.code.is_some()
-                    && tolerated != Some(ANY_ERROR)
-                    && tolerated != Some(-result.raw_code());
+                    && !tolerated.contains(&ANY_ERROR)
+                    && !tolerated.contains(&-result.raw_code());
                 if refused && error.is_none() {
                     error = Some(failed(&what)(result.to_io()));
                 }
