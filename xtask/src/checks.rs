@@ -161,12 +161,19 @@ pub(crate) fn soak(args: &[String]) -> Result<()> {
     let mut soak = cmd::cargo();
     soak.args(["test", "--quiet", "--package", "axon", "--test", "soak"]);
     soak.args(["--", "--nocapture"]);
-    let mut wanted = vec![("kills", "200"), ("exchanges", "20"), ("layouts", "1")];
+    let mut wanted = vec![
+        ("kills", "200"),
+        ("exchanges", "20"),
+        ("layouts", "1"),
+        ("streams", "200"),
+    ];
     for arg in args {
         let (name, count) = arg
             .strip_prefix("--")
             .and_then(|arg| arg.split_once('='))
-            .with_context(|| format!("{arg:?}: expected --kills=N, --exchanges=N, --layouts=N"))?;
+            .with_context(|| {
+                format!("{arg:?}: expected --kills=N, --exchanges=N, --layouts=N, --streams=N")
+            })?;
         if !["kills", "exchanges", "layouts", "streams"].contains(&name) {
             bail!("--{name}: expected kills, exchanges, layouts or streams");
         }
