@@ -11,7 +11,7 @@ use crate::{
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapKind {
-    /// Hash table, preallocated.
+    /// Hash table.
     Hash = 1,
     /// Array.
     Array = 2,
@@ -42,6 +42,10 @@ pub struct MapSpec {
     pub max_entries: u32,
     /// Whether configuration may size the map.
     pub sizable: bool,
+    /// Whether entries take memory only once they are there
+    /// (`BPF_F_NO_PREALLOC`), and not all of it from the start. Tries always
+    /// are so; maps that programs write never: the kernel may refuse memory.
+    pub on_demand: bool,
 }
 
 const fn spec<K, V>(name: &'static str, kind: MapKind, max_entries: u32, sizable: bool) -> MapSpec {
@@ -52,6 +56,15 @@ const fn spec<K, V>(name: &'static str, kind: MapKind, max_entries: u32, sizable
         value_size: size_of::<V>() as u32,
         max_entries,
         sizable,
+        on_demand: matches!(kind, MapKind::LpmTrie),
+    }
+}
+
+/// A map that may become large, and is small in most clusters.
+const fn on_demand<K, V>(name: &'static str, max_entries: u32) -> MapSpec {
+    MapSpec {
+        on_demand: true,
+        ..spec::<K, V>(name, MapKind::Hash, max_entries, true)
     }
 }
 
@@ -150,12 +163,12 @@ pub const MAPS: &[MapSpec] = &[
     spec::<u32, EndpointRow>("axon_endpoint_v1", MapKind::Hash, 4096, false),
     spec::<IpKey, EndpointRow>("axon_address_v1", MapKind::Hash, 8192, false),
     spec::<u32, u32>("axon_rows_version_v1", MapKind::Array, 1, false),
-    spec::<IpKey, IpcacheRow>("axon_ipcache_v1", MapKind::Hash, 524_288, true),
+    on_demand::<IpKey, IpcacheRow>("axon_ipcache_v1", 524_288),
     spec::<LpmKey, IpcacheRow>("axon_ipcache_cidr_v1", MapKind::LpmTrie, 65_536, true),
-    spec::<u32, IdentityRow>("axon_identity_v1", MapKind::Hash, 131_072, true),
-    spec::<u32, PolicySetRow>("axon_policy_set_v1", MapKind::Hash, 16_384, true),
-    spec::<ClassKey, ClassRow>("axon_class_v1", MapKind::Hash, 262_144, true),
-    spec::<PolicyKey, PolicyEntry>("axon_policy_v1", MapKind::Hash, 262_144, true),
+    on_demand::<u32, IdentityRow>("axon_identity_v1", 131_072),
+    on_demand::<u32, PolicySetRow>("axon_policy_set_v1", 16_384),
+    on_demand::<ClassKey, ClassRow>("axon_class_v1", 262_144),
+    on_demand::<PolicyKey, PolicyEntry>("axon_policy_v1", 262_144),
     spec::<CtKey4, CtEntry>(CT4, MapKind::LruHash, CT_ENTRIES_MAX, true),
     spec::<CtKey6, CtEntry>(CT6, MapKind::LruHash, CT_ENTRIES_MAX, true),
     spec::<u32, u32>("axon_uplink_v1", MapKind::Hash, 256, false),
@@ -178,6 +191,7 @@ pub const MAPS: &[MapSpec] = &[
         value_size: 0,
         max_entries: 4 * 1024 * 1024,
         sizable: true,
+        on_demand: false,
     },
 ];
 

@@ -49,6 +49,7 @@ const fn from<K, V>(name: &'static str, max_entries: u32) -> MapSpec {
         value_size: size_of::<V>() as u32,
         max_entries,
         sizable: true,
+        on_demand: false,
     }
 }
 

@@ -9,6 +9,7 @@ use axon_abi::{
     NatKey, PolicyEntry, PolicyKey, PolicySetRow, RuntimeConfig,
 };
 use axon_datapath::Scratch;
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
@@ -36,22 +37,27 @@ pub static ROWS_VERSION: Array<u32> = Array::with_max_entries(1, 0);
 pub static ADDRESS: HashMap<IpKey, EndpointRow> = HashMap::with_max_entries(8192, 0);
 
 #[map(name = "axon_ipcache_v1")]
-pub static IPCACHE: HashMap<IpKey, IpcacheRow> = HashMap::with_max_entries(524_288, 0);
+pub static IPCACHE: HashMap<IpKey, IpcacheRow> =
+    HashMap::with_max_entries(524_288, BPF_F_NO_PREALLOC);
 
 #[map(name = "axon_ipcache_cidr_v1")]
 pub static IPCACHE_CIDR: LpmTrie<IpKey, IpcacheRow> = LpmTrie::with_max_entries(65_536, 0);
 
 #[map(name = "axon_identity_v1")]
-pub static IDENTITY: HashMap<u32, IdentityRow> = HashMap::with_max_entries(131_072, 0);
+pub static IDENTITY: HashMap<u32, IdentityRow> =
+    HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 
 #[map(name = "axon_policy_set_v1")]
-pub static POLICY_SET: HashMap<u32, PolicySetRow> = HashMap::with_max_entries(16_384, 0);
+pub static POLICY_SET: HashMap<u32, PolicySetRow> =
+    HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 
 #[map(name = "axon_class_v1")]
-pub static CLASS: HashMap<ClassKey, ClassRow> = HashMap::with_max_entries(262_144, 0);
+pub static CLASS: HashMap<ClassKey, ClassRow> =
+    HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
 #[map(name = "axon_policy_v1")]
-pub static POLICY: HashMap<PolicyKey, PolicyEntry> = HashMap::with_max_entries(262_144, 0);
+pub static POLICY: HashMap<PolicyKey, PolicyEntry> =
+    HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
 #[cfg_attr(not(feature = "next-layout"), map(name = "axon_ct4_v1"))]
 #[cfg_attr(feature = "next-layout", map(name = "axon_ct4_v2"))]

@@ -10,6 +10,7 @@
 
 use core::ptr::{addr_of, read_volatile};
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_redirect_peer};
 use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::lpm_trie::Key;
@@ -91,7 +92,7 @@ static RULE: HashMap<Rule, u64> = HashMap::with_max_entries(16_384, 0);
 #[map(name = "floor_count")]
 static COUNT: PerCpuArray<u64> = PerCpuArray::with_max_entries(4, 0);
 #[map(name = "floor_exact")]
-static EXACT: HashMap<[u32; 4], [u32; 6]> = HashMap::with_max_entries(524_288, 0);
+static EXACT: HashMap<[u32; 4], [u32; 6]> = HashMap::with_max_entries(524_288, BPF_F_NO_PREALLOC);
 #[map(name = "floor_local")]
 static LOCAL: HashMap<[u32; 4], [u32; 12]> = HashMap::with_max_entries(8192, 0);
 #[map(name = "floor_key")]

@@ -25,6 +25,7 @@ pub(super) const RECORD: MapSpec = MapSpec {
     value_size: RECORD_LEN as u32,
     max_entries: 1,
     sizable: false,
+    on_demand: false,
 };
 
 /// Who holds a bpffs root.

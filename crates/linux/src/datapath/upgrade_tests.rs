@@ -19,6 +19,7 @@ const OLD: MapSpec = MapSpec {
     value_size: 4,
     max_entries: 1024,
     sizable: true,
+    on_demand: false,
 };
 
 const FROM_OLD: &[Migration] = &[Migration {

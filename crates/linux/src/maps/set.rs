@@ -165,7 +165,7 @@ pub(crate) fn layout_problem(spec: &MapSpec, raw: &RawMap) -> Option<MapError> {
         ("type", info.kind, spec.kind as u32),
         ("key size", info.key_size, spec.key_size),
         ("value size", info.value_size, spec.value_size),
-        ("flags", info.flags, map_flags(spec.kind)),
+        ("flags", info.flags, map_flags(spec)),
     ]
     .into_iter()
     .find(|(_, found, expected)| found != expected)

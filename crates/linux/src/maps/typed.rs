@@ -3,12 +3,16 @@
 use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::libc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::MapError;
 use crate::sys::RawMap;
+
+/// How often memory is asked for again, a millisecond apart.
+const OUT_OF_MEMORY_TRIES: u32 = 20;
 
 /// A hash, LRU hash, trie or array; clones share the descriptor.
 #[derive(Debug)]
@@ -111,17 +115,27 @@ where
     }
 
     fn write(&self, key: &K, value: &V, flags: u64) -> Result<(), MapError> {
-        self.raw
-            .update(key.as_bytes(), value.as_bytes(), flags)
-            .map_err(|error| match error.raw_os_error() {
-                // Hashes say E2BIG, tries ENOSPC.
-                Some(libc::E2BIG | libc::ENOSPC) => MapError::Full {
-                    map: self.name,
-                    entries: self.capacity(),
-                    entries_max: self.capacity(),
-                },
-                _ => self.error("update")(error),
-            })
+        let update = || self.raw.update(key.as_bytes(), value.as_bytes(), flags);
+        let mut said = update();
+        // The kernel lays in memory for entries made on demand a little behind their making.
+        for _ in 0..OUT_OF_MEMORY_TRIES {
+            match &said {
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    said = update();
+                }
+                _ => break,
+            }
+        }
+        said.map_err(|error| match error.raw_os_error() {
+            // Hashes say E2BIG, tries ENOSPC.
+            Some(libc::E2BIG | libc::ENOSPC) => MapError::Full {
+                map: self.name,
+                entries: self.capacity(),
+                entries_max: self.capacity(),
+            },
+            _ => self.error("update")(error),
+        })
     }
 
     /// Removes a key; says whether it was there.

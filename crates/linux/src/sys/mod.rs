@@ -144,7 +144,7 @@ impl RawMap {
             key_size: spec.key_size,
             value_size: spec.value_size,
             max_entries,
-            flags: map_flags(spec.kind),
+            flags: map_flags(spec),
             inner: 0,
             numa: 0,
             name,
@@ -270,11 +270,8 @@ fn open_pin(path: &Path, flags: u32) -> io::Result<OwnedFd> {
 }
 
 /// The flags that maps of a kind are made with.
-pub(crate) fn map_flags(kind: axon_abi::MapKind) -> u32 {
-    match kind {
-        axon_abi::MapKind::LpmTrie => F_NO_PREALLOC,
-        _ => 0,
-    }
+pub(crate) fn map_flags(spec: &axon_abi::MapSpec) -> u32 {
+    if spec.on_demand { F_NO_PREALLOC } else { 0 }
 }
 
 /// Refuses a pin that is something else: what the kernel says of one kind of
