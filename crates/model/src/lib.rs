@@ -12,6 +12,7 @@
 
 mod desired;
 mod endpoint;
+mod evaluate;
 mod label;
 mod node;
 mod observed;
@@ -20,6 +21,7 @@ mod selector;
 
 pub use desired::{Desired, PolicyRows, Route, RowDiff, Rows};
 pub use endpoint::{Endpoint, EndpointState, Mac, MacError};
+pub use evaluate::{Lookup, Newcomers, Packet, Verdict, at_least_as_strict, evaluate};
 pub use label::{Label, LabelError, Labels, source};
 pub use node::{Namespace, Node, NodeAddress, NodeAddressKind, Pod, PodPort};
 pub use observed::{CiliumEndpoint, IdentityRecord, ObjectKey, Observed};

@@ -21,7 +21,7 @@
 
 mod compile;
 mod engine;
-mod evaluate;
+mod l7;
 mod lockdown;
 mod numbers;
 mod ports;
@@ -34,8 +34,9 @@ mod version;
 mod whos;
 mod world;
 
+pub use axon_model::{Lookup, Packet, Verdict, at_least_as_strict, evaluate};
 pub use engine::Engine;
-pub use evaluate::{Lookup, Packet, Verdict, at_least_as_strict, evaluate};
+pub use l7::{Connection, Request, passes};
 pub use numbers::{Numbers, RuleNumbers, RuleRef, SetNumbers};
 pub use resolve::{PolicySet, Resolution, resolve};
 pub use rows::RowCount;
