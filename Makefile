@@ -30,7 +30,7 @@ soak: ## kill and exchange the agent under traffic, 200 and 20 times (root)
 	@cargo xtask setup --build
 	@cargo xtask soak
 
-bench: ## measure pod-to-pod speed (root)
+bench: ## measure packets, pods, the agent and pod-to-pod speed (root)
 	@cargo xtask setup --build
 	@cargo xtask bench
 

@@ -11,7 +11,6 @@
 //! time has the entering in it.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -19,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+
+use crate::node::{self, Node, ip};
 
 /// What the node's namespace is called, and what others' names begin with.
 const NODE: &str = "axb-cni";
@@ -75,83 +76,11 @@ pub(crate) fn measure(args: &CniArgs) -> Result<()> {
     if let Some(dir) = &args.inside {
         return inside(args, dir);
     }
-    clean_up();
-    // Where an agent's state is by default, memory; the reference plugins' is there too.
-    let base = Path::new("/dev/shm");
-    let base = if base.exists() {
-        base.to_owned()
-    } else {
-        std::env::temp_dir()
-    };
-    let dir = base.join(format!("{NODE}-{}", std::process::id()));
-    let result = node(args, &dir);
-    let bpf = dir.join("bpf");
-    Command::new(&args.axon)
-        .args(["cleanup", "--force", "--bpf-root"])
-        .arg(&bpf)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .ok();
-    Command::new("umount")
-        .arg(&bpf)
-        .stderr(Stdio::null())
-        .status()
-        .ok();
-    fs::remove_dir_all(&dir).ok();
-    clean_up();
-    result
-}
-
-/// Deletes the namespaces of this benchmark, also of one that was killed.
-fn clean_up() {
-    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(NODE) {
-            ip(&["netns", "del", &name]).ok();
-        }
-    }
-}
-
-/// Makes the node with its agent, and runs the benchmark in it.
-fn node(args: &CniArgs, dir: &Path) -> Result<()> {
-    for sub in ["manifests", "bpf"] {
-        fs::create_dir_all(dir.join(sub))?;
-    }
-    fs::write(
-        dir.join("manifests/all.yaml"),
-        manifests(args.parallel.max(1)),
-    )?;
-    ip(&["netns", "add", NODE])?;
-    ip(&["-n", NODE, "link", "set", "lo", "up"])?;
-    ip(&[
-        "-n", NODE, "link", "add", "up0", "type", "veth", "peer", "name", "up1",
-    ])?;
-    ip(&["-n", NODE, "addr", "add", "192.0.2.1/24", "dev", "up0"])?;
-    ip(&["-n", NODE, "link", "set", "up0", "up"])?;
-    ip(&["-n", NODE, "link", "set", "up1", "up"])?;
-    let enter = |program: &Path| {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{NODE}")).arg(program);
-        command
-    };
-    let mut agent = enter(&args.axon);
-    agent.args(["agent", "--node-name", "n1", "--devices", "up0"]);
-    for (option, file) in [
-        ("--manifests-dir", "manifests"),
-        ("--state-dir", "state"),
-        ("--lib-dir", "lib"),
-        ("--socket-path", "axon.sock"),
-        ("--bpf-root", "bpf"),
-    ] {
-        agent.arg(option).arg(dir.join(file));
-    }
-    let log = fs::File::create(dir.join("agent.log"))?;
-    let agent = agent.stdout(log.try_clone()?).stderr(log).spawn();
-    let mut agent = agent.with_context(|| format!("starting {}", args.axon.display()))?;
-    let measured = until_well(args, dir, &mut agent).and_then(|()| {
-        let mut again = enter(&std::env::current_exe()?);
-        again.args(["cni", "--inside"]).arg(dir);
+    let node = Node::make(NODE, &args.axon, &manifests(args.parallel.max(1)))?;
+    let mut agent = node.start_agent()?;
+    let measured = until_well(args, &node.dir, &mut agent).and_then(|()| {
+        let mut again = node.enter(&std::env::current_exe()?);
+        again.args(["cni", "--inside"]).arg(&node.dir);
         again.args(["--rounds", &args.rounds.to_string()]);
         again.args(["--parallel", &args.parallel.to_string()]);
         again.args(["--plugins", &args.plugins.join(",")]);
@@ -168,11 +97,7 @@ fn node(args: &CniArgs, dir: &Path) -> Result<()> {
     });
     agent.kill().ok();
     agent.wait().ok();
-    measured.with_context(|| {
-        let log = fs::read_to_string(dir.join("agent.log")).unwrap_or_default();
-        let from = log.len().saturating_sub(2000);
-        format!("the agent said:\n{}", log.get(from..).unwrap_or_default())
-    })
+    measured.with_context(|| node.told())
 }
 
 fn until_well(args: &CniArgs, dir: &Path, agent: &mut Child) -> Result<()> {
@@ -196,20 +121,6 @@ fn until_well(args: &CniArgs, dir: &Path, agent: &mut Child) -> Result<()> {
 
 /// A node, a policy for all, and pods of twenty kinds.
 fn manifests(pods: usize) -> String {
-    let document = |kind: &str, group: &str, name: &str, rest: Value| {
-        let mut object = json!({"apiVersion": group, "kind": kind, "metadata": {"name": name}});
-        for (field, value) in rest.as_object().into_iter().flatten() {
-            match field.as_str() {
-                "labels" => object["metadata"]["labels"] = value.clone(),
-                field => object[field] = value.clone(),
-            }
-        }
-        format!("{object}\n---\n")
-    };
-    let node = json!({
-        "spec": {"podCIDRs": ["10.77.0.0/16", "fd77::/64"]},
-        "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]},
-    });
     let policy = json!({"spec": {
         "endpointSelector": {},
         "ingress": [{
@@ -217,17 +128,7 @@ fn manifests(pods: usize) -> String {
             "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}]}],
         }],
     }});
-    let mut text = document("Node", "v1", "n1", node);
-    text += &document("Namespace", "v1", "default", Value::Null);
-    text += &document("CiliumNetworkPolicy", "cilium.io/v2", "web", policy);
-    for pod in 0..pods {
-        let rest = json!({
-            "labels": {"kind": format!("k{}", pod % 20)},
-            "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "none"}]},
-        });
-        text += &document("Pod", "v1", &format!("p{pod}"), rest);
-    }
-    text
+    node::manifests(pods) + &node::document("CiliumNetworkPolicy", "cilium.io/v2", "web", &policy)
 }
 
 impl Plugin {
@@ -237,10 +138,7 @@ impl Plugin {
             return Some(Self {
                 name: name.to_owned(),
                 program: args.axon.with_file_name("axon-cni"),
-                conf: json!({
-                    "cniVersion": "1.0.0", "name": name, "type": "axon-cni",
-                    "api-socket": dir.join("axon.sock"),
-                }),
+                conf: node::axon_conf(dir),
             });
         }
         let program = folders()
@@ -264,38 +162,12 @@ impl Plugin {
 
     /// One call; how long it took, in milliseconds.
     fn call(&self, command: &str, netns: &str, pod: usize) -> Result<f64> {
-        let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=p{pod}");
         let path = std::env::join_paths(folders())?;
+        let mut plugin = Command::new(&self.program);
+        plugin.env_clear().env("CNI_PATH", path);
         let started = Instant::now();
-        let mut child = Command::new(&self.program)
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("CNI_COMMAND", command)
-            .env("CNI_CONTAINERID", netns)
-            .env("CNI_NETNS", format!("/run/netns/{netns}"))
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_ARGS", args)
-            .env("CNI_PATH", path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("running {}", self.program.display()))?;
-        let conf = self.conf.to_string();
-        let mut stdin = child.stdin.take().context("the plugin has no input")?;
-        stdin.write_all(conf.as_bytes())?;
-        drop(stdin);
-        let output = child.wait_with_output()?;
-        let took_ms = started.elapsed().as_secs_f64() * 1000.0;
-        if !output.status.success() {
-            let said = [output.stdout, output.stderr].concat();
-            bail!(
-                "{} {command}: {}",
-                self.name,
-                String::from_utf8_lossy(&said)
-            );
-        }
-        Ok(took_ms)
+        node::call_plugin(plugin, &self.conf, command, (netns, pod))?;
+        Ok(started.elapsed().as_secs_f64() * 1000.0)
     }
 
     /// Many calls at once; how long all took, and the longest, in milliseconds.
@@ -366,18 +238,6 @@ fn inside(args: &CniArgs, dir: &Path) -> Result<()> {
         }
     }
     report(args, &plugins, &times)
-}
-
-fn ip(args: &[&str]) -> Result<()> {
-    let output = Command::new("ip")
-        .args(args)
-        .output()
-        .context("running ip")?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        bail!("ip {}: {}", args.join(" "), said.trim());
-    }
-    Ok(())
 }
 
 /// What the one before has left for later is not the next one's.

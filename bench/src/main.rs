@@ -10,10 +10,12 @@
 //! other work on the machine does not show as latency.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod churn;
 mod cni;
 mod floor;
 mod load;
+mod node;
 mod report;
 mod topology;
 
@@ -40,6 +42,8 @@ enum Verb {
     Run(RunArgs),
     /// Measure how long pods wait for their network (root).
     Cni(cni::CniArgs),
+    /// Measure what an agent with many pods takes, and how soon it is ready (root).
+    Agent(agent::AgentArgs),
     /// Answer one load of a kind; used by `run` inside a namespace.
     #[command(hide = true)]
     Serve { mode: Mode, port: u16 },
@@ -114,6 +118,7 @@ fn main() -> Result<()> {
         }
         Verb::Run(args) => run(&args),
         Verb::Cni(args) => cni::measure(&args),
+        Verb::Agent(args) => agent::measure(&args),
     }
 }
 

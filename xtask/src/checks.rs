@@ -128,8 +128,9 @@ pub(crate) fn demo() -> Result<()> {
     cmd::run(cmd::command(target_folder()?.join("release/axon")).args(DEMO))
 }
 
-/// Measures what a packet costs, and pod-to-pod speed; `bench/` says how. What
-/// was measured is left as JSON in `bench` of the target folder.
+/// Measures what a packet costs, how long pods wait, what an agent takes, and
+/// pod-to-pod speed; `bench/` says how. What was measured is left as JSON in
+/// `bench` of the target folder.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     build(&[])?;
     let folder = target_folder()?;
@@ -143,11 +144,13 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
             .arg(results.join("cost.json")),
     )?;
     let bench = folder.join("release/axon-bench");
-    cmd::run(
-        cmd::command(&bench)
-            .args(["cni", "--out"])
-            .arg(results.join("cni.json")),
-    )?;
+    for section in ["cni", "agent"] {
+        cmd::run(
+            cmd::command(&bench)
+                .args([section, "--out"])
+                .arg(results.join(format!("{section}.json"))),
+        )?;
+    }
     cmd::run(
         cmd::command(bench)
             .arg("run")
