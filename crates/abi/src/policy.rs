@@ -178,6 +178,9 @@ pub struct PolicyEntryFlags;
 impl PolicyEntryFlags {
     /// The entry denies.
     pub const DENY: u16 = 1 << 0;
+    /// What is said is to be asked about by the proxy. Beside [`Self::DENY`]
+    /// nothing brings it there: it is dropped.
+    pub const REDIRECT: u16 = 1 << 1;
 }
 
 /// A known identity: the value of `axon_identity_v1`, whose key is the

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use axon_abi::{Identity, IpcacheFlags};
-use axon_model::{Labels, Node, NodeAddressKind, ObjectKey, PolicyKind, PolicyObject, Subject};
+use axon_model::{
+    Labels, Node, NodeAddressKind, ObjectKey, PolicyKind, PolicyObject, Rule, Subject,
+};
 use axon_policy::{IdentityInfo, NamedPorts, cidr_labels, policy_prefixes};
 use ipnet::IpNet;
 
@@ -331,23 +333,33 @@ impl Controller {
     }
 }
 
+/// What a policy asks for that nobody carries out yet.
 fn unsupported(policy: &PolicyObject) -> Option<Condition> {
-    let about_nodes = |subject: &Subject| matches!(subject, Subject::Nodes(_));
+    let about_nodes = |rule: &Rule| matches!(rule.subject, Subject::Nodes(_));
+    let asks_proxy = |rule: &Rule| rule.entries.iter().any(|entry| entry.l7.is_some());
     let clusterwide = policy.origin.kind == PolicyKind::CiliumClusterwideNetworkPolicy;
-    policy
-        .rules
-        .iter()
-        .any(|rule| about_nodes(&rule.subject))
-        .then(|| Condition {
-            kind: ConditionKind::PolicyUnsupported,
-            policies: vec![policy.origin.clone()],
-            message: format!("{}: nodeSelector is not enforced", policy.origin),
-            remedy: if clusterwide {
-                "select endpoints with endpointSelector".to_owned()
-            } else {
-                "nodeSelector belongs into a CiliumClusterwideNetworkPolicy".to_owned()
-            },
-        })
+    let (message, remedy) = if policy.rules.iter().any(about_nodes) {
+        let remedy = if clusterwide {
+            "select endpoints with endpointSelector"
+        } else {
+            "nodeSelector belongs into a CiliumClusterwideNetworkPolicy"
+        };
+        ("nodeSelector is not enforced", remedy)
+    } else if policy.rules.iter().any(asks_proxy) {
+        (
+            "there is no proxy yet to ask what is said: connections to ports with rules, \
+             serverNames, TLS or listeners are dropped",
+            "leave them out of toPorts to allow the ports whatever is said",
+        )
+    } else {
+        return None;
+    };
+    Some(Condition {
+        kind: ConditionKind::PolicyUnsupported,
+        policies: vec![policy.origin.clone()],
+        message: format!("{}: {message}", policy.origin),
+        remedy: remedy.to_owned(),
+    })
 }
 
 /// The node's address by which one of its pods' addresses is reached: the

@@ -21,6 +21,12 @@ pub enum Verdict {
         /// Number of the rule.
         rule: u32,
     },
+    /// An entry of this rule has the proxy ask what is said. Where no proxy
+    /// listens it is dropped.
+    Redirected {
+        /// Number of the rule.
+        rule: u32,
+    },
     /// No entry speaks of it, and the direction is not enforced.
     AllowedByDefault,
     /// No entry speaks of it, and the direction is enforced.
@@ -124,6 +130,9 @@ impl Lookup {
             .flatten()
             .max_by_key(|entry| entry.precedence);
         match best {
+            Some(entry) if entry.flags & PolicyEntryFlags::REDIRECT != 0 => {
+                Verdict::Redirected { rule: entry.rule }
+            }
             Some(entry) if entry.flags & PolicyEntryFlags::DENY != 0 => {
                 Verdict::Denied { rule: entry.rule }
             }
@@ -143,9 +152,10 @@ impl Lookup {
         match self.of_class(direction, class::ANY, protocol, port) {
             Verdict::Denied { rule } => Verdict::Denied { rule },
             Verdict::AllowedByDefault if prefixes == 0 => Verdict::AllowedByDefault,
-            Verdict::Allowed { .. } | Verdict::AllowedByDefault | Verdict::DeniedByDefault => {
-                Verdict::DeniedByDefault
-            }
+            Verdict::Allowed { .. }
+            | Verdict::Redirected { .. }
+            | Verdict::AllowedByDefault
+            | Verdict::DeniedByDefault => Verdict::DeniedByDefault,
         }
     }
 

@@ -13,6 +13,7 @@
 mod desired;
 mod endpoint;
 mod evaluate;
+mod l7;
 mod label;
 mod node;
 mod observed;
@@ -22,6 +23,10 @@ mod selector;
 pub use desired::{Desired, PolicyRows, Route, RowDiff, Rows};
 pub use endpoint::{Endpoint, EndpointState, Mac, MacError};
 pub use evaluate::{Lookup, Newcomers, Packet, Verdict, at_least_as_strict, evaluate};
+pub use l7::{
+    HeaderRule, HeaderValue, HttpRule, KafkaRule, L7, L7Rules, Listener, Mismatch, NamePattern,
+    NamePatternError, Pattern, PatternError, SecretRef, TlsContext,
+};
 pub use label::{Label, LabelError, Labels, source};
 pub use node::{Namespace, Node, NodeAddress, NodeAddressKind, Pod, PodPort};
 pub use observed::{CiliumEndpoint, IdentityRecord, ObjectKey, Observed};

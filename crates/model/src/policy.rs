@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use axon_abi::Direction;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::Selector;
+use crate::{L7, Selector};
 
 /// Kinds of policy objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -110,6 +111,9 @@ pub struct RuleEntry {
     pub peers: Peers,
     /// Protocols and ports of the receiving side.
     pub ports: Ports,
+    /// What must be said there; `None`: anything. A denying entry has none.
+    #[serde(default)]
+    pub l7: Option<Arc<L7>>,
 }
 
 /// The far side of an entry.

@@ -64,6 +64,8 @@ pub(crate) struct Term {
     pub(crate) direction: u8,
     /// It denies.
     pub(crate) deny: bool,
+    /// What is said must be asked about.
+    pub(crate) redirect: bool,
     /// Index of the far side in [`Compiled::whos`].
     pub(crate) who: usize,
     /// Protocols and ports.
@@ -131,12 +133,13 @@ pub(crate) fn compile(
 
 /// What `allow-localhost: always` adds: an allow of no rule, so that a deny of
 /// the host still counts.
-fn from_host() -> RuleEntry {
+pub(crate) fn from_host() -> RuleEntry {
     RuleEntry {
         direction: Direction::Ingress,
         action: Action::Allow,
         peers: Peers::List(vec![Peer::Entity(Entity::Host)]),
         ports: Ports::Any,
+        l7: None,
     }
 }
 
@@ -191,6 +194,7 @@ impl Compiler<'_> {
         self.terms.push(Term {
             direction,
             deny: entry.action == Action::Deny,
+            redirect: entry.l7.is_some(),
             who,
             l4,
             rule,

@@ -21,6 +21,7 @@
 
 mod compile;
 mod engine;
+mod l7;
 mod lockdown;
 mod numbers;
 mod ports;
@@ -35,6 +36,7 @@ mod world;
 
 pub use axon_model::{Lookup, Packet, Verdict, at_least_as_strict, evaluate};
 pub use engine::Engine;
+pub use l7::{Connection, Request, passes};
 pub use numbers::{Numbers, RuleNumbers, RuleRef, SetNumbers};
 pub use resolve::{PolicySet, Resolution, resolve};
 pub use rows::RowCount;

@@ -39,6 +39,13 @@ impl L4 {
         }
     }
 
+    /// Whether a port of a protocol is among those it stands for.
+    pub(crate) fn covers(self, protocol: u8, port: u16) -> bool {
+        let mask = u32::from(u16::MAX) << (u32::from(PORT_BITS) - u32::from(self.bits));
+        // The mask's upper half shifts out.
+        (self.protocol == 0 || self.protocol == protocol) && port & (mask as u16) == self.port
+    }
+
     /// How specific it is, for telling which of several entries decided: any,
     /// a protocol, ever longer prefixes.
     pub(crate) fn specificity(self) -> u32 {

@@ -138,23 +138,34 @@ fn put(entries: &mut BTreeMap<PolicyKey, PolicyEntry>, key: PolicyKey, entry: Po
 
 fn entry(term: &Term, l4: L4, class: u32) -> PolicyEntry {
     PolicyEntry {
-        precedence: precedence(term.deny, l4, class),
+        precedence: precedence(term, l4, class),
         rule: term.rule,
-        flags: if term.deny { PolicyEntryFlags::DENY } else { 0 },
+        flags: match (term.deny, term.redirect) {
+            (true, _) => PolicyEntryFlags::DENY,
+            // Nothing carries it there yet: nobody passes whom nobody listens to.
+            (false, true) => PolicyEntryFlags::DENY | PolicyEntryFlags::REDIRECT,
+            (false, false) => 0,
+        },
         ..PolicyEntry::default()
     }
 }
 
-/// Who wins: the tier, then deny over allow. What is below decides nothing but
-/// which of several agreeing entries is reported: the more specific one, by
-/// port and then by remote.
-fn precedence(deny: bool, l4: L4, class: u32) -> u32 {
+/// Who wins: the tier, then deny over all else, then what the proxy is asked
+/// about over what passes by it: the proxy knows both. What is below decides
+/// nothing but which of several agreeing entries is reported: the more specific
+/// one, by port and then by remote.
+fn precedence(term: &Term, l4: L4, class: u32) -> u32 {
     let remote = match class {
         class::ANY => 0,
         _ if class < class::FIRST => 1,
         _ => 2,
     };
-    ((255 - TIER_NORMAL) << 24) | (u32::from(deny) << 16) | (l4.specificity() << 8) | remote
+    let verdict = match (term.deny, term.redirect) {
+        (true, _) => 2,
+        (false, true) => 1,
+        (false, false) => 0,
+    };
+    ((255 - TIER_NORMAL) << 24) | (verdict << 16) | (l4.specificity() << 8) | remote
 }
 
 /// How many rows policy needs in the kernel: sets, and in each set one class

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use axon_abi::{Direction, Identity, PolicySetFlags};
 use axon_model::{
-    Action, Entity, Label, Labels, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch,
-    PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject,
+    Action, Entity, HttpRule, L7, L7Rules, Label, Labels, Origin, Peer, Peers, PolicyKind,
+    PolicyObject, PortMatch, PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector,
+    Subject,
 };
 use axon_policy::{
     Engine, IdentityInfo, Numbers, PolicyConfig, PolicySet, RowCount, Verdict, World,
@@ -60,6 +61,7 @@ fn ingress(action: Action, peers: Peers, ports: Ports) -> RuleEntry {
         action,
         peers,
         ports,
+        l7: None,
     }
 }
 
@@ -189,6 +191,53 @@ fn a_deny_wins_and_the_more_specific_entry_is_reported() {
     ] {
         assert_eq!(said(remote, port), expected, "{name}");
     }
+}
+
+/// The proxy knows what passes it by as well, and not the other way round.
+#[test]
+fn what_must_be_said_outranks_what_passes_and_a_deny_both() {
+    let asks = |peers, ports| RuleEntry {
+        l7: Some(std::sync::Arc::new(L7 {
+            rules: L7Rules::Http(vec![HttpRule::default()]),
+            ..L7::default()
+        })),
+        ..ingress(Action::Allow, peers, ports)
+    };
+    let client = |n: u32| from(Peer::Endpoints(app(&format!("client-{n}"))));
+    let policies = [
+        policy(
+            "a",
+            app("web"),
+            vec![ingress(Action::Allow, client(1), tcp(80, 80))],
+        ),
+        policy("b", app("web"), vec![asks(Peers::Any, tcp(80, 89))]),
+        policy(
+            "c",
+            app("web"),
+            vec![ingress(Action::Deny, client(2), Ports::Any)],
+        ),
+        policy(
+            "d",
+            app("web"),
+            vec![ingress(Action::Allow, Peers::Any, tcp(90, 90))],
+        ),
+    ];
+    let (set, _) = server_set(&policies, 3);
+    let said = |remote, port| evaluate(&set.rows, Direction::Ingress, Identity(remote), 6, port);
+    let redirected = |verdict| matches!(verdict, Verdict::Redirected { .. });
+    assert!(redirected(said(301, 80)) && redirected(said(303, 85)));
+    assert!(!said(301, 80).is_allowed(), "nobody listens");
+    assert!(matches!(said(302, 80), Verdict::Denied { .. }));
+    assert!(matches!(said(303, 90), Verdict::Allowed { .. }));
+    let open = [policy(
+        "a",
+        app("web"),
+        vec![ingress(Action::Allow, Peers::Any, tcp(80, 89))],
+    )];
+    let (open, _) = server_set(&open, 3);
+    let all = [301, 302, 303].map(Identity);
+    assert!(at_least_as_strict(&set.rows, &set.rows, all.into_iter()));
+    assert!(!at_least_as_strict(&open.rows, &set.rows, all.into_iter()));
 }
 
 #[test]

@@ -4,7 +4,10 @@
 //! version is refused by the path of the field.
 
 mod endpoint;
+mod http;
 mod icmp;
+mod kafka;
+mod l7;
 mod peers;
 mod policy;
 mod ports;
@@ -14,6 +17,9 @@ pub use endpoint::{
     Addressing, CiliumEndpoint, CiliumEndpointStatus, CiliumIdentity, CiliumNode,
     CiliumNodeAddress, CiliumNodeSpec, EndpointIdentity, EndpointNetworking, NodeIpam,
 };
+pub use http::{HeaderMatch, HttpRequest};
+pub use kafka::KafkaRequest;
+pub use l7::{EnvoyConfigField, L7Field, ListenerField, NameField, SecretField, TlsField};
 pub use policy::{
     Authentication, CidrRule, CiliumNetworkPolicy, DefaultDeny, EgressRule, IcmpField, IcmpRule,
     IngressRule, PolicyRule, PortProtocol, ToPorts,

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::l7::{L7Field, ListenerField, TlsField};
 use crate::k8s::{IntOrString, LabelSelector, Metadata};
 
 /// A policy of either kind.
@@ -152,20 +153,18 @@ pub struct ToPorts {
     #[serde(default)]
     pub ports: Vec<PortProtocol>,
     /// TLS to the client.
-    #[serde(rename = "terminatingTLS", default)]
-    pub terminating_tls: Value,
+    #[serde(rename = "terminatingTLS")]
+    pub terminating_tls: Option<TlsField>,
     /// TLS to the server.
-    #[serde(rename = "originatingTLS", default)]
-    pub originating_tls: Value,
+    #[serde(rename = "originatingTLS")]
+    pub originating_tls: Option<TlsField>,
     /// Names of the TLS server.
     #[serde(default)]
     pub server_names: Vec<String>,
     /// A listener of the proxy.
-    #[serde(default)]
-    pub listener: Value,
+    pub listener: Option<ListenerField>,
     /// What must be said.
-    #[serde(default)]
-    pub rules: Value,
+    pub rules: Option<L7Field>,
 }
 
 /// A port and its protocol.

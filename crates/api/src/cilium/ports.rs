@@ -1,9 +1,10 @@
 //! `toPorts` and `icmps` as port rules.
 
-use axon_model::{PortMatch, PortRule, Ports, Protocol};
-use serde_json::Value;
+use axon_abi::Direction;
+use axon_model::{L7, PortMatch, PortRule, Ports, Protocol};
 
 use super::icmp;
+use super::l7::l7;
 use super::policy::{IcmpRule, PortProtocol, ToPorts};
 use super::rule::not_supported;
 use crate::manifest::FieldError;
@@ -14,15 +15,17 @@ const PORTS_MAX: usize = 40;
 /// What `ANY` stands for: what has ports.
 const WITH_PORTS: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
 
-/// The ports of a rule; nothing if it names none.
+/// The ports of a rule, and what must be said on them; nothing if it names
+/// none. Those on which anything may be said come together.
 ///
 /// # Errors
 /// What Cilium would refuse and what is not enforced yet, by its path.
 pub(super) fn ports(
     to_ports: &[ToPorts],
     icmps: &[IcmpRule],
+    direction: Direction,
     path: &str,
-) -> Result<Option<Ports>, FieldError> {
+) -> Result<Vec<(Ports, Option<L7>)>, FieldError> {
     if !to_ports.is_empty() && !icmps.is_empty() {
         return Err(FieldError::new(
             format!("{path}.icmps"),
@@ -30,62 +33,31 @@ pub(super) fn ports(
         ));
     }
     if to_ports.is_empty() && icmps.is_empty() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let mut rules = icmp::port_rules(icmps, &format!("{path}.icmps"))?;
+    let mut plain = icmp::port_rules(icmps, &format!("{path}.icmps"))?;
+    let mut spoken = Vec::new();
     for (n, item) in to_ports.iter().enumerate() {
         let path = format!("{path}.toPorts[{n}]");
-        no_proxy(item, &path)?;
         if item.ports.is_empty() || item.ports.len() > PORTS_MAX {
             return Err(FieldError::new(
                 format!("{path}.ports"),
                 format!("{} ports; expected 1 to {PORTS_MAX}", item.ports.len()),
             ));
         }
+        let mut rules = Vec::new();
         for (m, port) in item.ports.iter().enumerate() {
             rules.extend(port_rules(port, &format!("{path}.ports[{m}]"))?);
         }
-    }
-    Ok(Some(Ports::List(rules)))
-}
-
-/// Everything that would need the proxy is refused.
-fn no_proxy(item: &ToPorts, path: &str) -> Result<(), FieldError> {
-    for (field, value) in [
-        ("terminatingTLS", &item.terminating_tls),
-        ("originatingTLS", &item.originating_tls),
-        ("listener", &item.listener),
-    ] {
-        if !value.is_null() {
-            return Err(not_supported(&format!("{path}.{field}")));
+        match l7(item, direction, &path)? {
+            None => plain.extend(rules),
+            Some(l7) => spoken.push((Ports::List(rules), Some(l7))),
         }
     }
-    if !item.server_names.is_empty() {
-        return Err(not_supported(&format!("{path}.serverNames")));
+    if !plain.is_empty() || spoken.is_empty() {
+        spoken.insert(0, (Ports::List(plain), None));
     }
-    let rules = match &item.rules {
-        Value::Null => return Ok(()),
-        Value::Object(rules) => rules,
-        other => {
-            return Err(FieldError::new(
-                format!("{path}.rules"),
-                format!("{other} is no map"),
-            ));
-        }
-    };
-    for (name, value) in rules {
-        let path = format!("{path}.rules.{name}");
-        if !matches!(name.as_str(), "http" | "kafka" | "dns" | "l7" | "l7proto") {
-            return Err(FieldError::new(
-                path,
-                "unknown field; expected http, dns, kafka, l7proto or l7",
-            ));
-        }
-        if value.as_array().is_none_or(|list| !list.is_empty()) {
-            return Err(not_supported(&path));
-        }
-    }
-    Ok(())
+    Ok(spoken)
 }
 
 fn port_rules(port: &PortProtocol, path: &str) -> Result<Vec<PortRule>, FieldError> {

@@ -1,8 +1,11 @@
 //! Cilium's rules as the model's.
 
+use std::sync::Arc;
+
 use axon_abi::Direction;
 use axon_model::{
-    Action, Label, Operator, Peers, Ports, Requirement, Rule, RuleEntry, Selector, Subject, source,
+    Action, L7, Label, Operator, Peers, Ports, Requirement, Rule, RuleEntry, Selector, Subject,
+    source,
 };
 
 use serde_json::Value;
@@ -208,7 +211,7 @@ fn ingress(
     action: Action,
     path: &str,
     scope: Scope<'_>,
-) -> Result<Option<RuleEntry>, FieldError> {
+) -> Result<Vec<RuleEntry>, FieldError> {
     let mut lists = PeerLists::default();
     let list = item.from_endpoints.as_ref();
     lists.add("fromEndpoints", list, path, |s, path| {
@@ -229,8 +232,9 @@ fn ingress(
     lists.add_unsupported("fromRequires", item.from_requires.as_ref(), path)?;
     let peers = lists.finish(path)?;
     check_authentication(item.authentication.as_ref(), action, path)?;
-    let ports = entry_ports(item.to_ports.as_ref(), item.icmps.as_ref(), action, path)?;
-    Ok(entry(Direction::Ingress, action, peers, ports))
+    let lists = (item.to_ports.as_ref(), item.icmps.as_ref());
+    let ports = entry_ports(lists, Direction::Ingress, action, path)?;
+    Ok(entries(Direction::Ingress, action, peers, ports))
 }
 
 fn egress(
@@ -238,7 +242,7 @@ fn egress(
     action: Action,
     path: &str,
     scope: Scope<'_>,
-) -> Result<Option<RuleEntry>, FieldError> {
+) -> Result<Vec<RuleEntry>, FieldError> {
     let mut lists = PeerLists::default();
     let list = item.to_endpoints.as_ref();
     lists.add("toEndpoints", list, path, |s, path| {
@@ -258,35 +262,39 @@ fn egress(
     lists.add_unsupported("toRequires", item.to_requires.as_ref(), path)?;
     let peers = lists.finish(path)?;
     check_authentication(item.authentication.as_ref(), action, path)?;
-    let ports = entry_ports(item.to_ports.as_ref(), item.icmps.as_ref(), action, path)?;
-    Ok(entry(Direction::Egress, action, peers, ports))
+    let lists = (item.to_ports.as_ref(), item.icmps.as_ref());
+    let ports = entry_ports(lists, Direction::Egress, action, path)?;
+    Ok(entries(Direction::Egress, action, peers, ports))
 }
 
 /// An item without peers and without ports matches nothing: it is written to
 /// have a default deny.
-fn entry(
+fn entries(
     direction: Direction,
     action: Action,
     peers: Option<Peers>,
-    ports: Option<Ports>,
-) -> Option<RuleEntry> {
-    if peers.is_none() && ports.is_none() {
-        return None;
+    mut ports: Vec<(Ports, Option<L7>)>,
+) -> Vec<RuleEntry> {
+    if peers.is_some() && ports.is_empty() {
+        ports.push((Ports::Any, None));
     }
-    Some(RuleEntry {
+    let peers = peers.unwrap_or(Peers::Any);
+    let entry = |(ports, l7): (Ports, Option<L7>)| RuleEntry {
         direction,
         action,
-        peers: peers.unwrap_or(Peers::Any),
-        ports: ports.unwrap_or(Ports::Any),
-    })
+        peers: peers.clone(),
+        ports,
+        l7: l7.map(Arc::new),
+    };
+    ports.into_iter().map(entry).collect()
 }
 
 fn entry_ports(
-    to_ports: Option<&Vec<ToPorts>>,
-    icmps: Option<&Vec<IcmpRule>>,
+    (to_ports, icmps): (Option<&Vec<ToPorts>>, Option<&Vec<IcmpRule>>),
+    direction: Direction,
     action: Action,
     path: &str,
-) -> Result<Option<Ports>, FieldError> {
+) -> Result<Vec<(Ports, Option<L7>)>, FieldError> {
     let to_ports = to_ports.map_or(&[][..], Vec::as_slice);
     let icmps = icmps.map_or(&[][..], Vec::as_slice);
     if action == Action::Deny {
@@ -303,7 +311,7 @@ fn entry_ports(
             }
         }
     }
-    ports(to_ports, icmps, path)
+    ports(to_ports, icmps, direction, path)
 }
 
 fn check_authentication(

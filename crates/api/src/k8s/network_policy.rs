@@ -159,6 +159,7 @@ fn entry(direction: Direction, peers: Peers, ports: Ports) -> RuleEntry {
         action: Action::Allow,
         peers,
         ports,
+        l7: None,
     }
 }
 

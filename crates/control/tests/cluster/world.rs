@@ -301,5 +301,6 @@ pub(crate) fn ingress(action: Action, peers: Peers, port: u16) -> RuleEntry {
             protocol: Protocol::TCP,
             port: PortMatch::Range(port, port),
         }]),
+        l7: None,
     }
 }

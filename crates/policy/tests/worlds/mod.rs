@@ -170,6 +170,7 @@ fn entry() -> impl Strategy<Value = RuleEntry> {
         action,
         peers,
         ports,
+        l7: None,
     })
 }
 

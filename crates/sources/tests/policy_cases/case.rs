@@ -123,14 +123,14 @@ impl Probe {
     fn check(&self, world: &World) -> Option<String> {
         let protocol = self.protocol.parse().expect("protocol");
         let (egress, ingress) = world.verdicts(&self.from, &self.to, protocol, self.port);
-        let word = |allowed: bool| if allowed { "allow" } else { "deny" };
-        let is = |expected: &Option<String>, allowed| {
-            expected
-                .as_deref()
-                .is_none_or(|expected| expected == word(allowed))
+        let either = |word: &str| egress == word || ingress == word;
+        let both = ["deny", "redirect"].into_iter().find(|word| either(word));
+        let is = |expected: &Option<String>, found: &str| {
+            expected.as_deref().is_none_or(|expected| expected == found)
         };
-        let both = word(egress && ingress) == self.expect;
-        let good = both && is(&self.egress, egress) && is(&self.ingress, ingress);
+        let good = both.unwrap_or("allow") == self.expect
+            && is(&self.egress, egress)
+            && is(&self.ingress, ingress);
         (!good).then(|| format!("{self:?}: got egress {egress}, ingress {ingress}"))
     }
 }

@@ -152,14 +152,14 @@ impl World {
         })
     }
 
-    /// Whether the source's set allows the connection, and the destination's.
+    /// What the source's set says of the connection, and the destination's.
     pub(crate) fn verdicts(
         &self,
         from: &End,
         to: &End,
         protocol: Protocol,
         port: u16,
-    ) -> (bool, bool) {
+    ) -> (&'static str, &'static str) {
         let (source, destination) = (self.who(from, to), self.who(to, from));
         let verdict = |subject: Who<'_>, remote: Who<'_>, direction| {
             let packet = Packet {
@@ -176,10 +176,10 @@ impl World {
         // The node itself reaches its pods unless a rule denies it.
         let local = self.allow_localhost && source.host && source.node == destination.node;
         let ingress = match ingress {
-            Some(Verdict::DeniedByDefault) if local => true,
-            verdict => verdict.is_none_or(Verdict::is_allowed),
+            Some(Verdict::DeniedByDefault) if local => None,
+            verdict => verdict,
         };
-        (egress.is_none_or(Verdict::is_allowed), ingress)
+        (word(egress), word(ingress))
     }
 
     /// Who an end is, as the other sees it.
@@ -244,6 +244,14 @@ impl World {
             .iter()
             .find(|i| text(i, "name") == name);
         found.unwrap_or_else(|| panic!("no {name} in {list}"))
+    }
+}
+
+fn word(verdict: Option<Verdict>) -> &'static str {
+    match verdict {
+        Some(Verdict::Redirected { .. }) => "redirect",
+        Some(Verdict::Denied { .. } | Verdict::DeniedByDefault) => "deny",
+        Some(Verdict::Allowed { .. } | Verdict::AllowedByDefault) | None => "allow",
     }
 }
 
