@@ -151,7 +151,9 @@ impl Files {
             let error = FileError::Read("is no regular file".to_owned());
             return self.fail(path, error, Some(stamp));
         }
-        let mut content = Vec::new();
+        // Else it is read in many small pieces.
+        let size = usize::try_from(stamp.size.min(READ_BYTES_MAX)).unwrap_or(0);
+        let mut content = Vec::with_capacity(size + 1);
         let read = fs::File::open(path)
             .and_then(|file| file.take(READ_BYTES_MAX).read_to_end(&mut content));
         if let Err(error) = read {
@@ -187,7 +189,11 @@ impl Files {
         if manifest.refused.is_empty() {
             self.keep.put(path, &content);
         }
-        let earlier = self.earlier(path);
+        let earlier = if manifest.refused.is_empty() {
+            Vec::new()
+        } else {
+            self.earlier(path)
+        };
         let mut documents = manifest.documents;
         let mut refused = Vec::new();
         for refusal in manifest.refused {

@@ -31,8 +31,13 @@ impl Keep {
         };
         let mut copy = head(path);
         copy.extend_from_slice(content);
-        let written = fs::create_dir_all(directory)
-            .and_then(|()| write_atomic(directory, &name(path), &copy));
+        let name = name(path);
+        // An agent that starts again finds most of them as it has left them.
+        if fs::read(directory.join(&name)).is_ok_and(|kept| kept == copy) {
+            return;
+        }
+        let written =
+            fs::create_dir_all(directory).and_then(|()| write_atomic(directory, &name, &copy));
         if let Err(error) = written {
             tracing::warn!(
                 directory = %directory.display(),
@@ -98,4 +103,29 @@ fn name(path: &Path) -> String {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("{hash:016x}.yaml")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
+    use super::{Keep, name};
+
+    #[test]
+    fn what_is_kept_already_is_not_written_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (keep, manifest) = (Keep::new(Some(dir.path().into())), Path::new("/m/a.yaml"));
+        let copy = dir.path().join(name(manifest));
+        let put = |content: &[u8]| {
+            keep.put(manifest, content);
+            fs::metadata(&copy).expect("kept").ino()
+        };
+        let first = put(b"a: 1\n");
+        assert_eq!(put(b"a: 1\n"), first);
+        // Both are there at once, so that the number is another one.
+        assert_ne!(put(b"a: 2\n"), first);
+        assert!(fs::read(&copy).expect("kept").ends_with(b"\na: 2\n"));
+    }
 }
