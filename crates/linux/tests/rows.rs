@@ -3,7 +3,8 @@
 mod common;
 
 use axon_abi::{
-    ClassKey, ClassRow, Identity, IdentityRow, IpKey, IpcacheRow, LpmKey, PolicyEntry, PolicyKey,
+    ClassKey, ClassRow, Identity, IdentityRow, IpKey, IpcacheRow, LpmKey, PolicyEntry,
+    PolicyEntryFlags, PolicyKey,
 };
 use axon_linux::{KernelReconciler, MapError, ReconcilerConfig};
 use axon_model::{PolicyRows, Route};
@@ -127,7 +128,7 @@ fn a_policy_set_is_whole_before_and_stays_while_endpoints_use_it() {
     assert!(maps.policy_set.get(&8).expect("a look-up").is_some());
 }
 
-/// A set that tells these identities apart, each in a class of its own.
+/// A set that denies these identities what it allows all others.
 fn telling(number: u32, told: &[(u32, u32)]) -> PolicyRows {
     let mut rows = PolicyRows::default();
     for (identity, class) in told {
@@ -137,8 +138,12 @@ fn telling(number: u32, told: &[(u32, u32)]) -> PolicyRows {
             identity: Identity(*identity),
         };
         rows.classes.insert(key, ClassRow { class: *class });
-        rows.entries.extend(one.entries);
+        for (key, entry) in one.entries.iter() {
+            let flags = PolicyEntryFlags::DENY;
+            rows.entries.insert(*key, PolicyEntry { flags, ..*entry });
+        }
     }
+    rows.set.ingress_prefixes = 1;
     rows
 }
 
@@ -299,7 +304,7 @@ fn an_identity_that_a_set_cannot_tell_apart_stays_unknown() {
             .is_some()
     };
     assert!(known(2003), "the set does not tell it apart");
-    assert!(!known(2002), "its default class may be allowed more");
+    assert!(!known(2002), "its default class is allowed more");
     desired
         .policy_sets
         .write(|txn| txn.insert(1, telling(1, &told[1..])));

@@ -6,7 +6,8 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axon_abi::{
-    ClassKey, ClassRow, Identity, IdentityRow, IpKey, IpcacheRow, PolicyEntry, PolicyKey,
+    ClassKey, ClassRow, Identity, IdentityRow, IpKey, IpcacheRow, PolicyEntry, PolicyEntryFlags,
+    PolicyKey, PolicySetFlags,
 };
 use axon_linux::{KernelReconciler, Maps, ReconcileReport, ReconcilerConfig};
 use axon_model::{Desired, PolicyRows};
@@ -14,7 +15,8 @@ use common::{Node, Pod, complete, desired, open, reconciler, root};
 
 const GRACE_MS: u64 = 2000;
 
-/// A set that tells identities apart, each in a class with so many entries.
+/// A set that denies identities what it allows all others, each in a class with
+/// so many entries.
 fn telling(number: u32, told: &[(u32, u32)], entries: u16) -> PolicyRows {
     let mut rows = PolicyRows::default();
     rows.set.ingress_prefixes = 1 | 1 << 16;
@@ -25,14 +27,19 @@ fn telling(number: u32, told: &[(u32, u32)], entries: u16) -> PolicyRows {
         };
         rows.classes.insert(key, ClassRow { class: *class });
         for port in 0..entries {
-            let entry = PolicyEntry {
-                precedence: 1,
-                ..PolicyEntry::default()
-            };
-            rows.entries.insert(entry_key(number, *class, port), entry);
+            let key = entry_key(number, *class, port);
+            rows.entries.insert(key, entry(PolicyEntryFlags::DENY));
         }
     }
     rows
+}
+
+fn entry(flags: u16) -> PolicyEntry {
+    PolicyEntry {
+        precedence: 1,
+        flags,
+        ..PolicyEntry::default()
+    }
 }
 
 fn entry_key(set: u32, class: u32, port: u16) -> PolicyKey {
@@ -139,6 +146,104 @@ fn nobody_becomes_known_to_a_set_that_is_not_followed_any_more() {
     assert_eq!(report.failing_rows(), 0, "{report:?}");
     assert!(known(maps, 2001));
     assert_eq!(class_of(maps, 2, 2001), Some(17));
+}
+
+/// An endpoint whose policy does not fit keeps only those unknown whom what it
+/// has would allow too much.
+#[test]
+fn an_overfull_endpoint_is_its_own_loss() {
+    let Some(()) = root() else { return };
+    let node = Node::new("overfull");
+    let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
+    let mut config = node.config();
+    config.map_sizes.insert("axon_policy_v1".to_owned(), 4);
+    let datapath = open(&node, &config);
+    let maps = datapath.maps();
+    let wanted = desired(&[&a, &b]);
+    // What each allows all pods, and nobody else anything.
+    let closed = |set: u32, mut rows: PolicyRows| {
+        let pods = axon_abi::class::default_of(axon_abi::Scope::Cluster);
+        rows.set.flags = PolicySetFlags::DEFAULT_DENY_INGRESS;
+        rows.entries.insert(entry_key(set, pods, 0), entry(0));
+        rows
+    };
+    let small = closed(1, telling(1, &[], 0));
+    let large = closed(3, telling(3, &[(2001, 17)], 8));
+    wanted
+        .policy_sets
+        .replace([(1, small), (2, PolicyRows::default())]);
+    wanted
+        .endpoints
+        .replace([(a.ifindex, a.row(1000, 1)), (b.ifindex, b.row(1000, 2))]);
+    let mut reconciler = reconciler(&node, maps);
+    assert_eq!(reconciler.sync(0, &wanted).failing_rows(), 0);
+
+    wanted.policy_sets.write(|txn| {
+        txn.remove(&1);
+        txn.insert(3, large);
+    });
+    wanted
+        .endpoints
+        .write(|txn| txn.insert(a.ifindex, a.row(1000, 3)));
+    come(&wanted, 2000);
+    come(&wanted, 2001);
+    let report = passes(&mut reconciler, &wanted, 10, 10_000);
+    assert_eq!(set_of(maps, &a), 1, "what is in force stays");
+    assert!(known(maps, 2000), "he may what all pods may");
+    assert!(!known(maps, 2001), "set 1 would allow what set 3 denies");
+    let (row, error) = &report.tables["identities"].failing[0];
+    assert_eq!(row, "2001");
+    let name = format!("set 1, which endpoint 1 at device {} has", a.ifindex);
+    assert!(error.contains(&name), "{error}");
+
+    // The large one takes less room now.
+    let fits = closed(3, telling(3, &[(2001, 17)], 1));
+    wanted.policy_sets.write(|txn| txn.insert(3, fits));
+    let report = passes(&mut reconciler, &wanted, 10_001, 30_000);
+    assert_eq!(report.failing_rows(), 0, "{report:?}");
+    assert_eq!((set_of(maps, &a), known(maps, 2001)), (3, true));
+}
+
+/// A set that waits to go, and comes back when there is no room for somebody
+/// who has come meanwhile, is no endpoint's until there is.
+#[test]
+fn no_endpoint_gets_a_set_that_lacks_the_row_of_somebody_known() {
+    let Some(()) = root() else { return };
+    let node = Node::new("lacks");
+    let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
+    let mut config = node.config();
+    config.map_sizes.insert("axon_class_v1".to_owned(), 2);
+    let datapath = open(&node, &config);
+    let maps = datapath.maps();
+    let wanted = desired(&[&a]);
+    wanted.policy_sets.replace([(1, telling(1, &[], 0))]);
+    let mut reconciler = reconciler(&node, maps);
+    assert_eq!(reconciler.sync(0, &wanted).failing_rows(), 0);
+    let two = telling(2, &[(2000, 17), (2001, 17)], 1);
+    wanted.policy_sets.replace([(2, two)]);
+    wanted.endpoints.replace([(a.ifindex, a.row(1000, 2))]);
+    come(&wanted, 2000);
+    come(&wanted, 2001);
+    assert_eq!(reconciler.sync(10, &wanted).failing_rows(), 0);
+    assert!(known(maps, 2000) && known(maps, 2001));
+
+    let one = telling(1, &[(2000, 17)], 1);
+    wanted.policy_sets.write(|txn| txn.insert(1, one));
+    wanted
+        .endpoints
+        .write(|txn| txn.insert(b.ifindex, b.row(1000, 1)));
+    let report = reconciler.sync(20, &wanted);
+    let row = maps.endpoint.get(&b.ifindex).expect("a look-up");
+    assert_eq!(row, None, "2000 is denied by set 1");
+    let text = "policy set 1 lacks the row of identity 2000, whom it would allow too much";
+    assert_eq!(report.tables["endpoints"].failing[0].1, text, "{report:?}");
+
+    let two = telling(2, &[(2000, 17)], 1);
+    wanted.policy_sets.write(|txn| txn.insert(2, two));
+    go(&wanted, 2001);
+    let report = passes(&mut reconciler, &wanted, 30, 30_000);
+    assert_eq!(report.failing_rows(), 0, "{report:?}");
+    assert_eq!((set_of(maps, &b), class_of(maps, 1, 2000)), (1, Some(17)));
 }
 
 #[test]

@@ -44,7 +44,8 @@ pub struct Route {
 /// Order of writes, so that at no instant more is allowed than before or
 /// after: policy sets, addresses; who has gone; endpoints; who has come. An
 /// identity becomes known when every set that an endpoint has tells its class,
-/// and is nobody's any more before one does not.
+/// or allows it without that nothing that it shall not, and is nobody's any more
+/// before one does not.
 /// The configuration comes after all of them: a new epoch has verdicts made
 /// again, from rows that must be there by then.
 #[derive(Clone, Debug, Default)]

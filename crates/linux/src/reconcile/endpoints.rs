@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{Ordering, fence};
 
-use axon_abi::{EndpointRow, IpKey, PolicySetRow};
+use axon_abi::{EndpointRow, Identity, IpKey, PolicySetRow};
 use axon_statedb::{Snapshot, Target};
 
 use super::RowError;
@@ -19,10 +19,24 @@ pub(super) struct EndpointTarget {
     addresses: Map<IpKey, EndpointRow>,
     version: Map<u32, u32>,
     sets: Map<u32, PolicySetRow>,
-    /// The set that each endpoint in the kernel names, by device.
-    in_force: BTreeMap<u32, u32>,
-    /// Devices whose rows by address were found not to agree.
+    /// The sets that rows of each endpoint in the kernel name, by device.
+    in_force: BTreeMap<u32, BTreeSet<u32>>,
+    /// Devices whose rows by address do not agree, or were being changed.
     doubtful: BTreeSet<u32>,
+    /// Sets that no other endpoint may get, each with somebody whom it would
+    /// allow too much.
+    misleading: BTreeMap<u32, Identity>,
+}
+
+/// A set that an endpoint is asked about, and the one that it shall have; 0 is
+/// none, which allows nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InForce {
+    pub(super) ifindex: u32,
+    /// The endpoint's number; 0 if it is to go.
+    pub(super) endpoint: u16,
+    pub(super) set: u32,
+    pub(super) wanted: u32,
 }
 
 /// The addresses of a row.
@@ -46,6 +60,34 @@ pub(super) fn is_enforced(maps: &Maps, ifindex: u32, row: &EndpointRow) -> Resul
     Ok(row.policy_set == 0 || maps.policy_set.get(&row.policy_set)?.is_some())
 }
 
+impl std::fmt::Display for InForce {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            ifindex,
+            endpoint,
+            set,
+            wanted,
+        } = self;
+        if *endpoint == 0 {
+            write!(
+                f,
+                "policy set {set} of the device {ifindex}, which is to have none,"
+            )
+        } else if set == wanted {
+            write!(
+                f,
+                "policy set {set} of endpoint {endpoint}, at device {ifindex},"
+            )
+        } else {
+            write!(
+                f,
+                "policy set {set}, which endpoint {endpoint} at device {ifindex} has while set \
+                 {wanted} is not in its place,"
+            )
+        }
+    }
+}
+
 impl EndpointTarget {
     pub(super) fn new(maps: &Maps) -> Self {
         Self {
@@ -55,7 +97,13 @@ impl EndpointTarget {
             sets: maps.policy_set.clone(),
             in_force: BTreeMap::new(),
             doubtful: BTreeSet::new(),
+            misleading: BTreeMap::new(),
         }
+    }
+
+    /// Says which sets no other endpoint may get.
+    pub(super) fn set_misleading(&mut self, sets: BTreeMap<u32, Identity>) {
+        self.misleading = sets;
     }
 
     /// Makes a change of rows. If it fails, what it has changed is in force.
@@ -76,18 +124,23 @@ impl EndpointTarget {
 
     fn put(&mut self, ifindex: u32, row: &EndpointRow) -> Result<(), RowError> {
         let before = self.endpoints.get(&ifindex)?;
+        let same = before.is_some_and(|old| addresses(&old).eq(addresses(row)));
+        if !same {
+            self.doubtful.insert(ifindex);
+        }
+        let sets = self.in_force.entry(ifindex).or_default();
+        sets.insert(row.policy_set);
         self.endpoints.insert(&ifindex, row)?;
         for addr in addresses(row) {
             self.addresses.insert(&addr, row)?;
         }
-        self.in_force.insert(ifindex, row.policy_set);
-        let same = before.is_some_and(|old| addresses(&old).eq(addresses(row)));
-        if !same || self.doubtful.contains(&ifindex) {
+        if self.doubtful.contains(&ifindex) {
             for addr in self.surplus(ifindex, Some(row))? {
                 self.remove_address(&addr, ifindex)?;
             }
             self.doubtful.remove(&ifindex);
         }
+        self.in_force.insert(ifindex, [row.policy_set].into());
         Ok(())
     }
 
@@ -101,13 +154,21 @@ impl EndpointTarget {
         Ok(())
     }
 
-    /// Whether every endpoint in the kernel has the set that it is to have.
-    pub(super) fn agrees(&self, wanted: &Snapshot<u32, EndpointRow>) -> bool {
-        let is_wanted = |(ifindex, set): (&u32, &u32)| {
+    /// What is asked about each endpoint in the kernel.
+    pub(super) fn in_force(&self, wanted: &Snapshot<u32, EndpointRow>) -> Vec<InForce> {
+        let of_device = |(ifindex, sets): (&u32, &BTreeSet<u32>)| {
             let row = wanted.get(ifindex);
-            row.is_some_and(|row| row.policy_set == *set)
+            let (endpoint, wanted) = row.map_or((0, 0), |row| (row.id, row.policy_set));
+            let ifindex = *ifindex;
+            let each = move |set: &u32| InForce {
+                ifindex,
+                endpoint,
+                set: *set,
+                wanted,
+            };
+            sets.iter().map(each).collect::<Vec<_>>()
         };
-        self.doubtful.is_empty() && self.in_force.iter().all(is_wanted)
+        self.in_force.iter().flat_map(of_device).collect()
     }
 
     /// Removes an address unless it has become another endpoint's.
@@ -146,6 +207,14 @@ impl Target for EndpointTarget {
                 set: row.policy_set,
             });
         }
+        let has = self.in_force.get(ifindex);
+        let has = has.is_some_and(|sets| sets.contains(&row.policy_set));
+        if let Some(identity) = self.misleading.get(&row.policy_set).filter(|_| !has) {
+            return Err(RowError::Misleading {
+                set: row.policy_set,
+                identity: identity.0,
+            });
+        }
         self.change(|target| target.put(*ifindex, row))
     }
 
@@ -172,7 +241,13 @@ impl Target for EndpointTarget {
         self.change(|_| Ok(()))?;
         let mut rows: BTreeMap<u32, EndpointRow> = self.endpoints.dump()?.into_iter().collect();
         let by_address: BTreeMap<IpKey, EndpointRow> = self.addresses.dump()?.into_iter().collect();
-        self.in_force = rows.iter().map(|(n, row)| (*n, row.policy_set)).collect();
+        self.in_force.clear();
+        let of_devices = rows.iter().map(|(ifindex, row)| (*ifindex, row));
+        let of_addresses = by_address.values().map(|row| (row.ifindex, row));
+        for (ifindex, row) in of_devices.chain(of_addresses) {
+            let sets = self.in_force.entry(ifindex).or_default();
+            sets.insert(row.policy_set);
+        }
         self.doubtful.clear();
         for (ifindex, row) in &rows {
             if addresses(row).any(|addr| by_address.get(&addr) != Some(row)) {

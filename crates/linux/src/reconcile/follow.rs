@@ -90,9 +90,14 @@ impl<T: Target> Follower<T> {
         self.reconciler.hasten();
     }
 
-    /// Whether what the target holds could not be read by the last full pass.
-    pub(super) fn is_unread(&self) -> bool {
-        self.unread.is_some()
+    pub(super) fn target(&self) -> &T {
+        &self.target
+    }
+
+    /// Why what the target holds could not be read by the last full pass, if it
+    /// could not.
+    pub(super) fn unread(&self) -> Option<&str> {
+        self.unread.as_ref().map(|unread| unread.error.as_str())
     }
 
     /// Whether a wanted row is not in place.

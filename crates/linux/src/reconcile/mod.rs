@@ -12,8 +12,8 @@
 //!
 //! Whoever is known is in his class in every set that an endpoint has: who goes
 //! is nobody before an endpoint gets a set that may not tell him apart, and who
-//! comes is nobody while one has such a set. Nobody is denied by every set with
-//! entries.
+//! comes is nobody while one has such a set that would allow him too much. Nobody
+//! is denied by every set with entries.
 //!
 //! An endpoint's row is not written before the policy set that it names is
 //! whole in the kernel; a set is not removed while an endpoint names it. Rows that
@@ -25,6 +25,7 @@
 
 mod endpoints;
 mod follow;
+mod newcomers;
 mod policy;
 mod rows;
 
@@ -38,8 +39,9 @@ use crate::maps::{MapError, Maps};
 use crate::routes::RouteTarget;
 use endpoints::EndpointTarget;
 use follow::Follower;
+use newcomers::Doubts;
 use policy::PolicySetTarget;
-use rows::{ConfigTarget, IdentityTarget, MapTarget, Withheld};
+use rows::{ConfigTarget, IdentityTarget, MapTarget};
 
 /// How the reconciler works.
 #[derive(Clone, Copy, Debug)]
@@ -73,8 +75,12 @@ pub(crate) enum RowError {
     PolicySetInUse { set: u32, ifindex: u32 },
     #[error("entries that another class left are still under class {class} of policy set {set}")]
     ClassLeft { set: u32, class: u32 },
-    #[error("a policy set in force may not tell the identity apart yet")]
-    Withheld,
+    #[error("{0} would allow the identity too much: it does not tell it apart")]
+    Withheld(endpoints::InForce),
+    #[error("it is not known what policy sets in force say: {0}")]
+    Unready(String),
+    #[error("policy set {set} lacks the row of identity {identity}, whom it would allow too much")]
+    Misleading { set: u32, identity: u32 },
     #[error("policy set {set} holds a row of set {other}")]
     ForeignRow { set: u32, other: u32 },
 }
@@ -230,6 +236,10 @@ impl KernelReconciler {
         let sets_late = self
             .policy_sets
             .put(pass, now_ms, &desired.policy_sets, "policy-sets", r);
+        match self.policy_sets.target().misleading(&wanted) {
+            Ok(sets) => self.endpoints.target_mut().set_misleading(sets),
+            Err(error) => surplus = surplus.or(Some(error)),
+        }
         if sets_late {
             // What endpoints have waited for is there.
             self.endpoints.hasten();
@@ -251,7 +261,7 @@ impl KernelReconciler {
             self.endpoints
                 .put(pass, now_ms, &desired.endpoints, "endpoints", r),
             self.endpoints.take(now_ms, "endpoints", r),
-            self.have_known(now_ms, desired, surplus.is_none(), r),
+            self.have_known(now_ms, desired, surplus.as_ref(), r),
             self.routes.take(now_ms, "routes", r),
             self.nomasq.take(now_ms, "nomasq", r),
             self.policy_sets.take(now_ms, "policy-sets", r),
@@ -275,27 +285,34 @@ impl KernelReconciler {
         report
     }
 
-    /// Has those who have come be known, unless a set lacks their rows or has
-    /// some too many, or an endpoint has a set that is not followed any more, or
-    /// not yet: who is in no class of his own could be allowed what his class is
-    /// not. Until then he is nobody.
+    /// Has those who have come be known, except whom a set in force would allow
+    /// too much then ([`Doubts`]), and nobody while it is not known what is in
+    /// force.
     fn have_known(
         &mut self,
         now_ms: u64,
         desired: &Desired,
-        sets_ready: bool,
+        surplus: Option<&RowError>,
         report: &mut ReconcileReport,
     ) -> bool {
-        let is_read = !self.policy_sets.is_unread() && !self.endpoints.is_unread();
-        let endpoints = desired.endpoints.snapshot();
-        let withheld = if sets_ready && is_read && self.endpoints.target_mut().agrees(&endpoints) {
-            Withheld::These(self.policy_sets.target_mut().untold())
+        let unread = self.policy_sets.unread().or(self.endpoints.unread());
+        let surplus = surplus.map(RowError::to_string);
+        let unready = surplus.or_else(|| unread.map(str::to_owned));
+        let time = (now_ms, self.backoff);
+        let wanted = desired.identities.snapshot();
+        let (endpoints, sets) = (desired.endpoints.snapshot(), desired.policy_sets.snapshot());
+        let in_force = if self.identities.target().awaits_any() {
+            self.endpoints.target().in_force(&endpoints)
         } else {
-            Withheld::All
+            Vec::new()
         };
-        let (time, wanted) = ((now_ms, self.backoff), desired.identities.snapshot());
+        let mut doubts = Doubts::new(in_force, self.policy_sets.target(), &sets);
+        let may_come = |id| match &unready {
+            Some(why) => Err(RowError::Unready(why.clone())),
+            None => doubts.ask(id),
+        };
         let identities = self.identities.target_mut();
-        identities.arrive(time, &withheld, &wanted, report)
+        identities.arrive(time, may_come, &wanted, report)
     }
 
     /// Tells that rows which nobody needs cannot be taken away.

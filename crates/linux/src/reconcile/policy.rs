@@ -15,9 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{
     ClassKey, ClassRow, EndpointRow, Identity, IdentityRow, IpKey, PolicyEntry, PolicyKey,
-    PolicySetRow,
+    PolicySetRow, class,
 };
-use axon_model::{PolicyRows, RowDiff};
+use axon_model::{Newcomers, PolicyRows, RowDiff};
 use axon_statedb::{Snapshot, Target};
 
 use super::RowError;
@@ -150,14 +150,68 @@ impl PolicySetTarget {
         Ok(())
     }
 
-    /// Identities that some set in the kernel does not tell apart though it
-    /// shall: they are not to become known.
-    pub(super) fn untold(&self) -> BTreeSet<Identity> {
-        self.held
-            .values()
-            .flat_map(|held| &held.untold)
-            .copied()
-            .collect()
+    /// Whether a set is in the kernel.
+    pub(super) fn is_whole(&self, set: u32) -> bool {
+        self.held.get(&set).is_some_and(|held| held.whole)
+    }
+
+    /// Identities that a set in the kernel does not tell apart though it shall.
+    pub(super) fn untold_of(&self, set: u32) -> &BTreeSet<Identity> {
+        static NOBODY: BTreeSet<Identity> = BTreeSet::new();
+        self.held.get(&set).map_or(&NOBODY, |held| &held.untold)
+    }
+
+    /// The rows of a set that are in the kernel, but for those that wait to go.
+    pub(super) fn in_kernel(&self, set: u32) -> Option<&PolicyRows> {
+        self.held.get(&set).map(|held| &held.written)
+    }
+
+    /// Whether rows wait to go that a set is asked for about an identity.
+    pub(super) fn is_settling(&self, set: u32, identity: Identity) -> bool {
+        let Some(held) = self.held.get(&set) else {
+            return false;
+        };
+        let key = ClassKey { set, identity };
+        if held.surplus.classes.contains_key(&key) {
+            return true;
+        }
+        let row = held.written.classes.get(&key).map(|row| row.class);
+        let own = row.unwrap_or(class::default_of(identity.scope()));
+        [own, class::ANY].into_iter().any(|class| {
+            let first = PolicyKey {
+                set,
+                class,
+                ..PolicyKey::default()
+            };
+            let next = held.surplus.entries.range(first..).next();
+            next.is_some_and(|(key, _)| key.class == class)
+        })
+    }
+
+    /// Sets in the kernel that would allow somebody who is known more than they
+    /// shall, for want of a row: nobody else may get them.
+    ///
+    /// # Errors
+    /// Who is known cannot be read.
+    pub(super) fn misleading(
+        &self,
+        wanted: &Snapshot<u32, PolicyRows>,
+    ) -> Result<BTreeMap<u32, Identity>, RowError> {
+        let mut misleading = BTreeMap::new();
+        for (set, held) in self.held.iter().filter(|(_, held)| held.whole) {
+            let Some(rows) = wanted.get(set).filter(|_| !held.untold.is_empty()) else {
+                continue;
+            };
+            let mut newcomers = Newcomers::new(&held.written, Some(&**rows));
+            for id in &held.untold {
+                let is_allowed = !self.is_settling(*set, *id) && newcomers.may_come(*id);
+                if !is_allowed && self.known.get(id)?.is_some() {
+                    misleading.insert(*set, *id);
+                    break;
+                }
+            }
+        }
+        Ok(misleading)
     }
 
     /// Ends a pass: takes surplus rows away whose time has come, but no class

@@ -1,6 +1,6 @@
 //! Tables whose rows are entries of one map.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use axon_abi::{ConfigFlags, Identity, IdentityRow, RuntimeConfig};
 use axon_statedb::{Backoff, Snapshot, Target};
@@ -44,22 +44,6 @@ where
     }
 }
 
-/// Identities that stay unknown if they are.
-#[derive(Debug)]
-pub(super) enum Withheld {
-    All,
-    These(BTreeSet<Identity>),
-}
-
-impl Withheld {
-    fn holds(&self, id: Identity) -> bool {
-        match self {
-            Self::All => true,
-            Self::These(ids) => ids.contains(&id),
-        }
-    }
-}
-
 /// Somebody who is to become known.
 #[derive(Debug, Default)]
 struct Arrival {
@@ -86,12 +70,17 @@ impl IdentityTarget {
         }
     }
 
-    /// Has those who have come, and are still `wanted`, be known. Says whether
-    /// somebody is who had to wait for it.
+    /// Whether somebody is to become known.
+    pub(super) fn awaits_any(&self) -> bool {
+        !self.arrivals.is_empty()
+    }
+
+    /// Has those who have come, are still `wanted` and whom nothing stands
+    /// against be known. Says whether somebody is who had to wait for it.
     pub(super) fn arrive(
         &mut self,
         (now_ms, backoff): (u64, Backoff),
-        withheld: &Withheld,
+        mut may_come: impl FnMut(Identity) -> Result<(), RowError>,
         wanted: &Snapshot<Identity, IdentityRow>,
         report: &mut ReconcileReport,
     ) -> bool {
@@ -102,14 +91,17 @@ impl IdentityTarget {
             if wanted.get(id).is_none() {
                 return false;
             }
-            let result = if withheld.holds(*id) {
-                Err(RowError::Withheld)
-            } else if arrival.due_ms <= now_ms {
-                rows.update(id, &arrival.row)
-            } else {
-                table.fail(id.0.to_string(), arrival.error.clone());
-                report.due_ms = report.due_ms.into_iter().chain([arrival.due_ms]).min();
-                return true;
+            // Who is withheld is asked about in every pass.
+            let withheld = may_come(*id).err();
+            let waits = withheld.is_some();
+            let result = match withheld {
+                Some(error) => Err(error),
+                None if arrival.due_ms <= now_ms => rows.update(id, &arrival.row),
+                None => {
+                    table.fail(id.0.to_string(), arrival.error.clone());
+                    report.due_ms = report.due_ms.into_iter().chain([arrival.due_ms]).min();
+                    return true;
+                }
             };
             let Err(error) = result else {
                 late |= arrival.attempts > 0;
@@ -121,8 +113,7 @@ impl IdentityTarget {
             arrival.attempts = arrival.attempts.saturating_add(1);
             arrival.error = error.to_string();
             table.fail(id.0.to_string(), arrival.error.clone());
-            // Who is withheld is asked about in every pass.
-            if !matches!(error, RowError::Withheld) {
+            if !waits {
                 arrival.due_ms = now_ms + wait_ms(backoff, arrival.attempts);
                 report.due_ms = report.due_ms.into_iter().chain([arrival.due_ms]).min();
             }
