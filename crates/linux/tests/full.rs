@@ -102,7 +102,7 @@ fn an_endpoint_beyond_the_table_is_told_and_cut_off() {
     let report = reconciler.sync(1, &desired);
     let text = format!("axon_endpoint_v1 is full at {capacity} of {capacity} entries");
     assert_eq!(report.tables["endpoints"].failing[0].1, text, "{report:?}");
-    // Asks again and again for so many seconds.
+    // Asks again and again for so many seconds, unless told that the other cannot be reached.
     let ping = |from: &Pod, to: &str, seconds: &str| {
         let args = ["-c", "1", "-w", seconds, to];
         exec(&from.path(), "ping", &args).status.success()
@@ -113,5 +113,9 @@ fn an_endpoint_beyond_the_table_is_told_and_cut_off() {
     assert!(maps.endpoint.remove(&1_000_001).expect("removed"));
     let report = reconciler.sync(60_000, &desired);
     assert_eq!(report.tables["endpoints"].failing_rows, 0, "{report:?}");
+    // Its kernel has asked in vain who the gateway is, and may be about to say so: that would end
+    // the ping.
+    let forget = ["neigh", "flush", "dev", "eth0"];
+    assert!(exec(&b.path(), "ip", &forget).status.success());
     assert!(ping(&b, "10.7.0.1", "30"), "there is room");
 }
