@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axon_linux::device;
+use axon_linux::device::{self, Device};
 
 use crate::clock::clock_has_stepped;
-use crate::endpoints::Stage;
+use crate::endpoints::{Record, Stage, device_of};
 use crate::node::{Node, lock};
 use crate::problem::chain;
 
@@ -47,21 +47,17 @@ fn look(node: &Node) {
         tracing::info!("the wall clock was stepped: times of events follow, nothing else does");
         node.engine.wake();
     }
-    let known: Vec<u32> = node
-        .endpoints
-        .records
-        .all()
-        .iter()
-        .filter(|record| record.stage == Stage::Made)
-        .map(|record| record.endpoint.ifindex)
-        .collect();
-    // A device that is gone has no stubs to put back, and its index may be another's by now.
+    // Where they cannot be listed, nobody knows which are endpoints': the rest is looked after.
+    let devices = device::list().unwrap_or_default();
+    let records = node.endpoints.records.all();
+    let known = with_device(&records, &devices);
     let mut attached = lock(&node.datapath).attached();
     let uplinks = node.uplinks.borrow().devices.clone();
     let uplinks: Vec<u32> = uplinks.iter().map(|device| device.ifindex).collect();
     let result = lock(&node.datapath).repair(&known, &uplinks);
     attached.retain(|ifindex| !known.contains(ifindex));
-    let unknown = unknown_devices(node, &attached);
+    attached.retain(|ifindex| lock(&node.datapath).is_attached(*ifindex));
+    let unknown = unknown_devices(node, &attached, &devices);
     let mut state = lock(&node.guard);
     state.unknown = unknown;
     match result {
@@ -86,23 +82,84 @@ fn look(node: &Node) {
     }
 }
 
+/// The indexes of endpoints' devices. An index whose device is gone may be that
+/// of another by now, and has nothing to be put back: it is compared what else
+/// tells an endpoint's device.
+fn with_device(records: &[Record], devices: &[Device]) -> Vec<u32> {
+    let made = records.iter().filter(|record| record.stage == Stage::Made);
+    made.filter_map(|record| device_of(&record.endpoint, devices))
+        .map(|device| device.ifindex)
+        .collect()
+}
+
 /// Names of devices that carry stubs and belong to no record, now or a moment
 /// ago.
-fn unknown_devices(node: &Node, attached: &[u32]) -> Vec<String> {
+fn unknown_devices(node: &Node, attached: &[u32], devices: &[Device]) -> Vec<String> {
     if attached.is_empty() {
         return Vec::new();
     }
     let records = node.endpoints.records.all();
-    let devices = device::list().unwrap_or_default();
     devices
-        .into_iter()
+        .iter()
         .filter(|device| attached.contains(&device.ifindex))
         .filter(|device| {
-            let is = |r: &crate::endpoints::Record| {
+            let is = |r: &Record| {
                 r.endpoint.ifindex == device.ifindex || r.endpoint.interface == device.name
             };
             !records.iter().any(is)
         })
-        .map(|device| device.name)
+        .map(|device| device.name.clone())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use axon_linux::device::Device;
+    use axon_model::{Endpoint, Mac};
+
+    use super::with_device;
+    use crate::endpoints::{Record, Stage};
+
+    #[test]
+    fn a_device_is_no_endpoints_by_its_index_alone() {
+        let own = Mac([2, 0, 0, 0, 0, 1]);
+        let record = |stage| Record {
+            endpoint: Endpoint {
+                ifindex: 7,
+                interface: "axon1".to_owned(),
+                node_mac: own,
+                ..Endpoint::default()
+            },
+            mtu: 1500,
+            stage,
+        };
+        let device = |ifindex, name: &str, mac| Device {
+            ifindex,
+            name: name.to_owned(),
+            mac: Some(mac),
+            ..Device::default()
+        };
+        let other = Mac([2, 0, 0, 0, 0, 2]);
+        for (what, device, stage, expected) in [
+            ("as it was made", device(7, "axon1", own), Stage::Made, true),
+            ("renamed", device(7, "mine", own), Stage::Made, true),
+            (
+                "another address",
+                device(7, "axon1", other),
+                Stage::Made,
+                true,
+            ),
+            ("its index", device(7, "mine", other), Stage::Made, false),
+            ("its name", device(8, "axon1", other), Stage::Made, false),
+            (
+                "on its way out",
+                device(7, "axon1", own),
+                Stage::Leaving,
+                false,
+            ),
+        ] {
+            let found = with_device(&[record(stage)], &[device]);
+            assert_eq!(found == [7], expected, "{what}");
+        }
+    }
 }

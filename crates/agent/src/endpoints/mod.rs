@@ -39,7 +39,7 @@ pub(crate) use find::find;
 pub(crate) use flush::Flusher;
 pub(crate) use records::{Record, Records, Stage};
 pub(crate) use remove::{delete, gc, remove_vanished};
-pub(crate) use restore::{carry_out_queue, load, readable, restore};
+pub(crate) use restore::{carry_out_queue, device_of, load, readable, restore};
 
 /// The endpoints with their addresses.
 pub(crate) struct Endpoints {

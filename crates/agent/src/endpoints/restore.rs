@@ -139,7 +139,7 @@ fn indexed(mut record: Record, devices: &[Device]) -> Record {
 
 /// The device of an endpoint among these. Names are for people, and may be
 /// changed by them: index and MAC address tell as well.
-pub(super) fn device_of<'a>(endpoint: &Endpoint, devices: &'a [Device]) -> Option<&'a Device> {
+pub(crate) fn device_of<'a>(endpoint: &Endpoint, devices: &'a [Device]) -> Option<&'a Device> {
     devices.iter().find(|device| {
         let named = device.name == endpoint.interface;
         device.ifindex == endpoint.ifindex && (named || device.mac == Some(endpoint.node_mac))

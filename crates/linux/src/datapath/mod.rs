@@ -308,6 +308,12 @@ impl Datapath {
         self.stubs.devices(&ENDPOINT_HOOKS)
     }
 
+    /// Whether an endpoint's device still carries stubs: a device that goes
+    /// leaves its index to another, which has none.
+    pub fn is_attached(&self, ifindex: u32) -> bool {
+        self.stubs.is_any_live(ifindex, &ENDPOINT_HOOKS)
+    }
+
     /// Uplinks, by index, that carry stubs.
     pub fn uplinks(&self) -> Vec<u32> {
         self.stubs.devices(&UPLINK_HOOKS)

@@ -209,6 +209,11 @@ impl Stubs {
         }
     }
 
+    /// Whether any of these stubs still sees packets.
+    pub(super) fn is_any_live(&self, ifindex: u32, hooks: &[Hook]) -> bool {
+        hooks.iter().any(|hook| self.is_live(ifindex, *hook))
+    }
+
     /// Puts a stub on a device, or renews the one that is there.
     pub(super) fn attach(
         &mut self,
