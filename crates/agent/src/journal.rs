@@ -4,14 +4,14 @@
 //! With thousands of identities the whole is not written for each that comes:
 //! pods wait for it. It is written when the lines have become as long, and at
 //! the first change of an agent's life, so that nothing is added to a line that
-//! was cut off. An agent that dies between the whole and the end of the lines
-//! before it may forget the change that the whole was written for: no row of the
-//! kernel has it yet.
+//! was cut off. The lines name the whole that they follow: those that an agent
+//! has left that died between a new whole and their end, or that lie beside a
+//! whole of another time, are not carried out.
 
 use axon_control::{Controller, Persisted, PersistedChange};
 
 use crate::endpoints::readable;
-use crate::store::{CHANGES, CONTROL, Store, StoreError};
+use crate::store::{CHANGES, CONTROL, Store, StoreError, Whole};
 
 /// Lines may always be so long (bytes).
 const CHANGES_MIN: u64 = 64 * 1024;
@@ -19,27 +19,44 @@ const CHANGES_MIN: u64 = 64 * 1024;
 /// Keeps what is on disk as the controller is.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    /// Bytes of lines after which everything is written anew; `None` while it
-    /// must be before the next line.
-    room: Option<u64>,
+    /// The whole that the next line follows, and how many bytes of lines may;
+    /// `None` while everything must be written anew before.
+    room: Option<(Whole, u64)>,
 }
 
 impl Journal {
-    /// What an earlier agent has known. Of what cannot be read nothing is.
+    /// What an earlier agent has known. Of what cannot be read nothing is; it
+    /// is kept beside.
     ///
     /// # Errors
     /// The files cannot be opened or moved.
     pub(crate) fn open(store: &Store) -> Result<(Self, Persisted), StoreError> {
-        let mut persisted: Persisted = readable(store.read(CONTROL))?.unwrap_or_default();
-        let (changes, rest) = store.read_lines::<PersistedChange>(CHANGES)?;
-        for change in changes {
-            persisted.apply(change);
+        let read: Option<(Persisted, Whole)> = readable(store.read_whole(CONTROL))?;
+        let lines = store.read_lines::<PersistedChange>(CHANGES)?;
+        let (mut persisted, whole) = read.unzip();
+        // Without the whole they are all that is left of it.
+        if whole.is_some_and(|whole| !lines.follow(whole)) {
+            let aside = store.set_aside(CHANGES)?;
+            let lines = lines.lines.len();
+            tracing::warn!(
+                lines,
+                aside,
+                "changes follow another {CONTROL}, and are not carried out"
+            );
+            let persisted = persisted.unwrap_or_default();
+            return Ok((Self { room: None }, persisted));
         }
-        if rest > 1 {
-            // The last one may be cut off: no row of the kernel knows its numbers.
-            tracing::error!(lines = rest, file = CHANGES, "state is lost");
+        // Of a last one that is cut off no row of the kernel knows the numbers.
+        if lines.lost() > 0 {
+            let aside = store.keep_rest(CHANGES, &lines)?;
+            let lines = lines.lost();
+            tracing::error!(lines, file = CHANGES, aside, "state is lost");
         }
-        Ok((Self { room: None }, persisted))
+        let known = persisted.get_or_insert_default();
+        for change in lines.lines {
+            known.apply(change);
+        }
+        Ok((Self { room: None }, persisted.unwrap_or_default()))
     }
 
     /// Writes what has changed.
@@ -52,14 +69,14 @@ impl Journal {
         controller: &mut Controller,
     ) -> Result<(), StoreError> {
         let change = controller.take_persisted_change();
-        if let Some(room) = self.room.take() {
-            let written = store.append(CHANGES, &change)?;
-            self.room = (written < room).then_some(room);
+        if let Some((whole, room)) = self.room.take() {
+            let written = store.append(CHANGES, whole, &change)?;
+            self.room = (written < room).then_some((whole, room));
             return Ok(());
         }
-        let written = store.write(CONTROL, controller.persisted())?;
+        let whole = store.write(CONTROL, controller.persisted())?;
         store.remove(CHANGES)?;
-        self.room = Some(written.max(CHANGES_MIN));
+        self.room = Some((whole, whole.bytes.max(CHANGES_MIN)));
         Ok(())
     }
 }
@@ -135,7 +152,8 @@ mod tests {
         }
         let whole = std::fs::read(store.path(CONTROL)).expect("the whole");
         let lines = std::fs::read(store.path(CHANGES)).expect("the lines");
-        assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 19);
+        let ends = lines.iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(ends, 20, "what they follow, and 19 changes");
         let (second, known) = Life::begin(&store);
         assert_eq!(known.identities, second.controller.persisted().identities);
         assert_eq!((numbers(&known), life.numbers()), (20, 20));
@@ -152,9 +170,62 @@ mod tests {
         // Between the whole and the end of the lines.
         std::fs::write(store.path(CHANGES), cut).expect("left over");
         assert_eq!(numbers(&Life::begin(&store).1), 20, "they were known");
+        assert!(!store.has(CHANGES), "the lines follow another");
         // The whole is lost: what the lines know is not.
+        std::fs::write(store.path(CHANGES), cut).expect("left over");
         std::fs::write(store.path(CONTROL), &whole[..whole.len() / 2]).expect("torn");
         assert_eq!(numbers(&Life::begin(&store).1), 18);
+    }
+
+    #[test]
+    fn lines_of_another_whole_are_set_aside() {
+        let (dir, other) = (tempfile::tempdir(), tempfile::tempdir());
+        let (dir, other) = (dir.expect("tempdir"), other.expect("tempdir"));
+        let store = Store::open(dir.path()).expect("store");
+        let (mut life, _) = Life::begin(&store);
+        for n in 0..3 {
+            life.comes(&store, n);
+        }
+        // As from a backup: the same numbers are others'.
+        let backup = Store::open(other.path()).expect("store");
+        let (mut life, _) = Life::begin(&backup);
+        life.comes(&backup, 7);
+        std::fs::copy(backup.path(CONTROL), store.path(CONTROL)).expect("put back");
+        let lines = std::fs::read(store.path(CHANGES)).expect("the lines");
+        let (_, known) = Life::begin(&store);
+        assert_eq!(known.identities, life.controller.persisted().identities);
+        assert!(!store.has(CHANGES));
+        let aside = std::fs::read(store.path("control.changes.corrupt"));
+        assert_eq!(aside.expect("set aside"), lines);
+    }
+
+    #[test]
+    fn lines_after_one_that_makes_no_sense_are_kept_beside() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(dir.path()).expect("store");
+        let (mut life, _) = Life::begin(&store);
+        for n in 0..6 {
+            life.comes(&store, n);
+        }
+        let text = std::fs::read_to_string(store.path(CHANGES)).expect("the lines");
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines[3] = "?";
+        std::fs::write(store.path(CHANGES), lines.join("\n") + "\n").expect("spoilt");
+        let (mut second, known) = Life::begin(&store);
+        assert_eq!(numbers(&known), 3, "the whole, and two lines");
+        let aside = store.path("control.changes.corrupt");
+        let kept = || std::fs::read_to_string(&aside).expect("kept beside");
+        assert_eq!(kept(), lines[3..].join("\n") + "\n");
+        second.comes(&store, 100);
+        assert!(!store.has(CHANGES), "everything is in the whole");
+        assert_eq!(kept(), lines[3..].join("\n") + "\n");
+
+        // Lines of an agent that did not say what they follow.
+        second.comes(&store, 101);
+        let text = std::fs::read_to_string(store.path(CHANGES)).expect("the lines");
+        let (_, lines) = text.split_once('\n').expect("the first line");
+        std::fs::write(store.path(CHANGES), lines).expect("without it");
+        assert_eq!(numbers(&Life::begin(&store).1), 5);
     }
 
     #[test]

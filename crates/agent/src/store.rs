@@ -3,7 +3,8 @@
 //! ```text
 //! state-dir/agent.lock        held while an agent lives
 //! state-dir/control.json      numbers of identities, policy sets and rules
-//! state-dir/control.changes   what has changed of them since, a line each time
+//! state-dir/control.changes   what has changed of them since, a line each time,
+//!                             after one that names the whole that they follow
 //! state-dir/ipam.json         addresses given out
 //! state-dir/events.json       how many lost events have been told
 //! state-dir/endpoints/ID.json one file for each endpoint
@@ -13,7 +14,9 @@
 //! are added whole, or the last one does not count. Nothing
 //! waits for the disk: these files tell what a kernel holds, and what takes the
 //! kernel away takes that along. A file that a power cut has torn is set aside
-//! as any other that makes no sense.
+//! as any other that makes no sense, and so are lines that follow another whole.
+
+mod lines;
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -106,65 +109,31 @@ impl Store {
         self.dir.join(name)
     }
 
-    /// Writes a file whole or not at all; hands back its bytes.
-    pub(crate) fn write(&self, name: &str, value: &impl Serialize) -> Result<u64, StoreError> {
+    /// Writes a file whole or not at all.
+    pub(crate) fn write(&self, name: &str, value: &impl Serialize) -> Result<Whole, StoreError> {
         let path = self.path(name);
         let aside = path.with_extension("json.new");
-        let write = || -> io::Result<u64> {
+        let write = || -> io::Result<Whole> {
             let text = serde_json::to_vec(value)?;
             let mut file = File::create(&aside)?;
             file.write_all(&text)?;
             fs::rename(&aside, &path)?;
-            Ok(text.len() as u64)
+            Ok(Whole::of(&text))
         };
         write().map_err(io_error("writing", &path))
-    }
-
-    /// Adds a line to a file; hands back the bytes of all its lines.
-    pub(crate) fn append(&self, name: &str, value: &impl Serialize) -> Result<u64, StoreError> {
-        let path = self.path(name);
-        let append = || -> io::Result<u64> {
-            let mut line = serde_json::to_vec(value)?;
-            line.push(b'\n');
-            let mut file = File::options().create(true).append(true).open(&path)?;
-            file.write_all(&line)?;
-            Ok(file.metadata()?.len())
-        };
-        append().map_err(io_error("adding to", &path))
-    }
-
-    /// Reads the lines of a file, none if there is none, as far as they can be
-    /// understood; and how many are left then.
-    pub(crate) fn read_lines<T: DeserializeOwned>(
-        &self,
-        name: &str,
-    ) -> Result<(Vec<T>, usize), StoreError> {
-        let path = self.path(name);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
-            Err(error) => return Err(io_error("reading", &path)(error)),
-        };
-        let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
-        let mut read = Vec::new();
-        let mut left = 0;
-        for line in lines.by_ref() {
-            // Without its end it is not whole, whatever it says.
-            let line = line.strip_suffix(b"\n");
-            match line.and_then(|line| serde_json::from_slice(line).ok()) {
-                Some(value) => read.push(value),
-                None => {
-                    left = 1;
-                    break;
-                }
-            }
-        }
-        Ok((read, left + lines.count()))
     }
 
     /// Reads a file; `None` if there is none. One that cannot be understood is
     /// moved aside, so that it is neither used nor lost.
     pub(crate) fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
+        Ok(self.read_whole(name)?.map(|(value, _)| value))
+    }
+
+    /// The same, and what the file is known by.
+    pub(crate) fn read_whole<T: DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<Option<(T, Whole)>, StoreError> {
         let path = self.path(name);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -172,7 +141,7 @@ impl Store {
             Err(error) => return Err(io_error("reading", &path)(error)),
         };
         match serde_json::from_slice(&bytes) {
-            Ok(value) => Ok(Some(value)),
+            Ok(value) => Ok(Some((value, Whole::of(&bytes)))),
             Err(source) => {
                 let aside = path.with_extension("json.corrupt");
                 fs::rename(&path, &aside).map_err(io_error("moving aside", &path))?;
@@ -229,6 +198,8 @@ impl Store {
         Ok(names)
     }
 }
+
+pub(crate) use lines::Whole;
 
 /// Directory of the endpoints' files.
 pub(crate) const ENDPOINTS: &str = "endpoints";
