@@ -118,6 +118,14 @@ pub struct EnterArgs {
     command: Vec<OsString>,
 }
 
+/// Whether a process that was started by [`Place::command`] has still to become
+/// its command. One that has ended has nothing to become.
+pub(crate) fn is_on_its_way(pid: u32) -> bool {
+    let told = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = told.split(|byte| *byte == 0).skip(1);
+    (words.next(), words.next()) == (Some(b"lab"), Some(b"enter"))
+}
+
 /// Steps inside and becomes the command; returns only if that fails.
 pub(crate) fn run(args: &EnterArgs) -> Result<std::convert::Infallible> {
     if args.session {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::container::{Container, EnvValue, Probe, ProbeAction, RestartPolicy, expand};
-use crate::enter::{Place, in_netns, search_path};
+use crate::enter::{Place, in_netns, is_on_its_way, search_path};
 use crate::http;
 use crate::node::append;
 use crate::pod::Life;
@@ -138,12 +138,18 @@ fn keep(life: &Life<'_>, place: &Place, container: &Container) {
 }
 
 fn run_once(life: &Life<'_>, place: &Place, container: &Container) -> Result<ExitStatus> {
-    let started = Instant::now();
     let mut child = start(life, place, container)?;
+    let pid = child.id();
     let mut prober = Prober::new(container.readiness.as_ref());
     let mut was = false;
+    // What it is before it is the program, for as long as a busy machine takes for that, says
+    // nothing of the program.
+    let mut began = None;
     let status = wait_for_end(life, &mut child, || {
-        let ready = prober.ready(life, place, started);
+        if began.is_none() && !is_on_its_way(pid) {
+            began = Some(Instant::now());
+        }
+        let ready = began.is_some_and(|began| prober.ready(life, place, began));
         if ready != was {
             was = ready;
             set_ready(life, container, ready);
