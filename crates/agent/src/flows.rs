@@ -7,11 +7,13 @@
 //! A reader that is slower than the events learns exactly how many it missed;
 //! nobody waits for it.
 
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axon_hubble::{Filter, LostEvents, LostSource, Query, Response, Ring, Time, decode};
 use axon_linux::{EventReader, Lost};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use crate::clock::monotonic_zero_ns;
@@ -25,7 +27,8 @@ use crate::store::EVENTS;
 const HISTORY: usize = 4095;
 /// Events taken from the kernel at a time, before others get their turn.
 const BATCH: usize = 1024;
-/// The kernel announces events in bunches; the last of a bunch wait this long.
+/// The first event waits this long for others, unless they are many: each time
+/// that all are read, the next one costs its packet a wake-up.
 const LINGER: Duration = Duration::from_millis(50);
 /// Flows that a reader gets at a time.
 const CHUNK: usize = 512;
@@ -159,14 +162,7 @@ pub(crate) async fn run(node: Arc<Node>, reader: EventReader) -> anyhow::Result<
     let (mut counted, mut told) = (0, told_before(&node).await);
     // What was lost before the first look nobody was there to read.
     let mut first = true;
-    let mut linger = tokio::time::interval(LINGER);
-    linger.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            ready = reader.readable() => ready?.clear_ready(),
-            _ = linger.tick() => {}
-            () = node.stop.cancelled() => return Ok(()),
-        }
         while drain(&node, reader.get_mut()) == BATCH {
             tokio::task::yield_now().await;
         }
@@ -175,24 +171,35 @@ pub(crate) async fn run(node: Arc<Node>, reader: EventReader) -> anyhow::Result<
                 counted += delta;
                 // A map that was made anew has counted nothing yet.
                 told = if counted < told { 0 } else { told };
+                if counted > told {
+                    let count = counted - told;
+                    if first {
+                        node.metrics.events_unread(count);
+                    } else {
+                        node.metrics.events_lost(count);
+                    }
+                    tell_lost(&node, count);
+                    told = counted;
+                    remember(&node, told).await;
+                }
+                first = false;
             }
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "lost events cannot be counted");
-                continue;
-            }
+            Err(error) => tracing::warn!(error = chain(&error), "lost events cannot be counted"),
         }
-        if counted > told {
-            let count = counted - told;
-            if first {
-                node.metrics.events_unread(count);
-            } else {
-                node.metrics.events_lost(count);
-            }
-            tell_lost(&node, count);
-            told = counted;
-            remember(&node, told).await;
+        tokio::select! {
+            announced = announced(&reader) => announced?,
+            () = node.stop.cancelled() => return Ok(()),
         }
-        first = false;
+    }
+}
+
+/// Waits for events, and a little for more of them.
+async fn announced(reader: &AsyncFd<EventReader>) -> io::Result<()> {
+    // Cleared before they are read: what comes meanwhile is announced anew.
+    reader.readable().await?.clear_ready();
+    match tokio::time::timeout(LINGER, reader.readable()).await {
+        Ok(many) => many.map(|mut ready| ready.clear_ready()),
+        Err(_) => Ok(()),
     }
 }
 

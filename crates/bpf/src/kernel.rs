@@ -28,11 +28,12 @@ static FEATURE_COARSE_CLOCK: Global<u32> = Global::new(1);
 
 const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
-const BPF_RB_NO_WAKEUP: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
 const BPF_RB_AVAIL_DATA: u64 = 0;
-/// The reader is woken each time that so many bytes more are unread. Not by
-/// every record beyond: each wake-up costs a packet as much as a whole decision.
+/// The kernel wakes the reader by the first record that it has not seen, and no
+/// more while it lingers; beside that it is woken each time that so many bytes
+/// more are unread. Not by every record beyond: each wake-up costs a packet as
+/// much as a whole decision.
 const WAKE_BYTES: u64 = 64 * 1024;
 /// Records of several CPUs may step over the very byte; one of these does not.
 const WAKE_WINDOW: u64 = 1024;
@@ -266,7 +267,7 @@ impl Tables for Kernel {
         let wake = if unread >= WAKE_BYTES && unread % WAKE_BYTES < WAKE_WINDOW {
             BPF_RB_FORCE_WAKEUP
         } else {
-            BPF_RB_NO_WAKEUP
+            0
         };
         if maps::EVENTS.output::<EventRecord>(event, wake).is_err()
             && let Some(lost) = maps::LOST.get_ptr_mut(0)

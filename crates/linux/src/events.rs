@@ -12,8 +12,9 @@ use crate::maps::{MapError, Maps};
 
 const MAP: &str = "axon_events_v1";
 
-/// Reads the ring buffer. The descriptor becomes readable when events wait;
-/// a few stay unannounced until a timer of about 50 ms looks for them.
+/// Reads the ring buffer. The descriptor is announced as readable by the first
+/// event after all were read, and again by every 64 KiB that are left unread:
+/// who lingers a little before reading is woken once for many.
 ///
 /// There must be one reader at a time. Events that a former reader left are
 /// read first.

@@ -8,8 +8,9 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use axon_abi::{ConfigFlags, DropReason, EventKind, EventRecord};
-use axon_linux::{Lost, netns, read_metrics};
+use axon_linux::{EventReader, Lost, netns, read_metrics};
 use common::{Node, Pod, attached, desired, exec, reconciler, root};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 const TRANSFER_LEN: usize = 64 * 1024 * 1024;
 
@@ -63,6 +64,22 @@ fn aggregates_beyond_64_kib_pass() {
     assert!(bytes >= 2 * TRANSFER_LEN as u64, "{metrics:?}");
 }
 
+/// What tells once of each time that events are announced.
+fn announcements(events: &EventReader) -> Epoll {
+    let epoll = Epoll::new(EpollCreateFlags::empty()).expect("an epoll");
+    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+    epoll
+        .add(events, EpollEvent::new(flags, 0))
+        .expect("watched");
+    epoll
+}
+
+/// Whether an announcement comes in so many milliseconds.
+fn told(epoll: &Epoll, timeout_ms: u16) -> bool {
+    let mut events = [EpollEvent::empty()];
+    epoll.wait(&mut events, timeout_ms).expect("waited") > 0
+}
+
 #[test]
 fn drops_are_told_as_events() {
     let Some(()) = root() else { return };
@@ -86,14 +103,17 @@ fn drops_are_told_as_events() {
     assert_eq!(report.failing_rows(), 0, "{report:?}");
 
     let mut events = datapath.events().expect("a reader");
+    while events.next_batch(100, |_| {}) > 0 {}
+    let announced = announcements(&events);
     let ping = exec(&a.path(), "ping", &["-c", "1", "-W", "1", "10.7.0.2"]);
     assert!(!ping.status.success(), "policy denies it");
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut seen: Vec<EventRecord> = Vec::new();
     let dropped = |event: &EventRecord| event.kind == EventKind::Drop as u8;
     while !seen.iter().any(dropped) && Instant::now() < deadline {
+        // Whatever comes after all was read is announced, the first as the last.
+        assert!(told(&announced, 30_000), "{seen:?}");
         events.next_batch(100, |event| seen.push(*event));
-        std::thread::sleep(Duration::from_millis(10));
     }
     let drop = seen.iter().find(|event| dropped(event)).expect("the drop");
     assert_eq!(
