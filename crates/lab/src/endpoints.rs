@@ -2,6 +2,8 @@
 //! else announces, and of pods that have lost theirs.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
 
 use axon_api::agent::EndpointView;
 
@@ -9,6 +11,47 @@ use crate::http;
 use crate::paths::NodePaths;
 use crate::plan::PodKey;
 use crate::state::{Cluster, Process, Shared, log};
+
+/// An agent tells of a change at the latest so long after it has written it
+/// down.
+const NEWS: Duration = Duration::from_secs(3);
+
+/// Tells when a node's endpoints are worth a look: an agent that is asked again
+/// and again is never at rest, and what it takes could not be measured. Its
+/// endpoints' files change with its endpoints.
+#[derive(Debug)]
+pub(crate) struct News {
+    dir: PathBuf,
+    seen: Option<SystemTime>,
+    at: Instant,
+}
+
+impl News {
+    /// Of an agent that has just come.
+    pub(crate) fn new(paths: &NodePaths) -> Self {
+        Self::of(paths.state().join("endpoints"))
+    }
+
+    fn of(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            seen: None,
+            at: Instant::now(),
+        }
+    }
+
+    /// Whether there was a change lately. Of a folder that cannot be seen
+    /// nobody knows.
+    pub(crate) fn are_there(&mut self) -> bool {
+        let changed = std::fs::metadata(&self.dir).and_then(|dir| dir.modified());
+        let changed = changed.ok();
+        if changed.is_none() || changed != self.seen {
+            self.seen = changed;
+            self.at = Instant::now();
+        }
+        self.at.elapsed() < NEWS
+    }
+}
 
 /// Looks at the endpoints of a node whose agent answers. One that does not
 /// tell changes nothing.
@@ -84,7 +127,7 @@ fn object_name(container: &str) -> String {
 mod tests {
     use axon_api::agent::{EndpointAddressing, EndpointView};
 
-    use super::{bereft, process};
+    use super::{NEWS, News, bereft, process};
     use crate::plan::PodKey;
 
     fn endpoint(container: &str, pod: &str) -> EndpointView {
@@ -127,5 +170,23 @@ mod tests {
             found.ips,
             ["10.0.0.7".parse::<std::net::IpAddr>().expect("an address")]
         );
+    }
+
+    #[test]
+    fn endpoints_that_rest_are_no_news() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut news = News::of(dir.path().to_owned());
+        assert!(news.are_there(), "a new agent's");
+        let Some(long_ago) = news.at.checked_sub(NEWS) else {
+            return;
+        };
+        news.at = long_ago;
+        assert!(!news.are_there());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::fs::write(dir.path().join("1.json"), "{}").expect("written");
+        assert!(news.are_there());
+        let mut hidden = News::of(dir.path().join("absent"));
+        hidden.at = long_ago;
+        assert!(hidden.are_there());
     }
 }

@@ -22,7 +22,7 @@ const RESTART_FIRST: Duration = Duration::from_millis(50);
 const RESTART_MAX: Duration = Duration::from_millis(400);
 /// An agent that lived this long was well, whether it was asked or not.
 const SETTLED: Duration = Duration::from_secs(5);
-/// How often a node's endpoints are looked at.
+/// How often it is looked for news of a node's endpoints.
 const LOOK: Duration = Duration::from_millis(250);
 /// So many deaths in a row are a problem that somebody has to look at.
 const DEATHS_MAX: u32 = 5;
@@ -165,6 +165,7 @@ fn watch_agent(
     shared.node(name, |node| node.agent_pid = Some(child.id()));
     let mut answers = false;
     let mut looked = None;
+    let mut news = endpoints::News::new(paths);
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return status.to_string(),
@@ -181,7 +182,9 @@ fn watch_agent(
             }
         }
         if answers && looked.is_none_or(|at: Instant| at.elapsed() > LOOK) {
-            endpoints::follow(shared, name, paths);
+            if looked.is_none() || news.are_there() {
+                endpoints::follow(shared, name, paths);
+            }
             looked = Some(Instant::now());
         }
         let pause = if answers { 50 } else { 20 };
