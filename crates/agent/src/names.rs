@@ -274,6 +274,9 @@ mod tests {
         observed.namespaces.mark_complete();
         observed.nodes.mark_complete();
         observed.policies.mark_complete();
+        observed.cidr_groups.mark_complete();
+        observed.services.mark_complete();
+        observed.endpoint_slices.mark_complete();
         observed.endpoints.mark_complete();
         let (node, uplinks): (Arc<str>, _) = ("one".into(), Uplinks::default());
         let sources = Sources {

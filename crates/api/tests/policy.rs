@@ -87,6 +87,8 @@ fn peer(peer: &Peer) -> String {
         Peer::Entity(entity) => format!("{entity:?}"),
         Peer::Cidr { cidr, except } if except.is_empty() => cidr.to_string(),
         Peer::Cidr { cidr, except } => format!("{cidr} but {except:?}"),
+        Peer::Group { of, except } if except.is_empty() => of.to_string(),
+        Peer::Group { of, except } => format!("{of} but {except:?}"),
     }
 }
 
@@ -153,6 +155,25 @@ fn ciliums_rules_are_the_models() {
             "spec: {endpointSelector: {}, egress: [{toCIDR: [10.1.2.3/8, 'fd00::1']}, \
              {toCIDRSet: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16]}]}]}",
             format!("{own} !out; to 10.0.0.0/8 or fd00::1/128; to 10.0.0.0/8 but [10.1.0.0/16]"),
+        ),
+        (
+            "groups of prefixes by name and labels",
+            "spec: {endpointSelector: {}, ingress: [{fromCIDRSet: [{cidrGroupRef: a, except: [10.0.0.1/8]}]}], \
+             egressDeny: [{toCIDRSet: [{cidrGroupSelector: {matchLabels: {trust: low}}}, {cidrGroupSelector: {}}]}]}",
+            format!(
+                "{own} !in !out; from cidrgroup a but [10.0.0.0/8]; \
+                 deny to cidrgroups cidrgroup:trust=low or cidrgroups {{}}"
+            ),
+        ),
+        (
+            "services by name and labels",
+            "spec: {endpointSelector: {}, egress: [{toServices: [{k8sService: {serviceName: a}}, \
+             {k8sService: {serviceName: a, namespace: b}, k8sServiceSelector: {selector: {matchLabels: {c: d}}}}, \
+             {k8sServiceSelector: {selector: {}, namespace: e}}], toPorts: [{ports: [{port: '80', protocol: TCP}]}]}]}",
+            format!(
+                "{own} !out; to service a or service b/a or services any:c=d or services e/{{}} \
+                 on TCP/80"
+            ),
         ),
         (
             "deny, default deny switched off, null is absent",
@@ -519,10 +540,18 @@ fn refusals_name_the_field() {
         (CCNP, "spec: {nodeSelector: {}, ingress: [{}]}".to_owned(), "spec.nodeSelector".to_owned(), later),
         (CNP, "spec: {nodeSelector: {}, ingress: [{}]}".to_owned(), "spec.nodeSelector".to_owned(), "Clusterwide"),
         (CNP, item("toFQDNs: [{matchName: a}]"), at("toFQDNs"), later),
-        (CNP, item("toServices: [{}]"), at("toServices"), later),
+        (CNP, item("toServices: [{}]"), at("toServices[0]"), "k8sService"),
+        (CNP, item("toServices: [{k8sService: {serviceName: A}}]"), at("toServices[0].k8sService.serviceName"), "\"A\""),
+        (CNP, item("toServices: [{k8sService: {serviceName: a, namespace: b.c}}]"), at("toServices[0].k8sService.namespace"), "\"b.c\""),
+        (CNP, item("toServices: [{k8sServiceSelector: {selector: {matchLabels: {a/b/c: d}}}}]"), at("toServices[0].k8sServiceSelector.selector.matchLabels.a/b/c"), "label key"),
+        (CNP, item("toServices: [{k8sService: {serviceName: a}}], toEntities: [all]"), at("toServices"), "toEntities"),
         (CNP, item("toGroups: [{}]"), at("toGroups"), later),
         (CNP, item("toNodes: [{}]"), at("toNodes"), later),
-        (CNP, item("toCIDRSet: [{cidrGroupRef: a}]"), at("toCIDRSet[0].cidrGroupRef"), later),
+        (CNP, item("toCIDRSet: [{cidrGroupRef: A}]"), at("toCIDRSet[0].cidrGroupRef"), "\"A\""),
+        (CNP, item("toCIDRSet: [{cidrGroupRef: a, cidr: 10.0.0.0/8}]"), at("toCIDRSet[0]"), "one of cidr"),
+        (CNP, item("toCIDRSet: [{cidrGroupRef: a, cidrGroupSelector: {}}]"), at("toCIDRSet[0]"), "one of cidr"),
+        (CNP, item("toCIDRSet: [{cidrGroupRef: a, except: [10.0.0.1]}]"), at("toCIDRSet[0].except[0]"), "address/length"),
+        (CNP, item("toCIDRSet: [{cidrGroupSelector: {matchLabels: {a: b c}}}]"), at("toCIDRSet[0].cidrGroupSelector.matchLabels.a"), "b c"),
         (CNP, item("toEntities: [all], authentication: {mode: required}"), at("authentication"), later),
         (CNP, item("toPorts: [{ports: [{port: '80', protocol: VRRP}]}]"), at("toPorts[0].ports[0].protocol"), later),
         (CNP, item("toEntities: [World]"), at("toEntities[0]"), "\"World\""),

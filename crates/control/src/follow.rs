@@ -1,14 +1,12 @@
 //! Follows the observed tables: who pods are, what policy sees, who claims
 //! which address.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use axon_abi::{Identity, IpcacheFlags};
-use axon_model::{
-    Labels, Node, NodeAddressKind, ObjectKey, PolicyKind, PolicyObject, Rule, Subject,
-};
-use axon_policy::{IdentityInfo, NamedPorts, cidr_labels, policy_prefixes};
+use axon_model::{Labels, Node, NodeAddressKind, ObjectKey};
+use axon_policy::{IdentityInfo, cidr_labels};
 use ipnet::IpNet;
 
 use crate::config::IdentityMode;
@@ -137,70 +135,6 @@ impl Controller {
         }
     }
 
-    /// Brings policies up to date, and identities of the prefixes they name.
-    pub(crate) fn follow_policies(&mut self, view: &View) {
-        if !view.policies.is_changed() {
-            if view.nodes.is_changed() {
-                self.follow_prefixes(view.policies.rows.is_complete());
-            }
-            return;
-        }
-        let known: BTreeSet<_> = self.engine.policies().keys().cloned().collect();
-        for origin in view.policies.keys(known.iter()) {
-            match view.policies.rows.get(&origin) {
-                Some(policy) => {
-                    self.engine.upsert_policy((**policy).clone());
-                }
-                // While the source has not told everything, what was in force
-                // stays.
-                None if view.policies.rows.is_complete() => {
-                    self.engine.remove_policy(&origin);
-                }
-                None => {}
-            }
-        }
-        let policies = self.engine.policies().values();
-        self.unsupported = policies.filter_map(unsupported).collect();
-        self.rules_due = true;
-        self.follow_prefixes(view.policies.rows.is_complete());
-    }
-
-    /// Numbers the prefixes that policies name. One inside a pod CIDR is left
-    /// out: its addresses are the cluster's, known or not.
-    fn follow_prefixes(&mut self, complete: bool) {
-        let named: BTreeSet<IpNet> = self
-            .engine
-            .policies()
-            .values()
-            .flat_map(policy_prefixes)
-            .filter(|prefix| self.carries(matches!(prefix, IpNet::V6(_))))
-            .filter(|prefix| !self.pod_cidrs.keys().any(|pods| pods.contains(prefix)))
-            .collect();
-        self.prefixes_exhausted = None;
-        let mut claims = BTreeMap::new();
-        for prefix in &named {
-            match self.persisted.cidr_identities.allocate(*prefix) {
-                Ok(id) => {
-                    self.touched.insert(id);
-                    claims.insert(*prefix, Claim::of(id));
-                }
-                Err(error) => self.prefixes_exhausted = Some(error),
-            }
-        }
-        self.claims.set(&(IpSource::Policy, String::new()), claims);
-        if complete {
-            let numbered = self.persisted.cidr_identities.iter();
-            let gone: Vec<Identity> = numbered
-                .filter(|(_, prefix)| !named.contains(prefix))
-                .map(|(id, _)| id)
-                .collect();
-            for id in gone {
-                self.persisted.cidr_identities.release(id);
-                self.touched.insert(id);
-            }
-        }
-    }
-
     /// Brings nodes up to date: their addresses, their pods' prefixes.
     pub(crate) fn follow_nodes(&mut self, view: &View) {
         if !view.nodes.is_changed() {
@@ -283,9 +217,8 @@ impl Controller {
         if id.is_world() {
             let prefix = self.persisted.cidr_identities.prefix(id)?;
             return Some(IdentityInfo {
-                labels: cidr_labels(&self.config.policy(), prefix),
                 prefix: Some(prefix),
-                named_ports: NamedPorts::new(),
+                ..IdentityInfo::labelled(cidr_labels(&self.config.policy(), prefix))
             });
         }
         let labels: &Labels = match self.config.identity_mode {
@@ -293,9 +226,8 @@ impl Controller {
             IdentityMode::Crd => self.numbering.labels(id),
         }?;
         Some(IdentityInfo {
-            labels: labels.clone(),
-            prefix: None,
             named_ports: self.pods.named_ports(id),
+            ..IdentityInfo::labelled(labels.clone())
         })
     }
 
@@ -331,35 +263,6 @@ impl Controller {
         conditions.extend(self.unsupported.iter().cloned());
         conditions
     }
-}
-
-/// What a policy asks for that nobody carries out yet.
-fn unsupported(policy: &PolicyObject) -> Option<Condition> {
-    let about_nodes = |rule: &Rule| matches!(rule.subject, Subject::Nodes(_));
-    let asks_proxy = |rule: &Rule| rule.entries.iter().any(|entry| entry.l7.is_some());
-    let clusterwide = policy.origin.kind == PolicyKind::CiliumClusterwideNetworkPolicy;
-    let (message, remedy) = if policy.rules.iter().any(about_nodes) {
-        let remedy = if clusterwide {
-            "select endpoints with endpointSelector"
-        } else {
-            "nodeSelector belongs into a CiliumClusterwideNetworkPolicy"
-        };
-        ("nodeSelector is not enforced", remedy)
-    } else if policy.rules.iter().any(asks_proxy) {
-        (
-            "there is no proxy yet to ask what is said: connections to ports with rules, \
-             serverNames, TLS or listeners are dropped",
-            "leave them out of toPorts to allow the ports whatever is said",
-        )
-    } else {
-        return None;
-    };
-    Some(Condition {
-        kind: ConditionKind::PolicyUnsupported,
-        policies: vec![policy.origin.clone()],
-        message: format!("{}: {message}", policy.origin),
-        remedy: remedy.to_owned(),
-    })
 }
 
 /// The node's address by which one of its pods' addresses is reached: the

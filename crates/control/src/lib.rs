@@ -22,6 +22,7 @@ mod ipcache;
 pub mod labels;
 mod persisted;
 mod pods;
+mod policies;
 mod routes;
 mod runtime;
 mod seen;

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use axon_model::{
-    CiliumEndpoint, Endpoint, IdentityRecord, Namespace, Node, ObjectKey, Observed, Origin, Pod,
-    PolicyObject,
+    CidrGroup, CiliumEndpoint, Endpoint, EndpointSlice, IdentityRecord, Namespace, Node, ObjectKey,
+    Observed, Origin, Pod, PolicyObject, Service,
 };
 use axon_statedb::{Changes, Snapshot, Table};
 
@@ -57,6 +57,9 @@ pub(crate) struct Cursors {
     nodes: Option<u64>,
     pods: Option<u64>,
     policies: Option<u64>,
+    cidr_groups: Option<u64>,
+    services: Option<u64>,
+    endpoint_slices: Option<u64>,
     cilium_endpoints: Option<u64>,
     identities: Option<u64>,
     endpoints: Option<u64>,
@@ -68,6 +71,9 @@ pub(crate) struct View {
     pub(crate) nodes: Seen<String, Node>,
     pub(crate) pods: Seen<ObjectKey, Pod>,
     pub(crate) policies: Seen<Origin, PolicyObject>,
+    pub(crate) cidr_groups: Seen<String, CidrGroup>,
+    pub(crate) services: Seen<ObjectKey, Service>,
+    pub(crate) endpoint_slices: Seen<ObjectKey, EndpointSlice>,
     pub(crate) cilium_endpoints: Seen<ObjectKey, CiliumEndpoint>,
     pub(crate) identities: Seen<u32, IdentityRecord>,
     pub(crate) endpoints: Seen<u16, Endpoint>,
@@ -81,6 +87,9 @@ impl View {
             nodes: Seen::take(&observed.nodes, &mut cursors.nodes),
             pods: Seen::take(&observed.pods, &mut cursors.pods),
             policies: Seen::take(&observed.policies, &mut cursors.policies),
+            cidr_groups: Seen::take(&observed.cidr_groups, &mut cursors.cidr_groups),
+            services: Seen::take(&observed.services, &mut cursors.services),
+            endpoint_slices: Seen::take(&observed.endpoint_slices, &mut cursors.endpoint_slices),
             cilium_endpoints: Seen::take(&observed.cilium_endpoints, &mut cursors.cilium_endpoints),
             identities: Seen::take(&observed.identities, &mut cursors.identities),
             endpoints: Seen::take(&observed.endpoints, &mut cursors.endpoints),
@@ -97,6 +106,9 @@ impl View {
             ("nodes", self.nodes.rows.is_complete()),
             ("pods", self.pods.rows.is_complete()),
             ("policies", self.policies.rows.is_complete()),
+            ("CiliumCIDRGroups", self.cidr_groups.rows.is_complete()),
+            ("services", self.services.rows.is_complete()),
+            ("EndpointSlices", self.endpoint_slices.rows.is_complete()),
             ("endpoints", self.endpoints.rows.is_complete()),
             (
                 "CiliumEndpoints",
@@ -116,9 +128,32 @@ impl View {
     /// What an endpoint's identity and policy follow from, if it is not all
     /// there yet.
     pub(crate) fn endpoints_wait_for(&self) -> Option<&'static str> {
-        let needed = ["namespaces", "pods", "policies", "CiliumIdentities"];
+        let needed = [
+            "namespaces",
+            "pods",
+            "policies",
+            "CiliumCIDRGroups",
+            "services",
+            "EndpointSlices",
+            "CiliumIdentities",
+        ];
         let mut missing = self.incomplete().into_iter();
         missing.find(|name| needed.contains(name))
+    }
+
+    /// Whether what groups follow from may have changed.
+    pub(crate) fn groups_are_changed(&self) -> bool {
+        self.cidr_groups.is_changed()
+            || self.services.is_changed()
+            || self.endpoint_slices.is_changed()
+    }
+
+    /// Whether policies and all that they refer to are known.
+    pub(crate) fn policies_are_complete(&self) -> bool {
+        self.policies.rows.is_complete()
+            && self.cidr_groups.rows.is_complete()
+            && self.services.rows.is_complete()
+            && self.endpoint_slices.rows.is_complete()
     }
 
     /// Whether any row may have changed.
@@ -127,6 +162,7 @@ impl View {
             || self.nodes.is_changed()
             || self.pods.is_changed()
             || self.policies.is_changed()
+            || self.groups_are_changed()
             || self.cilium_endpoints.is_changed()
             || self.identities.is_changed()
             || self.endpoints.is_changed()

@@ -13,6 +13,7 @@
 mod desired;
 mod endpoint;
 mod evaluate;
+mod group;
 mod l7;
 mod label;
 mod node;
@@ -23,6 +24,7 @@ mod selector;
 pub use desired::{Desired, PolicyRows, Route, RowDiff, Rows};
 pub use endpoint::{Endpoint, EndpointState, Mac, MacError};
 pub use evaluate::{Lookup, Newcomers, Packet, Verdict, at_least_as_strict, evaluate};
+pub use group::{CidrGroup, EndpointSlice, GroupKey, GroupRef, Service};
 pub use l7::{
     HeaderRule, HeaderValue, HttpRule, KafkaRule, L7, L7Rules, Listener, Mismatch, NamePattern,
     NamePatternError, Pattern, PatternError, SecretRef, TlsContext,

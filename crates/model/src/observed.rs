@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use axon_statedb::Table;
 use serde::{Deserialize, Serialize};
 
-use crate::{Endpoint, Labels, Namespace, Node, Origin, Pod, PolicyObject};
+use crate::{
+    CidrGroup, Endpoint, EndpointSlice, Labels, Namespace, Node, Origin, Pod, PolicyObject, Service,
+};
 
 /// Namespace and name of an object; the namespace is empty for cluster-scoped
 /// kinds.
@@ -74,6 +76,12 @@ pub struct Observed {
     pub pods: Table<ObjectKey, Pod>,
     /// Policies, converted to rules.
     pub policies: Table<Origin, PolicyObject>,
+    /// CiliumCIDRGroups by name.
+    pub cidr_groups: Table<String, CidrGroup>,
+    /// Services.
+    pub services: Table<ObjectKey, Service>,
+    /// Endpoints of services.
+    pub endpoint_slices: Table<ObjectKey, EndpointSlice>,
     /// Workloads of every node, where a source tells of them.
     pub cilium_endpoints: Table<ObjectKey, CiliumEndpoint>,
     /// Identities numbered by the cluster, where a source tells of them.

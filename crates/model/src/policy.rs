@@ -8,7 +8,7 @@ use axon_abi::Direction;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{L7, Selector};
+use crate::{GroupRef, L7, Selector};
 
 /// Kinds of policy objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -137,6 +137,13 @@ pub enum Peer {
         /// The addresses.
         cidr: IpNet,
         /// Those of them that are not meant.
+        except: Vec<IpNet>,
+    },
+    /// Members of groups; a group that does not exist has none.
+    Group {
+        /// The groups.
+        of: GroupRef,
+        /// Addresses of them that are not meant.
         except: Vec<IpNet>,
     },
 }

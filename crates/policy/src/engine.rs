@@ -3,29 +3,32 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{Direction, Identity, Scope};
-use axon_model::{Origin, PolicyObject, Rule};
+use axon_model::{GroupKey, Origin, PolicyObject, Rule};
 
 use crate::compile::{SubjectTraits, compile, port_names};
+use crate::groups::Groups;
 use crate::rows::{Shape, Vector};
 use crate::select::stand_ins;
 use crate::state::{SetKey, SetState, SubjectState, matching};
 use crate::whos::{SetId, Whos};
-use crate::{IdentityInfo, NamedPorts, Numbers, PolicyConfig, Resolution};
+use crate::{Group, IdentityInfo, NamedPorts, Numbers, PolicyConfig, Resolution};
 
 /// Keeps policy sets resolved while identities and policies come and go:
 /// always what [`crate::resolve()`] would say of the same world.
 ///
 /// What an edit touches: an identity, the far sides that it shares a label
 /// with, and one class in each set that one of them is in; a policy, the
-/// subjects that it is about and their sets. Nothing else is looked at. A set
-/// gets another number only when what it says has changed, not when identities
-/// come and go.
+/// subjects that it is about and their sets; a group, the identities that come
+/// into it and leave it. Nothing else is looked at. A set gets another number
+/// only when what it says has changed, not when identities come and go or groups
+/// change.
 #[derive(Debug)]
 pub struct Engine {
     config: PolicyConfig,
     stand_ins: Vec<(Scope, Identity, IdentityInfo)>,
     identities: BTreeMap<Identity, IdentityInfo>,
     policies: BTreeMap<Origin, PolicyObject>,
+    groups: Groups,
     subjects: BTreeMap<Identity, SubjectState>,
     whos: Whos,
     sets: BTreeMap<SetId, SetState>,
@@ -45,6 +48,7 @@ impl Engine {
             config,
             identities: BTreeMap::new(),
             policies: BTreeMap::new(),
+            groups: Groups::default(),
             subjects: BTreeMap::new(),
             whos: Whos::default(),
             sets: BTreeMap::new(),
@@ -71,9 +75,15 @@ impl Engine {
         &self.policies
     }
 
+    /// Every group that policies may refer to.
+    pub fn groups(&self) -> &BTreeMap<GroupKey, Group> {
+        self.groups.known()
+    }
+
     /// Puts an identity in place, or what is known of it now. Says whether
     /// that is news.
-    pub fn upsert_identity(&mut self, id: Identity, info: IdentityInfo) -> bool {
+    pub fn upsert_identity(&mut self, id: Identity, mut info: IdentityInfo) -> bool {
+        info.groups = self.groups.of(id, &info);
         if self.identities.get(&id) == Some(&info) {
             return false;
         }
@@ -112,6 +122,32 @@ impl Engine {
             self.policy_changed(origin);
         }
         known
+    }
+
+    /// Puts a group in place. Hands back the identities for which that is news.
+    pub fn upsert_group(&mut self, key: GroupKey, group: Group) -> BTreeSet<Identity> {
+        if self.groups.known().get(&key) == Some(&group) {
+            return BTreeSet::new();
+        }
+        let old = self.groups.replace(&key, Some(group.clone()));
+        self.regroup([old, Some(group)])
+    }
+
+    /// Forgets a group. Hands back the identities for which that is news.
+    pub fn remove_group(&mut self, key: &GroupKey) -> BTreeSet<Identity> {
+        let old = self.groups.replace(key, None);
+        self.regroup([old, None])
+    }
+
+    /// Looks again at the identities that may be in a group, before or now.
+    fn regroup(&mut self, group: [Option<Group>; 2]) -> BTreeSet<Identity> {
+        let pivots: Vec<_> = group.iter().flatten().flat_map(Group::pivots).collect();
+        let mut changed = self.whos.under(&pivots);
+        changed.retain(|id| {
+            let info = self.identities.get(id).cloned();
+            info.is_some_and(|info| self.upsert_identity(*id, info))
+        });
+        changed
     }
 
     /// Says which identities need a set: those of this node's endpoints.

@@ -21,6 +21,7 @@
 
 mod compile;
 mod engine;
+mod groups;
 mod l7;
 mod lockdown;
 mod numbers;
@@ -36,12 +37,13 @@ mod world;
 
 pub use axon_model::{Lookup, Packet, Verdict, at_least_as_strict, evaluate};
 pub use engine::Engine;
+pub use groups::{Group, Members, groups_in_use};
 pub use l7::{Connection, Request, passes};
 pub use numbers::{Numbers, RuleNumbers, RuleRef, SetNumbers};
 pub use resolve::{PolicySet, Resolution, resolve};
 pub use rows::RowCount;
 pub use selectors::SelectorUse;
 pub use world::{
-    Enforcement, IdentityInfo, NamedPorts, PolicyConfig, World, cidr_labels, policy_prefixes,
-    reserved_identities,
+    Enforcement, IdentityInfo, NamedPorts, PolicyConfig, World, cidr_labels, narrowest,
+    policy_groups, policy_prefixes, reserved_identities,
 };

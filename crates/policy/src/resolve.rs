@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axon_abi::Identity;
-use axon_model::{Labels, PolicyObject, PolicyRows, Rule, Subject};
+use axon_model::{GroupKey, Labels, PolicyObject, PolicyRows, Rule, Subject};
 
 use crate::compile::{Compiled, SubjectTraits, compile};
 use crate::rows::{RowCount, Shape, Vector};
 use crate::select::stand_ins;
 use crate::version::Version;
-use crate::{IdentityInfo, NamedPorts, Numbers, PolicyConfig, RuleRef, World};
+use crate::{Group, IdentityInfo, NamedPorts, Numbers, PolicyConfig, RuleRef, World};
 
 /// A policy set version, resolved.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,6 +67,18 @@ pub(crate) fn declared_ports<'a>(identities: impl Iterator<Item = &'a IdentityIn
 /// Resolves everything from nothing. A subject that is not a known identity
 /// has no set.
 pub fn resolve(config: &PolicyConfig, world: &World, numbers: &mut Numbers) -> Resolution {
+    let grouped = |(id, info): (&Identity, &IdentityInfo)| {
+        let mut info = info.clone();
+        let within = world.groups.iter();
+        let within = within.filter(|(_, group)| group.members.hold(*id, &info));
+        let labels = |(key, group): (&GroupKey, &Group)| (key.clone(), Arc::clone(&group.labels));
+        info.groups = within.map(labels).collect();
+        (*id, info)
+    };
+    let world = &World {
+        identities: world.identities.iter().map(grouped).collect(),
+        ..world.clone()
+    };
     let declared = declared_ports(world.identities.values());
     let mut resolution = Resolution::default();
     for subject in &world.subjects {

@@ -84,13 +84,13 @@ pub(crate) fn peer_selects(peer: &Peer, id: Identity, info: &IdentityInfo) -> bo
     match peer {
         Peer::Endpoints(selector) => endpoints_select(selector, id, info),
         Peer::Entity(entity) => entity_selects(*entity, id, info),
-        // Pods and nodes are never selected by their addresses: Cilium's
-        // default, and what an identity-based policy means.
-        Peer::Cidr { cidr, except } => info.prefix.is_some_and(|prefix| {
-            id.is_world()
-                && cidr.contains(&prefix)
-                && !except.iter().any(|hole| hole.contains(&prefix))
-        }),
+        // Pods and nodes have addresses here only if the configuration says so
+        // (`policy-cidr-match-mode`).
+        Peer::Cidr { cidr, except } => info.is_within(cidr, except),
+        Peer::Group { of, except } => {
+            let meant = |(key, labels): (&_, &std::sync::Arc<_>)| of.matches(key, labels);
+            info.groups.iter().any(meant) && !info.is_in_hole(except)
+        }
     }
 }
 
@@ -130,17 +130,18 @@ fn entity_selects(entity: Entity, id: Identity, info: &IdentityInfo) -> bool {
 
 /// Who stands for a whole scope: identities that are selected alike need no
 /// class row. A workload's stand-in is a pod of some namespace of this
-/// cluster, so that "every pod" is told by the scope alone.
+/// cluster, so that "every pod" is told by the scope alone; where prefixes
+/// select pods, it is in none but the whole of each family.
 pub(crate) fn stand_ins(config: &PolicyConfig) -> Vec<(Scope, Identity, IdentityInfo)> {
-    let pod = IdentityInfo::labelled(
-        [
-            // No namespace has this name.
-            Label::new(source::K8S, NAMESPACE, "\0"),
-            Label::new(source::K8S, CLUSTER, &config.cluster_name),
-        ]
-        .into_iter()
-        .collect(),
-    );
+    let labels = [
+        // No namespace has this name.
+        Label::new(source::K8S, NAMESPACE, "\0"),
+        Label::new(source::K8S, CLUSTER, &config.cluster_name),
+    ];
+    let mut pod = IdentityInfo::labelled(labels.into_iter().collect());
+    if config.cidr_selects_pods {
+        pod.addresses = config.everywhere();
+    }
     let reserved = reserved_identities(config);
     Scope::ALL
         .into_iter()

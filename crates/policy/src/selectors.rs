@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axon_abi::Identity;
 use axon_model::{Entity, Peer, Peers, Subject};
+use ipnet::IpNet;
 
 use crate::Engine;
 use crate::select::peer_selects;
@@ -75,13 +76,18 @@ impl Named {
             Self::Subject(Subject::Nodes(selector)) => format!("nodes {selector}"),
             Self::Peer(Peer::Endpoints(selector)) => selector.to_string(),
             Self::Peer(Peer::Entity(entity)) => format!("entity {}", entity_name(*entity)),
-            Self::Peer(Peer::Cidr { cidr, except }) if except.is_empty() => format!("cidr {cidr}"),
-            Self::Peer(Peer::Cidr { cidr, except }) => {
-                let holes: Vec<String> = except.iter().map(ToString::to_string).collect();
-                format!("cidr {cidr} except {}", holes.join(","))
-            }
+            Self::Peer(Peer::Cidr { cidr, except }) => format!("cidr {cidr}{}", holes(except)),
+            Self::Peer(Peer::Group { of, except }) => format!("{of}{}", holes(except)),
         }
     }
+}
+
+fn holes(except: &[IpNet]) -> String {
+    if except.is_empty() {
+        return String::new();
+    }
+    let holes: Vec<String> = except.iter().map(ToString::to_string).collect();
+    format!(" except {}", holes.join(","))
 }
 
 fn entity_name(entity: Entity) -> &'static str {

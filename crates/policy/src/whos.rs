@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{Identity, Scope};
-use axon_model::{Entity, Operator, Peer, Selector};
+use axon_model::{Entity, GroupKey, Operator, Peer, Selector};
 
 use crate::select::Who;
 use crate::{IdentityInfo, NamedPorts};
@@ -23,7 +23,7 @@ pub(crate) type SetId = u32;
 
 /// What a far side and the identities that it may tell apart have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Pivot {
+pub(crate) enum Pivot {
     /// A label's key and value, whatever its source.
     Label(String, String),
     /// A label's key, whatever its source and value.
@@ -32,6 +32,12 @@ enum Pivot {
     Port(String, u8, u16),
     /// Everyone of a scope.
     Scope(Scope),
+    /// Everyone inside the cluster whom prefixes select.
+    Addressed,
+    /// Everyone in a group.
+    Group(GroupKey),
+    /// Everyone in any group.
+    Grouped,
 }
 
 #[derive(Debug)]
@@ -81,6 +87,12 @@ impl Whos {
         for pivot in new.into_iter().flat_map(|info| pivots_of(id, info)) {
             self.identities.entry(pivot).or_default().insert(id);
         }
+    }
+
+    /// The identities under any of these pivots.
+    pub(crate) fn under(&self, pivots: &[Pivot]) -> BTreeSet<Identity> {
+        let known = pivots.iter().filter_map(|p| self.identities.get(p));
+        known.flatten().copied().collect()
     }
 
     /// The ports that any identity declares by name.
@@ -261,7 +273,7 @@ impl Whos {
     }
 }
 
-fn pivots_of(id: Identity, info: &IdentityInfo) -> BTreeSet<Pivot> {
+pub(crate) fn pivots_of(id: Identity, info: &IdentityInfo) -> BTreeSet<Pivot> {
     let labels = info.labels.iter().flat_map(|(_, key, value)| {
         let key = key.to_owned();
         [Pivot::Label(key.clone(), value.to_owned()), Pivot::Key(key)]
@@ -274,7 +286,16 @@ fn pivots_of(id: Identity, info: &IdentityInfo) -> BTreeSet<Pivot> {
             ports.iter().map(pivot)
         });
     let scope = [Pivot::Scope(id.scope())];
-    labels.chain(ports).chain(scope).collect()
+    let addressed = (!info.addresses.is_empty()).then_some(Pivot::Addressed);
+    let groups = info.groups.keys().cloned().map(Pivot::Group);
+    let grouped = (!info.groups.is_empty()).then_some(Pivot::Grouped);
+    labels
+        .chain(ports)
+        .chain(scope)
+        .chain(addressed)
+        .chain(groups)
+        .chain(grouped)
+        .collect()
 }
 
 /// What an identity must have in common with a far side that tells it apart.
@@ -311,16 +332,16 @@ fn whole_scopes(peer: &Peer) -> Vec<Scope> {
             .into_iter()
             .filter(|scope| !matches!(scope, Scope::World | Scope::Unknown))
             .collect(),
-        Peer::Entity(_) | Peer::Endpoints(_) | Peer::Cidr { .. } => Vec::new(),
+        Peer::Entity(_) | Peer::Endpoints(_) | Peer::Cidr { .. } | Peer::Group { .. } => Vec::new(),
     }
 }
 
 fn pivots_of_peer(peer: &Peer) -> Vec<Pivot> {
     match peer {
         Peer::Endpoints(selector) => pivots_of_selector(selector),
-        Peer::Entity(Entity::WorldIpv4 | Entity::WorldIpv6) | Peer::Cidr { .. } => {
-            vec![Pivot::Scope(Scope::World)]
-        }
+        Peer::Entity(Entity::WorldIpv4 | Entity::WorldIpv6) => vec![Pivot::Scope(Scope::World)],
+        Peer::Cidr { .. } => vec![Pivot::Scope(Scope::World), Pivot::Addressed],
+        Peer::Group { of, .. } => vec![of.only().map_or(Pivot::Grouped, Pivot::Group)],
         Peer::Entity(Entity::KubeApiserver) => vec![Pivot::Key("kube-apiserver".to_owned())],
         // Told by the scope alone.
         Peer::Entity(_) => Vec::new(),
@@ -330,7 +351,7 @@ fn pivots_of_peer(peer: &Peer) -> Vec<Pivot> {
 /// The labels of which every identity that the selector means has one. Without
 /// such a requirement it means the stand-in of workloads, or no workload that
 /// the stand-in is not like.
-fn pivots_of_selector(selector: &Selector) -> Vec<Pivot> {
+pub(crate) fn pivots_of_selector(selector: &Selector) -> Vec<Pivot> {
     let asked = |common: bool| {
         selector.requirements().iter().find_map(|r| {
             // Nearly everyone has these: the other labels are the better ones.

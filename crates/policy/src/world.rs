@@ -2,10 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use axon_abi::Identity;
-use axon_model::{Label, Labels, Origin, Peer, Peers, PolicyObject, Protocol, source};
+use axon_model::{
+    GroupKey, GroupRef, Label, Labels, Origin, Peer, Peers, PolicyObject, Protocol, source,
+};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::Group;
 
 /// Ports that the pods of an identity declare by name.
 pub type NamedPorts = BTreeMap<(String, Protocol), BTreeSet<u16>>;
@@ -17,6 +22,12 @@ pub struct IdentityInfo {
     pub labels: Labels,
     /// The addresses that it stands for, of identities outside the cluster.
     pub prefix: Option<IpNet>,
+    /// Where prefixes select identities inside the cluster too: the prefixes
+    /// that its addresses are in.
+    pub addresses: BTreeSet<IpNet>,
+    /// The groups that it is in, with their labels. They follow from
+    /// [`World::groups`]: those who resolve fill them in.
+    pub groups: BTreeMap<GroupKey, Arc<Labels>>,
     /// The ports that its pods declare by name.
     pub named_ports: NamedPorts,
 }
@@ -28,6 +39,24 @@ impl IdentityInfo {
             labels,
             ..Self::default()
         }
+    }
+
+    /// Whether a prefix, but for its holes, selects the identity. One of several
+    /// addresses is enough, to be in the prefix and to be in a hole.
+    pub(crate) fn is_within(&self, cidr: &IpNet, except: &[IpNet]) -> bool {
+        let inside = |around: &IpNet| self.prefixes().any(|own| around.contains(own));
+        inside(cidr) && !self.is_in_hole(except)
+    }
+
+    /// Whether an address of the identity is in one of these prefixes.
+    pub(crate) fn is_in_hole(&self, except: &[IpNet]) -> bool {
+        let inside = |around: &IpNet| self.prefixes().any(|own| around.contains(own));
+        except.iter().any(inside)
+    }
+
+    /// The prefixes by which prefixes select it.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = &IpNet> {
+        self.prefix.iter().chain(&self.addresses)
     }
 }
 
@@ -58,6 +87,9 @@ pub struct PolicyConfig {
     /// The node reaches its endpoints unless a rule denies it
     /// (`allow-localhost: always`).
     pub allow_localhost: bool,
+    /// Prefixes select pods too, by their addresses
+    /// (`policy-cidr-match-mode: pods`).
+    pub cidr_selects_pods: bool,
     /// Bits of the numbers of classes. Fewer than 32 are for tests alone, in
     /// which two classes shall meet at one number.
     pub class_bits: u32,
@@ -71,6 +103,7 @@ impl Default for PolicyConfig {
             ipv4: true,
             ipv6: true,
             allow_localhost: false,
+            cidr_selects_pods: false,
             class_bits: 32,
         }
     }
@@ -86,6 +119,13 @@ impl PolicyConfig {
             (true, true) => Identity::WORLD_IPV6,
         }
     }
+
+    /// The whole of each family that is carried.
+    pub fn everywhere(&self) -> BTreeSet<IpNet> {
+        let families = [(self.ipv4, whole(false)), (self.ipv6, whole(true))];
+        let carried = families.into_iter().filter(|(carried, _)| *carried);
+        carried.map(|(_, prefix)| prefix).collect()
+    }
 }
 
 /// Everything that [`crate::resolve()`] looks at.
@@ -95,15 +135,25 @@ pub struct World {
     pub identities: BTreeMap<Identity, IdentityInfo>,
     /// Every policy.
     pub policies: BTreeMap<Origin, PolicyObject>,
+    /// The groups that policies refer to.
+    pub groups: BTreeMap<GroupKey, Group>,
     /// The identities of this node's endpoints: those that need a set.
     pub subjects: BTreeSet<Identity>,
+}
+
+/// Every address of a family.
+fn whole(v6: bool) -> IpNet {
+    if v6 {
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))
+    } else {
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0))
+    }
 }
 
 /// The reserved identities with their labels and, outside the cluster, the
 /// addresses that they stand for.
 pub fn reserved_identities(config: &PolicyConfig) -> BTreeMap<Identity, IdentityInfo> {
-    let v4 = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
-    let v6 = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));
+    let (v4, v6) = (whole(false), whole(true));
     (1..=10)
         .map(Identity)
         .map(|id| {
@@ -115,7 +165,7 @@ pub fn reserved_identities(config: &PolicyConfig) -> BTreeMap<Identity, Identity
             let info = IdentityInfo {
                 labels: reserved_labels(id),
                 prefix,
-                named_ports: NamedPorts::new(),
+                ..IdentityInfo::default()
             };
             (id, info)
         })
@@ -147,10 +197,43 @@ pub fn cidr_labels(config: &PolicyConfig, prefix: IpNet) -> Labels {
     labels
 }
 
-/// The prefixes that a policy names, holes too: each needs an identity, so
-/// that addresses inside it are told from those around it. The whole of a
+/// The prefixes that a policy names itself, holes too: each needs an identity,
+/// so that addresses inside it are told from those around it. The whole of a
 /// family is the world, which has one.
 pub fn policy_prefixes(policy: &PolicyObject) -> BTreeSet<IpNet> {
+    peers(policy)
+        .flat_map(|peer| {
+            let (cidr, except) = match peer {
+                Peer::Cidr { cidr, except } => (Some(cidr), except.as_slice()),
+                Peer::Group { except, .. } => (None, except.as_slice()),
+                Peer::Endpoints(_) | Peer::Entity(_) => (None, &[][..]),
+            };
+            cidr.into_iter().chain(except)
+        })
+        .map(IpNet::trunc)
+        .filter(|prefix| prefix.prefix_len() > 0)
+        .collect()
+}
+
+/// The narrowest of these prefixes that an address is in, but for the whole of
+/// its family.
+pub fn narrowest(named: &BTreeSet<IpNet>, addr: std::net::IpAddr) -> Option<IpNet> {
+    std::iter::successors(Some(IpNet::from(addr)), IpNet::supernet)
+        .take_while(|prefix| prefix.prefix_len() > 0)
+        .find(|prefix| named.contains(prefix))
+}
+
+/// The groups that a policy refers to.
+pub fn policy_groups(policy: &PolicyObject) -> BTreeSet<GroupRef> {
+    peers(policy)
+        .filter_map(|peer| match peer {
+            Peer::Group { of, .. } => Some(of.clone()),
+            Peer::Cidr { .. } | Peer::Endpoints(_) | Peer::Entity(_) => None,
+        })
+        .collect()
+}
+
+fn peers(policy: &PolicyObject) -> impl Iterator<Item = &Peer> {
     policy
         .rules
         .iter()
@@ -160,12 +243,4 @@ pub fn policy_prefixes(policy: &PolicyObject) -> BTreeSet<IpNet> {
             Peers::List(peers) => Some(peers),
         })
         .flatten()
-        .filter_map(|peer| match peer {
-            Peer::Cidr { cidr, except } => Some(std::iter::once(cidr).chain(except)),
-            Peer::Endpoints(_) | Peer::Entity(_) => None,
-        })
-        .flatten()
-        .map(IpNet::trunc)
-        .filter(|prefix| prefix.prefix_len() > 0)
-        .collect()
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use axon_abi::{Direction, Identity, PolicySetFlags};
 use axon_model::{
-    Action, Entity, HttpRule, L7, L7Rules, Label, Labels, Origin, Peer, Peers, PolicyKind,
-    PolicyObject, PortMatch, PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector,
-    Subject,
+    Action, Entity, GroupKey, GroupRef, HttpRule, L7, L7Rules, Label, Labels, Origin, Peer, Peers,
+    PolicyKind, PolicyObject, PortMatch, PortRule, Ports, Protocol, Requirement, Rule, RuleEntry,
+    Selector, Subject,
 };
 use axon_policy::{
-    Engine, IdentityInfo, Numbers, PolicyConfig, PolicySet, RowCount, Verdict, World,
-    at_least_as_strict, evaluate, reserved_identities, resolve,
+    Engine, Group, IdentityInfo, Members, Numbers, PolicyConfig, PolicySet, RowCount, Verdict,
+    World, at_least_as_strict, cidr_labels, evaluate, reserved_identities, resolve,
 };
 
 const NAMESPACE: &str = "io.kubernetes.pod.namespace";
@@ -147,6 +147,84 @@ fn rows_grow_with_what_is_told_apart_and_not_with_identities() {
             );
         }
     }
+}
+
+/// A rule says the same whatever its group holds: one row for each identity
+/// that comes or goes, under the number that the set has.
+#[test]
+fn a_group_that_changes_touches_the_rows_of_who_changes() {
+    let config = PolicyConfig::default();
+    let net = |n: u32| -> ipnet::IpNet { format!("198.51.{n}.0/24").parse().expect("prefix") };
+    let outside = |n: u32| IdentityInfo {
+        prefix: Some(net(n)),
+        ..IdentityInfo::labelled(cidr_labels(&config, net(n)))
+    };
+    let of = GroupRef::CidrGroup("partners".into());
+    let peer = |of, except| from(Peer::Group { of, except });
+    let policies = [
+        policy(
+            "group",
+            app("web"),
+            vec![ingress(Action::Allow, peer(of, vec![net(7)]), tcp(80, 80))],
+        ),
+        policy(
+            "missing",
+            app("web"),
+            vec![ingress(
+                Action::Allow,
+                peer(GroupRef::CidrGroup("ghost".into()), vec![]),
+                Ports::Any,
+            )],
+        ),
+    ];
+    let mut engine = Engine::new(config.clone());
+    for (id, info) in reserved_identities(&config) {
+        engine.upsert_identity(id, info);
+    }
+    engine.upsert_identity(Identity(300), pod("web"));
+    for n in 1..=100 {
+        engine.upsert_identity(Identity(Identity::LOCAL_MIN.0 + n), outside(n));
+    }
+    for policy in policies {
+        engine.upsert_policy(policy);
+    }
+    engine.set_subjects([Identity(300)].into());
+    let mut numbers = Numbers::default();
+    let mut look = |engine: &mut Engine| {
+        let resolution = engine.resolution(&mut numbers);
+        (*resolution.sets[&resolution.subjects[&Identity(300)]]).clone()
+    };
+    let group = |prefixes: std::ops::RangeInclusive<u32>| Group {
+        labels: Labels::default().into(),
+        members: Members::Prefixes(prefixes.map(net).collect()),
+    };
+    let key = GroupKey::CidrGroup("partners".into());
+
+    let without = look(&mut engine);
+    assert_eq!(
+        without.rows.classes.len(),
+        0,
+        "a missing group selects nobody"
+    );
+    assert_eq!(engine.upsert_group(key.clone(), group(1..=50)).len(), 50);
+    let fifty = look(&mut engine);
+    assert_eq!(fifty.number, without.number);
+    assert_eq!(fifty.rows.classes.len(), 49, "but for the hole");
+    assert_eq!(engine.upsert_group(key.clone(), group(2..=51)).len(), 2);
+    let moved = look(&mut engine);
+    assert_eq!(moved.number, without.number);
+    assert_eq!(moved.rows.entries, fifty.rows.entries);
+    assert_eq!(moved.rows.classes.diff(&fifty.rows.classes).count(), 2);
+    let allowed = |set: &PolicySet, n| {
+        let remote = Identity(Identity::LOCAL_MIN.0 + n);
+        evaluate(&set.rows, Direction::Ingress, remote, 6, 80).is_allowed()
+    };
+    assert_eq!(
+        [1, 2, 7, 51, 52].map(|n| allowed(&moved, n)),
+        [false, true, false, true, false]
+    );
+    assert_eq!(engine.remove_group(&key).len(), 50);
+    assert_eq!(look(&mut engine), without);
 }
 
 #[test]
@@ -462,6 +540,7 @@ fn named_ports_are_the_receivers() {
             .map(|p| (p.origin.clone(), p))
             .into(),
         subjects: [300, 301, 302].map(Identity).into(),
+        ..World::default()
     };
     let resolution = resolve(&config, &world, &mut Numbers::default());
     assert_eq!(resolution.sets.len(), 3, "the same rules, other ports");

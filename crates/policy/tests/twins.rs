@@ -7,16 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{Direction, Identity, PolicyEntry, PolicyKey, PolicySetRow};
 use axon_model::{
-    Action, Entity, Operator, Peer, Peers, PolicyObject, PortMatch, PortRule, Ports, Protocol,
-    Rule, Subject, source,
+    Action, Entity, GroupKey, GroupRef, Operator, Peer, Peers, PolicyObject, PortMatch, PortRule,
+    Ports, Protocol, Rule, Subject, source,
 };
 use axon_policy::{
-    Enforcement, Engine, IdentityInfo, Lookup, Numbers, Packet, PolicyConfig, PolicySet, World,
-    at_least_as_strict, reserved_identities, resolve,
+    Enforcement, Engine, Group, IdentityInfo, Lookup, Members, Numbers, Packet, PolicyConfig,
+    PolicySet, World, at_least_as_strict, reserved_identities, resolve,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
-use worlds::{PORTS, PROTOCOLS, identity, origin, policy};
+use worlds::{PORTS, PROTOCOLS, group, group_key, identity, origin, policy};
 
 #[derive(Clone, Debug)]
 enum Edit {
@@ -24,6 +24,8 @@ enum Edit {
     NoIdentity(u32),
     Policy(PolicyObject),
     NoPolicy(u8),
+    Group(GroupKey, Group),
+    NoGroup(GroupKey),
     Subjects(BTreeSet<u32>),
     Look,
 }
@@ -34,6 +36,8 @@ fn edit() -> impl Strategy<Value = Edit> {
         1 => (256..264_u32).prop_map(Edit::NoIdentity),
         3 => policy().prop_map(Edit::Policy),
         1 => (0..4_u8).prop_map(Edit::NoPolicy),
+        3 => (group_key(), group()).prop_map(|(key, group)| Edit::Group(key, group)),
+        1 => group_key().prop_map(Edit::NoGroup),
         3 => prop::collection::btree_set(prop_oneof![256..264_u32, Just(5)], 0..5)
             .prop_map(Edit::Subjects),
         4 => Just(Edit::Look),
@@ -67,12 +71,31 @@ fn apply(edit: &Edit, world: &mut World, engine: &mut Engine) {
             world.policies.remove(&origin(*n));
             engine.remove_policy(&origin(*n));
         }
+        Edit::Group(key, group) => {
+            world.groups.insert(key.clone(), group.clone());
+            let known = engine.identities().clone();
+            let told = engine.upsert_group(key.clone(), group.clone());
+            assert_eq!(told, differing(&known, engine));
+        }
+        Edit::NoGroup(key) => {
+            world.groups.remove(key);
+            let known = engine.identities().clone();
+            let told = engine.remove_group(key);
+            assert_eq!(told, differing(&known, engine));
+        }
         Edit::Subjects(ids) => {
             world.subjects = ids.iter().copied().map(Identity).collect();
             engine.set_subjects(world.subjects.clone());
         }
         Edit::Look => {}
     }
+}
+
+/// The identities of which the engine knows something else now.
+fn differing(before: &BTreeMap<Identity, IdentityInfo>, engine: &Engine) -> BTreeSet<Identity> {
+    let known = engine.identities().iter();
+    let differs = |(id, info): &(&Identity, &IdentityInfo)| before.get(id) != Some(info);
+    known.filter(differs).map(|(id, _)| *id).collect()
 }
 
 type Entries = BTreeMap<PolicyKey, PolicyEntry>;
@@ -112,13 +135,14 @@ proptest! {
 
     #[test]
     fn the_engine_says_what_the_slow_function_says(
-        (enforcement, allow_localhost) in (enforcement(), any::<bool>()),
+        (enforcement, allow_localhost, cidr_selects_pods) in
+            (enforcement(), any::<bool>(), any::<bool>()),
         // Of 48 numbers for classes two are soon one.
         class_bits in select(vec![6, 32]),
         edits in prop::collection::vec(edit(), 1..60),
     ) {
         let config =
-            PolicyConfig { enforcement, allow_localhost, class_bits, ..PolicyConfig::default() };
+            PolicyConfig { enforcement, allow_localhost, cidr_selects_pods, class_bits, ..PolicyConfig::default() };
         let mut world = World { identities: reserved_identities(&config), ..World::default() };
         let mut engine = Engine::new(config.clone());
         for (id, info) in &world.identities {
@@ -145,16 +169,20 @@ proptest! {
 
     #[test]
     fn rows_say_what_the_rules_say(
-        (enforcement, allow_localhost) in (enforcement(), any::<bool>()),
+        (enforcement, allow_localhost, cidr_selects_pods) in
+            (enforcement(), any::<bool>(), any::<bool>()),
         identities in prop::collection::vec(identity(), 1..8),
         policies in prop::collection::vec(policy(), 0..4),
+        groups in prop::collection::btree_map(group_key(), group(), 0..4),
         subject in prop_oneof![256..264_u32, Just(5)],
     ) {
-        let config = PolicyConfig { enforcement, allow_localhost, ..PolicyConfig::default() };
+        let config =
+            PolicyConfig { enforcement, allow_localhost, cidr_selects_pods, ..PolicyConfig::default() };
         let mut world = World { identities: reserved_identities(&config), ..World::default() };
         world.identities.extend(identities);
         world.identities.entry(Identity(subject)).or_default();
         world.policies = policies.into_iter().map(|p| (p.origin.clone(), p)).collect();
+        world.groups = groups;
         world.subjects = [Identity(subject)].into();
         let resolution = resolve(&config, &world, &mut Numbers::default());
         let set = &resolution.sets[&resolution.subjects[&Identity(subject)]];
@@ -250,7 +278,7 @@ fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet
         .filter(|entry| entry.direction == packet.direction)
         .filter(|entry| match &entry.peers {
             Peers::Any => true,
-            Peers::List(peers) => peers.iter().any(|p| naive_peer(p, packet.remote, remote)),
+            Peers::List(peers) => peers.iter().any(|p| naive_peer(p, world, packet.remote)),
         })
         .filter(|entry| match &entry.ports {
             Ports::Any => true,
@@ -265,7 +293,8 @@ fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet
     allowed && !matching.contains(&Action::Deny)
 }
 
-fn naive_peer(peer: &Peer, id: Identity, info: &IdentityInfo) -> bool {
+fn naive_peer(peer: &Peer, all: &World, id: Identity) -> bool {
+    let info = &all.identities[&id];
     let world = id.is_world();
     let v6 = info.prefix.map(|p| p.addr().is_ipv6());
     match peer {
@@ -296,10 +325,50 @@ fn naive_peer(peer: &Peer, id: Identity, info: &IdentityInfo) -> bool {
         Peer::Entity(Entity::Unmanaged) => id == Identity::UNMANAGED,
         Peer::Entity(Entity::Ingress) => id == Identity::INGRESS,
         Peer::Entity(Entity::None) => false,
-        Peer::Cidr { cidr, except } => info.prefix.is_some_and(|prefix| {
-            cidr.contains(&prefix) && !except.iter().any(|hole| hole.contains(&prefix))
-        }),
+        Peer::Cidr { cidr, except } => naive_within(cidr, info) && !naive_hole(except, info),
+        Peer::Group { of, except } => {
+            let meant = |key: &GroupKey, group: &Group| match (of, key) {
+                (GroupRef::CidrGroup(wanted), GroupKey::CidrGroup(name)) => wanted == name,
+                (GroupRef::CidrGroups(wanted), GroupKey::CidrGroup(_)) => {
+                    wanted.matches(&group.labels)
+                }
+                (GroupRef::Service(wanted), GroupKey::Service(key)) => {
+                    wanted.name == key.name
+                        && ["", &key.namespace].contains(&wanted.namespace.as_str())
+                }
+                (
+                    GroupRef::Services {
+                        namespace,
+                        selector,
+                    },
+                    GroupKey::Service(key),
+                ) => {
+                    selector.matches(&group.labels)
+                        && ["", &key.namespace].contains(&namespace.as_str())
+                }
+                _ => false,
+            };
+            let holds = |group: &Group| match &group.members {
+                Members::Prefixes(prefixes) => prefixes.iter().any(|p| naive_within(p, info)),
+                Members::Endpoints(selector) => {
+                    (256..1 << 24).contains(&id.0) && selector.matches(&info.labels)
+                }
+            };
+            all.groups
+                .iter()
+                .any(|(key, group)| meant(key, group) && holds(group))
+                && !naive_hole(except, info)
+        }
     }
+}
+
+fn naive_within(cidr: &ipnet::IpNet, info: &IdentityInfo) -> bool {
+    info.prefix.is_some_and(|own| cidr.contains(&own))
+        || info.addresses.iter().any(|own| cidr.contains(own))
+}
+
+fn naive_hole(except: &[ipnet::IpNet], info: &IdentityInfo) -> bool {
+    except.iter().any(|hole| naive_within(hole, info))
 }
 
 fn naive_port(rule: &PortRule, packet: Packet, receiver: &IdentityInfo) -> bool {

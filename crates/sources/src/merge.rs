@@ -7,7 +7,8 @@ use std::path::Path;
 use axon_api::cilium::CiliumNode;
 use axon_api::manifest::{Document, FieldError, Object};
 use axon_model::{
-    CiliumEndpoint, IdentityRecord, Namespace, Node, ObjectKey, Observed, Origin, Pod, PolicyObject,
+    CidrGroup, CiliumEndpoint, EndpointSlice, IdentityRecord, Namespace, Node, ObjectKey, Observed,
+    Origin, Pod, PolicyObject, Service,
 };
 
 use crate::Conflict;
@@ -19,6 +20,9 @@ pub(crate) struct Merged {
     nodes: BTreeMap<String, Node>,
     pods: BTreeMap<ObjectKey, Pod>,
     policies: BTreeMap<Origin, PolicyObject>,
+    cidr_groups: BTreeMap<String, CidrGroup>,
+    services: BTreeMap<ObjectKey, Service>,
+    endpoint_slices: BTreeMap<ObjectKey, EndpointSlice>,
     cilium_endpoints: BTreeMap<ObjectKey, CiliumEndpoint>,
     identities: BTreeMap<u32, IdentityRecord>,
     /// Objects in force.
@@ -82,6 +86,15 @@ impl Merged {
             Object::Policy(policy) => {
                 self.policies.insert(policy.origin.clone(), policy.clone());
             }
+            Object::CiliumCidrGroup(group) => {
+                self.cidr_groups.insert(key.name.clone(), group.to_model()?);
+            }
+            Object::Service(service) => {
+                self.services.insert(key.clone(), service.to_model());
+            }
+            Object::EndpointSlice(slice) => {
+                self.endpoint_slices.insert(key.clone(), slice.to_model()?);
+            }
             Object::CiliumIdentity(identity) => {
                 let record = identity.to_model()?;
                 self.identities.insert(record.id, record);
@@ -91,7 +104,7 @@ impl Merged {
                     self.cilium_endpoints.insert(key.clone(), endpoint);
                 }
             }
-            Object::CiliumNode(_) | Object::Service(_) | Object::EndpointSlice(_) => {}
+            Object::CiliumNode(_) => {}
         }
         Ok(())
     }
@@ -128,6 +141,9 @@ impl Merged {
         observed.identities.replace(self.identities);
         observed.pods.replace(self.pods);
         observed.cilium_endpoints.replace(self.cilium_endpoints);
+        observed.cidr_groups.replace(self.cidr_groups);
+        observed.services.replace(self.services);
+        observed.endpoint_slices.replace(self.endpoint_slices);
         observed.policies.replace(self.policies);
     }
 }
@@ -139,5 +155,8 @@ pub(crate) fn mark_complete(observed: &Observed) {
     observed.identities.mark_complete();
     observed.pods.mark_complete();
     observed.cilium_endpoints.mark_complete();
+    observed.cidr_groups.mark_complete();
+    observed.services.mark_complete();
+    observed.endpoint_slices.mark_complete();
     observed.policies.mark_complete();
 }

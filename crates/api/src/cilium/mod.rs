@@ -3,6 +3,7 @@
 //! A policy is applied whole or not at all: what is not enforced by this
 //! version is refused by the path of the field.
 
+mod cidr_group;
 mod endpoint;
 mod http;
 mod icmp;
@@ -13,6 +14,7 @@ mod policy;
 mod ports;
 mod rule;
 
+pub use cidr_group::{CidrGroupSpec, CiliumCidrGroup};
 pub use endpoint::{
     Addressing, CiliumEndpoint, CiliumEndpointStatus, CiliumIdentity, CiliumNode,
     CiliumNodeAddress, CiliumNodeSpec, EndpointIdentity, EndpointNetworking, NodeIpam,
@@ -22,5 +24,5 @@ pub use kafka::KafkaRequest;
 pub use l7::{EnvoyConfigField, L7Field, ListenerField, NameField, SecretField, TlsField};
 pub use policy::{
     Authentication, CidrRule, CiliumNetworkPolicy, DefaultDeny, EgressRule, IcmpField, IcmpRule,
-    IngressRule, PolicyRule, PortProtocol, ToPorts,
+    IngressRule, PolicyRule, PortProtocol, ServiceName, ServiceRule, ServiceSelector, ToPorts,
 };

@@ -1,10 +1,10 @@
 //! The peers of Cilium's rules: labels, entities, addresses.
 
-use axon_model::{EntityError, Peer, Peers, Requirement, Selector, source};
+use axon_model::{EntityError, GroupRef, ObjectKey, Peer, Peers, Requirement, Selector, source};
 
-use super::policy::CidrRule;
+use super::policy::{CidrRule, ServiceRule};
 use super::rule::not_supported;
-use crate::k8s::{LabelSelector, is_label_key};
+use crate::k8s::{LabelSelector, check_name, check_namespace, is_label_key};
 use crate::manifest::FieldError;
 use crate::select::{NAMESPACE, NAMESPACE_LABELS, prefix, prefix_or_address, requirements};
 
@@ -75,6 +75,19 @@ impl PeerLists {
         path: &str,
         convert: impl Fn(&T, &str) -> Result<Peer, FieldError>,
     ) -> Result<(), FieldError> {
+        self.add_all(field, list, path, |item, path| {
+            Ok(vec![convert(item, path)?])
+        })
+    }
+
+    /// As [`Self::add`], where an item may be several peers, or none.
+    pub(super) fn add_all<T>(
+        &mut self,
+        field: &'static str,
+        list: Option<&Vec<T>>,
+        path: &str,
+        convert: impl Fn(&T, &str) -> Result<Vec<Peer>, FieldError>,
+    ) -> Result<(), FieldError> {
         let Some(list) = list else {
             return Ok(());
         };
@@ -86,7 +99,7 @@ impl PeerLists {
         self.named.push(field);
         for (n, item) in list.iter().enumerate() {
             self.peers
-                .push(convert(item, &format!("{path}.{field}[{n}]"))?);
+                .extend(convert(item, &format!("{path}.{field}[{n}]"))?);
         }
         Ok(())
     }
@@ -132,23 +145,46 @@ pub(super) fn cidr(text: &str, path: &str) -> Result<Peer, FieldError> {
 }
 
 pub(super) fn cidr_rule(rule: &CidrRule, path: &str) -> Result<Peer, FieldError> {
-    let group = rule.cidr_group_ref.is_some() || rule.cidr_group_selector.is_some();
-    let Some(text) = &rule.cidr else {
-        return Err(match (&rule.cidr_group_ref, group) {
-            (Some(_), _) => not_supported(&format!("{path}.cidrGroupRef")),
-            (None, true) => not_supported(&format!("{path}.cidrGroupSelector")),
-            (None, false) => FieldError::new(path, "names no addresses; expected cidr"),
-        });
+    let of = match (&rule.cidr, &rule.cidr_group_ref, &rule.cidr_group_selector) {
+        (Some(text), None, None) => return cidr_but(text, &rule.except, path),
+        (None, Some(name), None) => {
+            check_name(name, &format!("{path}.cidrGroupRef"))?;
+            GroupRef::CidrGroup(name.clone())
+        }
+        (None, None, Some(selector)) => {
+            let key = |text: &str| {
+                let (_, key) = key(text)?;
+                Ok((source::CIDR_GROUP.to_owned(), key))
+            };
+            let path = format!("{path}.cidrGroupSelector");
+            GroupRef::CidrGroups(Selector::new(requirements(selector, &path, key)?))
+        }
+        (None, None, None) => {
+            return Err(FieldError::new(
+                path,
+                "names no addresses; expected cidr, cidrGroupRef or cidrGroupSelector",
+            ));
+        }
+        _ => {
+            return Err(FieldError::new(
+                path,
+                "a group stands beside cidr or another group; expected one of cidr, cidrGroupRef \
+                 and cidrGroupSelector",
+            ));
+        }
     };
-    if group {
-        return Err(FieldError::new(
-            path,
-            "a group stands beside cidr; expected one of them",
-        ));
-    }
+    let except = rule.except.iter().enumerate();
+    let except = except.map(|(n, text)| prefix(text, &format!("{path}.except[{n}]")));
+    Ok(Peer::Group {
+        of,
+        except: except.collect::<Result<_, _>>()?,
+    })
+}
+
+fn cidr_but(text: &str, except: &[String], path: &str) -> Result<Peer, FieldError> {
     let cidr = prefix(text, &format!("{path}.cidr"))?;
-    let mut except = Vec::new();
-    for (n, text) in rule.except.iter().enumerate() {
+    let mut holes = Vec::new();
+    for (n, text) in except.iter().enumerate() {
         let path = format!("{path}.except[{n}]");
         let inner = prefix(text, &path)?;
         if !cidr.contains(&inner.addr()) {
@@ -157,7 +193,41 @@ pub(super) fn cidr_rule(rule: &CidrRule, path: &str) -> Result<Peer, FieldError>
                 format!("{text:?} is not within {cidr}"),
             ));
         }
-        except.push(inner);
+        holes.push(inner);
     }
-    Ok(Peer::Cidr { cidr, except })
+    Ok(Peer::Cidr {
+        cidr,
+        except: holes,
+    })
+}
+
+pub(super) fn services(rule: &ServiceRule, path: &str) -> Result<Vec<Peer>, FieldError> {
+    let mut refs = Vec::new();
+    if let Some(service) = &rule.k8s_service {
+        let path = format!("{path}.k8sService");
+        check_name(&service.service_name, &format!("{path}.serviceName"))?;
+        check_namespace(&service.namespace, &format!("{path}.namespace"))?;
+        let key = ObjectKey::new(&service.namespace, &service.service_name);
+        refs.push(GroupRef::Service(key));
+    }
+    if let Some(services) = &rule.k8s_service_selector {
+        let path = format!("{path}.k8sServiceSelector");
+        check_namespace(&services.namespace, &format!("{path}.namespace"))?;
+        let list = requirements(&services.selector, &format!("{path}.selector"), key)?;
+        refs.push(GroupRef::Services {
+            namespace: services.namespace.clone(),
+            selector: Selector::new(list),
+        });
+    }
+    if refs.is_empty() {
+        return Err(FieldError::new(
+            path,
+            "names no service; expected k8sService or k8sServiceSelector",
+        ));
+    }
+    let peer = |of| Peer::Group {
+        of,
+        except: Vec::new(),
+    };
+    Ok(refs.into_iter().map(peer).collect())
 }

@@ -112,7 +112,7 @@ pub struct EgressRule {
     /// To parts of the world by name.
     pub to_entities: Option<Vec<String>>,
     /// To services.
-    pub to_services: Option<Vec<Value>>,
+    pub to_services: Option<Vec<ServiceRule>>,
     /// To groups of a cloud.
     pub to_groups: Option<Vec<Value>>,
     /// To nodes with these labels.
@@ -139,10 +139,41 @@ pub struct CidrRule {
     /// A CiliumCIDRGroup in its place.
     pub cidr_group_ref: Option<String>,
     /// CiliumCIDRGroups in its place.
-    pub cidr_group_selector: Option<Value>,
+    pub cidr_group_selector: Option<LabelSelector>,
     /// Prefixes that are not meant.
     #[serde(default)]
     pub except: Vec<String>,
+}
+
+/// Services: by name, by labels, or both ways.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceRule {
+    /// By name.
+    pub k8s_service: Option<ServiceName>,
+    /// By labels.
+    pub k8s_service_selector: Option<ServiceSelector>,
+}
+
+/// A service by its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ServiceName {
+    /// Its name.
+    pub service_name: String,
+    /// Its namespace; empty: any.
+    pub namespace: String,
+}
+
+/// Services by their labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSelector {
+    /// Their labels.
+    pub selector: LabelSelector,
+    /// Their namespace; empty: any.
+    #[serde(default)]
+    pub namespace: String,
 }
 
 /// Ports, and what must be said on them.

@@ -10,7 +10,7 @@ use axon_model::{
 
 use serde_json::Value;
 
-use super::peers::{PeerLists, Scope, cidr, cidr_rule, endpoints, entity, key};
+use super::peers::{PeerLists, Scope, cidr, cidr_rule, endpoints, entity, key, services};
 use super::policy::{
     Authentication, CiliumNetworkPolicy, EgressRule, IcmpRule, IngressRule, PolicyRule, ToPorts,
 };
@@ -255,7 +255,7 @@ fn egress(
     lists.add("toEntities", item.to_entities.as_ref(), path, |e, path| {
         entity(e, path)
     })?;
-    lists.add_unsupported("toServices", item.to_services.as_ref(), path)?;
+    lists.add_all("toServices", item.to_services.as_ref(), path, services)?;
     lists.add_unsupported("toGroups", item.to_groups.as_ref(), path)?;
     lists.add_unsupported("toNodes", item.to_nodes.as_ref(), path)?;
     lists.add_unsupported("toFQDNs", item.to_fqdns.as_ref(), path)?;

@@ -52,26 +52,8 @@ impl Metadata {
     /// # Errors
     /// The first that breaks them.
     pub(crate) fn check(&self) -> Result<(), FieldError> {
-        if !is_dns_name(&self.name, NAME_CHARS_MAX, true) {
-            return Err(FieldError::new(
-                "metadata.name",
-                format!(
-                    "{:?}; expected 1 to {NAME_CHARS_MAX} lower-case letters, digits, '-' and '.', \
-                     with a letter or digit at both ends",
-                    self.name
-                ),
-            ));
-        }
-        if !self.namespace.is_empty() && !is_dns_name(&self.namespace, LABEL_CHARS_MAX, false) {
-            return Err(FieldError::new(
-                "metadata.namespace",
-                format!(
-                    "{:?}; expected 1 to {LABEL_CHARS_MAX} lower-case letters, digits and '-', \
-                     with a letter or digit at both ends",
-                    self.namespace
-                ),
-            ));
-        }
+        check_name(&self.name, "metadata.name")?;
+        check_namespace(&self.namespace, "metadata.namespace")?;
         for (key, value) in &self.labels {
             let path = || format!("metadata.labels.{key}");
             if !is_label_key(key) {
@@ -84,6 +66,40 @@ impl Metadata {
         }
         Ok(())
     }
+}
+
+/// Checks the name of an object.
+///
+/// # Errors
+/// The value and what was expected.
+pub(crate) fn check_name(name: &str, path: &str) -> Result<(), FieldError> {
+    if is_dns_name(name, NAME_CHARS_MAX, true) {
+        return Ok(());
+    }
+    Err(FieldError::new(
+        path,
+        format!(
+            "{name:?}; expected 1 to {NAME_CHARS_MAX} lower-case letters, digits, '-' and '.', \
+             with a letter or digit at both ends"
+        ),
+    ))
+}
+
+/// Checks the name of a namespace; an empty one is none.
+///
+/// # Errors
+/// The value and what was expected.
+pub(crate) fn check_namespace(namespace: &str, path: &str) -> Result<(), FieldError> {
+    if namespace.is_empty() || is_dns_name(namespace, LABEL_CHARS_MAX, false) {
+        return Ok(());
+    }
+    Err(FieldError::new(
+        path,
+        format!(
+            "{namespace:?}; expected 1 to {LABEL_CHARS_MAX} lower-case letters, digits and '-', \
+             with a letter or digit at both ends"
+        ),
+    ))
 }
 
 /// Whether a text is a DNS label, or with `dots` several of them.

@@ -10,7 +10,7 @@ mod pod;
 mod service;
 
 pub use meta::{LabelSelector, Metadata, SelectorOperator, SelectorRequirement};
-pub(crate) use meta::{check_label_value, is_label_key};
+pub(crate) use meta::{check_label_value, check_name, check_namespace, is_label_key};
 pub use network_policy::{
     IpBlock, NetworkPolicy, NetworkPolicyEgress, NetworkPolicyIngress, NetworkPolicyPeer,
     NetworkPolicyPort, NetworkPolicySpec, PolicyType,
@@ -21,4 +21,6 @@ pub use pod::{
     Condition, Container, ContainerPort, EnvVar, ExecAction, HttpGetAction, IntOrString, Pod,
     PodIp, PodSpec, PodStatus, Probe, RestartPolicy, TcpSocketAction,
 };
-pub use service::{Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, ServiceSpec};
+pub use service::{
+    Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Service, ServicePort, ServiceSpec,
+};

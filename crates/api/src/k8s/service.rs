@@ -1,10 +1,15 @@
-//! Services and their endpoint slices, as far as names need them.
+//! Services and their endpoint slices, as far as names and policy need them.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::{IntOrString, Metadata};
+use crate::manifest::FieldError;
+use crate::select::address;
+
+/// Label of a slice: the service it belongs to.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// A service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +86,58 @@ pub struct Endpoint {
     /// Name of its node; empty if not known.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub node_name: String,
+    /// What state it is in.
+    pub conditions: EndpointConditions,
+}
+
+/// What state an endpoint of a slice is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointConditions {
+    /// Whether it may be sent to; absent: yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
+}
+
+impl Service {
+    /// The service as the model has it.
+    pub fn to_model(&self) -> axon_model::Service {
+        let external = self.spec.kind == "ExternalName";
+        axon_model::Service {
+            namespace: self.metadata.namespace.clone(),
+            name: self.metadata.name.clone(),
+            labels: self.metadata.labels.clone(),
+            // A service that is only a name elsewhere has no pods.
+            selector: match external {
+                true => BTreeMap::new(),
+                false => self.spec.selector.clone(),
+            },
+        }
+    }
+}
+
+impl EndpointSlice {
+    /// The slice as the model has it: addresses that may be sent to. Names in
+    /// their place are nobody here.
+    ///
+    /// # Errors
+    /// A text that is no address.
+    pub fn to_model(&self) -> Result<axon_model::EndpointSlice, FieldError> {
+        let mut addresses = Vec::new();
+        for (n, endpoint) in self.endpoints.iter().enumerate() {
+            for (m, text) in endpoint.addresses.iter().enumerate() {
+                if self.address_type == "FQDN" || endpoint.conditions.ready == Some(false) {
+                    continue;
+                }
+                addresses.push(address(text, &format!("endpoints[{n}].addresses[{m}]"))?);
+            }
+        }
+        let service = self.metadata.labels.get(SERVICE_NAME);
+        Ok(axon_model::EndpointSlice {
+            service: service.cloned().unwrap_or_default(),
+            addresses,
+        })
+    }
 }
 
 /// A port of a slice.

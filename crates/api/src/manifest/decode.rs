@@ -162,9 +162,10 @@ fn scope(api_version: &str, kind: &str) -> Scope {
         | ("networking.k8s.io" | "extensions", "NetworkPolicy")
         | ("cilium.io", "CiliumNetworkPolicy" | "CiliumEndpoint") => Scope::Namespaced,
         ("", "Namespace" | "Node")
-        | ("cilium.io", "CiliumClusterwideNetworkPolicy" | "CiliumNode" | "CiliumIdentity") => {
-            Scope::Cluster
-        }
+        | (
+            "cilium.io",
+            "CiliumCIDRGroup" | "CiliumClusterwideNetworkPolicy" | "CiliumNode" | "CiliumIdentity",
+        ) => Scope::Cluster,
         _ => Scope::Unknown,
     }
 }
@@ -184,7 +185,9 @@ fn decode(head: &Head, tree: Value) -> Result<Option<Object>, Problem> {
         ("networking.k8s.io" | "extensions", _) => "networking.k8s.io/v1",
         _ => "v1",
     };
-    if head.api_version != version {
+    // The kind has been beta in the memory of clusters that are in use.
+    let older = ("CiliumCIDRGroup", "cilium.io/v2alpha1");
+    if head.api_version != version && (head.kind.as_str(), head.api_version.as_str()) != older {
         // Ignoring a policy because it is old would open what it closes.
         return Err(Problem::Form(FieldError::new(
             "apiVersion",
@@ -219,7 +222,14 @@ fn decode(head: &Head, tree: Value) -> Result<Option<Object>, Problem> {
         "EndpointSlice" => {
             let mut slice: k8s::EndpointSlice = from_tree(tree)?;
             slice.metadata.clone_from(metadata);
+            slice.to_model()?;
             Object::EndpointSlice(slice)
+        }
+        "CiliumCIDRGroup" => {
+            let mut group: cilium::CiliumCidrGroup = from_tree(tree)?;
+            group.metadata.clone_from(metadata);
+            group.to_model()?;
+            Object::CiliumCidrGroup(group)
         }
         "CiliumNode" => {
             let mut node: cilium::CiliumNode = from_tree(tree)?;

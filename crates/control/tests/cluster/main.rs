@@ -1,6 +1,7 @@
 //! The controller over a small cluster.
 
 mod cases;
+mod groups;
 mod histories;
 mod numbers;
 mod world;

@@ -94,6 +94,9 @@ impl Cluster {
         self.observed.nodes.mark_complete();
         self.observed.pods.mark_complete();
         self.observed.policies.mark_complete();
+        self.observed.cidr_groups.mark_complete();
+        self.observed.services.mark_complete();
+        self.observed.endpoint_slices.mark_complete();
         self.observed.cilium_endpoints.mark_complete();
         self.observed.identities.mark_complete();
         self.observed.endpoints.mark_complete();
@@ -252,13 +255,18 @@ impl Cluster {
 
     /// Whether the rows allow TCP to this port of an endpoint from an address.
     pub(crate) fn allowed(&self, from: u32, to: u16, port: u16) -> bool {
-        let row = self.row(to).expect("an endpoint row");
+        self.allows(to, Direction::Ingress, Identity(from), port)
+    }
+
+    /// Whether the rows of an endpoint allow TCP to a port from or to somebody.
+    pub(crate) fn allows(&self, id: u16, way: Direction, far: Identity, port: u16) -> bool {
+        let row = self.row(id).expect("an endpoint row");
         let rows = self
             .desired
             .policy_sets
             .get(&row.policy_set)
             .expect("rows of the set");
-        evaluate(&rows, Direction::Ingress, Identity(from), 6, port).is_allowed()
+        evaluate(&rows, way, far, 6, port).is_allowed()
     }
 }
 

@@ -1,11 +1,14 @@
 //! Random worlds: few labels, names and ports, so that rules meet.
 
+use std::sync::Arc;
+
 use axon_abi::{Direction, Identity};
 use axon_model::{
-    Action, Entity, Label, Operator, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch,
-    PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject, source,
+    Action, Entity, GroupKey, GroupRef, Label, ObjectKey, Operator, Origin, Peer, Peers,
+    PolicyKind, PolicyObject, PortMatch, PortRule, Ports, Protocol, Requirement, Rule, RuleEntry,
+    Selector, Subject, source,
 };
-use axon_policy::{IdentityInfo, NamedPorts, PolicyConfig, cidr_labels};
+use axon_policy::{Group, IdentityInfo, Members, NamedPorts, PolicyConfig, cidr_labels};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -49,19 +52,20 @@ pub(crate) fn identity() -> impl Strategy<Value = (Identity, IdentityInfo)> {
         prop::collection::btree_set(select(PORTS.to_vec()), 1..3),
         0..3,
     );
-    let workload = (256..264_u32, prop::collection::vec(label(), 0..4), ports).prop_map(
-        |(id, labels, ports)| {
+    let labels = prop::collection::vec(label(), 0..4);
+    let workload =
+        (256..264_u32, labels, ports, addresses()).prop_map(|(id, labels, ports, addresses)| {
             let named = |((name, protocol), ports): ((&str, Protocol), _)| {
                 ((name.to_owned(), protocol), ports)
             };
             let info = IdentityInfo {
                 labels: labels.into_iter().collect(),
-                prefix: None,
+                addresses,
                 named_ports: ports.into_iter().map(named).collect::<NamedPorts>(),
+                ..IdentityInfo::default()
             };
             (Identity(id), info)
-        },
-    );
+        });
     let outside = (1..PREFIXES.len()).prop_map(|n| {
         let prefix = prefix(n);
         let info = IdentityInfo {
@@ -71,13 +75,62 @@ pub(crate) fn identity() -> impl Strategy<Value = (Identity, IdentityInfo)> {
         };
         (Identity(Identity::LOCAL_MIN.0 + n as u32), info)
     });
-    let node = (select(vec![1, 0x0200_0001, 0x0200_0002]), any::<bool>()).prop_map(|(id, api)| {
+    let ids = select(vec![1, 0x0200_0001, 0x0200_0002]);
+    let node = (ids, any::<bool>(), addresses()).prop_map(|(id, api, addresses)| {
         let own = if id == 1 { "host" } else { "remote-node" };
         let names = [own].into_iter().chain(api.then_some("kube-apiserver"));
         let labels = names.map(|name| Label::new(source::RESERVED, name, ""));
-        (Identity(id), IdentityInfo::labelled(labels.collect()))
+        let info = IdentityInfo {
+            addresses,
+            ..IdentityInfo::labelled(labels.collect())
+        };
+        (Identity(id), info)
     });
     prop_oneof![6 => workload, 2 => outside, 1 => node]
+}
+
+/// Where prefixes select an identity inside the cluster; mostly nowhere.
+fn addresses() -> impl Strategy<Value = std::collections::BTreeSet<IpNet>> {
+    prop_oneof![
+        2 => Just(Default::default()),
+        1 => prop::collection::btree_set((0..PREFIXES.len()).prop_map(prefix), 1..3),
+    ]
+}
+
+pub(crate) fn group_key() -> impl Strategy<Value = GroupKey> {
+    select(vec![
+        GroupKey::CidrGroup("one".into()),
+        GroupKey::CidrGroup("two".into()),
+        GroupKey::Service(ObjectKey::new("red", "one")),
+        GroupKey::Service(ObjectKey::new("blue", "one")),
+    ])
+}
+
+pub(crate) fn group() -> impl Strategy<Value = Group> {
+    let labels = prop::collection::vec(label(), 0..3);
+    let prefixes = prop::collection::btree_set((0..PREFIXES.len()).prop_map(prefix), 0..3);
+    let members = prop_oneof![
+        prefixes.prop_map(Members::Prefixes),
+        selector().prop_map(Members::Endpoints),
+    ];
+    (labels, members).prop_map(|(labels, members)| Group {
+        labels: Arc::new(labels.into_iter().collect()),
+        members,
+    })
+}
+
+fn group_ref() -> impl Strategy<Value = GroupRef> {
+    let name = || select(vec!["one", "two"]).prop_map(str::to_owned);
+    let namespace = || select(vec!["", "red", "blue"]).prop_map(str::to_owned);
+    prop_oneof![
+        name().prop_map(GroupRef::CidrGroup),
+        selector().prop_map(GroupRef::CidrGroups),
+        (namespace(), name()).prop_map(|(n, name)| GroupRef::Service(ObjectKey::new(&n, &name))),
+        (namespace(), selector()).prop_map(|(namespace, selector)| GroupRef::Services {
+            namespace,
+            selector,
+        }),
+    ]
 }
 
 fn requirement() -> impl Strategy<Value = Requirement> {
@@ -132,10 +185,13 @@ fn peer() -> impl Strategy<Value = Peer> {
             cidr: prefix(cidr),
             except: except.into_iter().map(prefix).collect(),
         });
+    let except = prop::collection::vec((0..PREFIXES.len()).prop_map(prefix), 0..2);
+    let group = (group_ref(), except).prop_map(|(of, except)| Peer::Group { of, except });
     prop_oneof![
         3 => selector().prop_map(Peer::Endpoints),
         1 => entity.prop_map(Peer::Entity),
         1 => cidr,
+        1 => group,
     ]
 }
 

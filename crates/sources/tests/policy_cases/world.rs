@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use axon_abi::{Direction, Identity};
 use axon_api::manifest::{self, ManifestError, Object};
 use axon_control::labels::{LabelFilter, identity_labels};
-use axon_model::{Label, Labels, Namespace, Pod, PodPort, Protocol};
+use axon_model::{GroupKey, GroupRef, Label, Labels, Namespace, Pod, PodPort, Protocol};
 use axon_policy::{
-    Enforcement, IdentityInfo, Lookup, Numbers, Packet, PolicyConfig, Verdict, cidr_labels,
-    policy_prefixes, reserved_identities, resolve,
+    Enforcement, Group, IdentityInfo, Lookup, Numbers, Packet, PolicyConfig, Verdict, cidr_labels,
+    groups_in_use, policy_groups, policy_prefixes, reserved_identities, resolve,
 };
 use ipnet::IpNet;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// First number of a pod's, and of a prefix's identity.
 const POD: u32 = 1000;
@@ -119,7 +119,13 @@ impl World {
                 world.policies.insert(policy.origin.clone(), policy);
             }
         }
-        let all: BTreeSet<IpNet> = world.policies.values().flat_map(policy_prefixes).collect();
+        world.groups = groups(
+            cluster,
+            world.policies.values().flat_map(policy_groups).collect(),
+        );
+        let by_policies = world.policies.values().flat_map(policy_prefixes);
+        let by_groups = world.groups.values().flat_map(Group::prefixes).copied();
+        let all: BTreeSet<IpNet> = by_policies.chain(by_groups).collect();
         let mut prefixes = BTreeMap::new();
         for (prefix, number) in all.into_iter().zip(PREFIX..) {
             let info = IdentityInfo {
@@ -253,6 +259,55 @@ fn word(verdict: Option<Verdict>) -> &'static str {
         Some(Verdict::Denied { .. } | Verdict::DeniedByDefault) => "deny",
         Some(Verdict::Allowed { .. } | Verdict::AllowedByDefault) | None => "allow",
     }
+}
+
+/// The groups that policies refer to, from manifests of the case's objects.
+fn groups(cluster: &Value, refs: BTreeSet<GroupRef>) -> BTreeMap<GroupKey, Group> {
+    let mut manifests = Vec::new();
+    for group in items(cluster, "cidrGroups") {
+        manifests.push(json!({
+            "apiVersion": "cilium.io/v2",
+            "kind": "CiliumCIDRGroup",
+            "metadata": {"name": group["name"], "labels": group["labels"]},
+            "spec": {"externalCIDRs": group["cidrs"]},
+        }));
+    }
+    for service in items(cluster, "services") {
+        let (name, namespace) = (&service["name"], &service["namespace"]);
+        manifests.push(json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "namespace": namespace, "labels": service["labels"]},
+            "spec": {"selector": service["selector"], "clusterIP": service["clusterIP"]},
+        }));
+        manifests.push(json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "labels": {"kubernetes.io/service-name": name},
+            },
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": items(service, "endpoints")}],
+        }));
+    }
+    let (mut cidr_groups, mut services, mut slices) = (Vec::new(), Vec::new(), Vec::new());
+    for tree in manifests {
+        let parsed = manifest::parse(tree.to_string().as_bytes()).expect("manifest");
+        for document in parsed.documents {
+            match document.object {
+                Some(Object::CiliumCidrGroup(o)) => cidr_groups.push(o.to_model().expect("group")),
+                Some(Object::Service(o)) => services.push(o.to_model()),
+                Some(Object::EndpointSlice(o)) => {
+                    slices.push((document.key, o.to_model().expect("slice")));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let slices = slices.iter().map(|(key, slice)| (key, slice));
+    groups_in_use(&refs, cidr_groups.iter(), services.iter(), slices)
 }
 
 fn reserved_number(name: &str) -> Identity {

@@ -1,0 +1,153 @@
+//! Follows policies: the groups they refer to, the prefixes they name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axon_abi::Identity;
+use axon_model::{GroupRef, PolicyKind, PolicyObject, Rule, Subject};
+use axon_policy::{Group, groups_in_use, policy_groups, policy_prefixes};
+use ipnet::IpNet;
+
+use crate::controller::Controller;
+use crate::ipcache::Claim;
+use crate::seen::View;
+use crate::views::{Condition, ConditionKind, IpSource};
+
+impl Controller {
+    /// Brings policies up to date, the groups they refer to, and identities of
+    /// the prefixes they name.
+    pub(crate) fn follow_policies(&mut self, view: &View) {
+        let policies = view.policies.is_changed();
+        let groups = policies || view.groups_are_changed();
+        if policies {
+            self.follow_rules(view);
+        }
+        if groups {
+            self.follow_groups(view);
+        }
+        if groups || view.nodes.is_changed() {
+            self.follow_prefixes(view.policies_are_complete());
+        }
+    }
+
+    fn follow_rules(&mut self, view: &View) {
+        let known: BTreeSet<_> = self.engine.policies().keys().cloned().collect();
+        for origin in view.policies.keys(known.iter()) {
+            match view.policies.rows.get(&origin) {
+                Some(policy) => {
+                    self.engine.upsert_policy((**policy).clone());
+                }
+                // While the source has not told everything, what was in force
+                // stays.
+                None if view.policies.rows.is_complete() => {
+                    self.engine.remove_policy(&origin);
+                }
+                None => {}
+            }
+        }
+        let policies = self.engine.policies().values();
+        self.unsupported = policies.filter_map(unsupported).collect();
+        self.rules_due = true;
+    }
+
+    /// Tells the policy engine of the groups that policies refer to. One that
+    /// nobody refers to costs nothing.
+    fn follow_groups(&mut self, view: &View) {
+        let policies = self.engine.policies().values();
+        let refs: BTreeSet<GroupRef> = policies.flat_map(policy_groups).collect();
+        if refs.is_empty() && self.engine.groups().is_empty() {
+            return;
+        }
+        let wanted = groups_in_use(
+            &refs,
+            view.cidr_groups.rows.values().map(|group| &**group),
+            view.services.rows.values().map(|service| &**service),
+            view.endpoint_slices
+                .rows
+                .iter()
+                .map(|(k, slice)| (k, &**slice)),
+        );
+        let known = self.engine.groups().keys();
+        let gone: Vec<_> = known
+            .filter(|key| !wanted.contains_key(key))
+            .cloned()
+            .collect();
+        let mut changed = BTreeSet::new();
+        for (key, group) in wanted {
+            changed.extend(self.engine.upsert_group(key, group));
+        }
+        if view.policies_are_complete() {
+            for key in gone {
+                changed.extend(self.engine.remove_group(&key));
+            }
+        }
+        if !changed.is_empty() {
+            self.epoch.note_change();
+        }
+    }
+
+    /// Numbers the prefixes that policies name, themselves or by groups. One
+    /// inside a pod CIDR is left out: its addresses are the cluster's, known or
+    /// not.
+    fn follow_prefixes(&mut self, complete: bool) {
+        let by_policies = self.engine.policies().values().flat_map(policy_prefixes);
+        let by_groups = self.engine.groups().values().flat_map(Group::prefixes);
+        let named: BTreeSet<IpNet> = by_policies
+            .chain(by_groups.copied())
+            .filter(|prefix| self.carries(matches!(prefix, IpNet::V6(_))))
+            .collect();
+        let outside = |prefix: &&IpNet| !self.pod_cidrs.keys().any(|pods| pods.contains(*prefix));
+        let outside: BTreeSet<IpNet> = named.iter().filter(outside).copied().collect();
+        self.prefixes_exhausted = None;
+        let mut claims = BTreeMap::new();
+        for prefix in &outside {
+            match self.persisted.cidr_identities.allocate(*prefix) {
+                Ok(id) => {
+                    self.touched.insert(id);
+                    claims.insert(*prefix, Claim::of(id));
+                }
+                Err(error) => self.prefixes_exhausted = Some(error),
+            }
+        }
+        self.claims.set(&(IpSource::Policy, String::new()), claims);
+        if complete {
+            let numbered = self.persisted.cidr_identities.iter();
+            let gone: Vec<Identity> = numbered
+                .filter(|(_, prefix)| !outside.contains(prefix))
+                .map(|(id, _)| id)
+                .collect();
+            for id in gone {
+                self.persisted.cidr_identities.release(id);
+                self.touched.insert(id);
+            }
+        }
+    }
+}
+
+/// What a policy asks for that nobody carries out yet.
+fn unsupported(policy: &PolicyObject) -> Option<Condition> {
+    let about_nodes = |rule: &Rule| matches!(rule.subject, Subject::Nodes(_));
+    let asks_proxy = |rule: &Rule| rule.entries.iter().any(|entry| entry.l7.is_some());
+    let clusterwide = policy.origin.kind == PolicyKind::CiliumClusterwideNetworkPolicy;
+    let (message, remedy) = if policy.rules.iter().any(about_nodes) {
+        let remedy = if clusterwide {
+            "select endpoints with endpointSelector"
+        } else {
+            "nodeSelector belongs into a CiliumClusterwideNetworkPolicy"
+        };
+        ("nodeSelector is not enforced", remedy)
+    } else if policy.rules.iter().any(asks_proxy) {
+        (
+            "there is no proxy yet to ask what is said: connections to ports with rules, \
+             serverNames, TLS or listeners are dropped",
+            "leave them out of toPorts to allow the ports whatever is said",
+        )
+    } else {
+        return None;
+    };
+    Some(Condition {
+        kind: ConditionKind::PolicyUnsupported,
+        policies: vec![policy.origin.clone()],
+        message: format!("{}: {message}", policy.origin),
+        remedy: remedy.to_owned(),
+    })
+}

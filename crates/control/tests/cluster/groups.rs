@@ -1,0 +1,211 @@
+//! Groups of prefixes and services, as they come, change and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axon_abi::{Direction, Identity};
+use axon_model::{
+    Action, CidrGroup, EndpointSlice, GroupRef, ObjectKey, Peer, Peers, RuleEntry, Service,
+};
+
+use crate::world::{Cluster, ingress, ip};
+
+fn group(c: &Cluster, name: &str, cidrs: &[&str]) {
+    let row = CidrGroup {
+        name: name.into(),
+        labels: [("trust".to_owned(), "low".to_owned())].into(),
+        cidrs: cidrs.iter().map(|c| c.parse().expect("prefix")).collect(),
+    };
+    let groups = &c.observed.cidr_groups;
+    groups.write(|txn| txn.insert(name.to_owned(), row));
+}
+
+fn service(c: &Cluster, name: &str, selector: &[(&str, &str)]) {
+    let selector = selector
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    let row = Service {
+        namespace: "shop".into(),
+        name: name.into(),
+        selector: selector.collect(),
+        ..Service::default()
+    };
+    let key = ObjectKey::new("shop", name);
+    c.observed.services.write(|txn| txn.insert(key, row));
+}
+
+fn slice(c: &Cluster, service: &str, addresses: &[&str]) {
+    let row = EndpointSlice {
+        service: service.into(),
+        addresses: addresses.iter().map(|a| ip(a)).collect(),
+    };
+    let key = ObjectKey::new("shop", &format!("{service}-1"));
+    c.observed.endpoint_slices.write(|txn| txn.insert(key, row));
+}
+
+fn to(of: GroupRef, except: &[&str]) -> RuleEntry {
+    let except = except.iter().map(|p| p.parse().expect("prefix")).collect();
+    let peers = Peers::List(vec![Peer::Group { of, except }]);
+    RuleEntry {
+        direction: Direction::Egress,
+        ..ingress(Action::Allow, peers, 443)
+    }
+}
+
+fn named(name: &str) -> GroupRef {
+    GroupRef::CidrGroup(name.into())
+}
+
+/// A cluster with a web server on this node.
+fn web() -> Cluster {
+    let mut c = Cluster::ready();
+    c.pod("web", "one", "10.0.1.7");
+    c.endpoint(7, "web");
+    c.step();
+    c
+}
+
+/// Whom an address outside is, and whether web may send to it.
+fn may(c: &Cluster, addr: &str) -> bool {
+    let addr = ip(addr);
+    let entries = c.controller.ips().into_iter();
+    let around = entries.filter(|entry| entry.prefix.contains(&addr));
+    let who = around
+        .max_by_key(|entry| entry.prefix.prefix_len())
+        .expect("the world");
+    c.allows(7, Direction::Egress, who.identity, 443)
+}
+
+#[test]
+fn a_group_is_followed_row_by_row() {
+    let mut c = web();
+    c.policy(
+        "p",
+        "web",
+        vec![to(named("partners"), &["198.51.100.128/25"])],
+    );
+    c.step();
+    let set = c.controller.endpoints()[&7].policy_set;
+    assert!(
+        !may(&c, "198.51.100.7"),
+        "a group that is missing is nobody"
+    );
+    assert!(!may(&c, "8.8.8.8"));
+
+    group(&c, "partners", &["198.51.100.0/24", "203.0.113.0/28"]);
+    group(&c, "others", &["192.0.2.128/25"]);
+    c.step();
+    let seen = [
+        "198.51.100.7",
+        "198.51.100.200",
+        "203.0.113.9",
+        "192.0.2.200",
+    ];
+    assert_eq!(seen.map(|addr| may(&c, addr)), [true, false, true, false]);
+    let prefixes = |c: &Cluster| -> BTreeMap<String, Identity> {
+        let persisted = c.controller.persisted().cidr_identities.iter();
+        persisted
+            .map(|(id, prefix)| (prefix.to_string(), id))
+            .collect()
+    };
+    let before = prefixes(&c);
+    let kept: BTreeSet<&str> = before.keys().map(String::as_str).collect();
+    let expected = ["198.51.100.0/24", "198.51.100.128/25", "203.0.113.0/28"];
+    assert_eq!(kept, expected.into(), "only what somebody refers to");
+
+    group(&c, "partners", &["198.51.100.0/24", "203.0.113.16/28"]);
+    let report = c.step();
+    assert!(report.changed);
+    let after = prefixes(&c);
+    assert_eq!(after["198.51.100.0/24"], before["198.51.100.0/24"]);
+    let seen = ["198.51.100.7", "203.0.113.9", "203.0.113.17"];
+    assert_eq!(seen.map(|addr| may(&c, addr)), [true, false, true]);
+    assert_eq!(
+        c.controller.endpoints()[&7].policy_set,
+        set,
+        "no version of its own"
+    );
+
+    c.observed
+        .cidr_groups
+        .write(|txn| txn.remove(&"partners".to_owned()));
+    c.step();
+    assert_eq!(seen.map(|addr| may(&c, addr)), [false; 3]);
+    assert_eq!(prefixes(&c).len(), 1, "the hole is named by the policy");
+}
+
+/// Within a prefix of one group there may be one of another: it is in both.
+#[test]
+fn groups_within_each_other_are_both_meant() {
+    let mut c = web();
+    c.policy("p", "web", vec![to(named("wide"), &[])]);
+    group(&c, "wide", &["198.51.0.0/16"]);
+    group(&c, "narrow", &["198.51.100.0/24"]);
+    c.step();
+    assert!(may(&c, "198.51.100.7"));
+    let denied = RuleEntry {
+        action: Action::Deny,
+        ..to(named("narrow"), &[])
+    };
+    c.policy("q", "web", vec![denied]);
+    c.step();
+    assert_eq!(
+        ["198.51.100.7", "198.51.101.7"].map(|addr| may(&c, addr)),
+        [false, true]
+    );
+    c.no_policy("q");
+    c.step();
+    assert!(may(&c, "198.51.100.7"));
+}
+
+#[test]
+fn a_group_of_everything_is_the_world() {
+    let mut c = web();
+    c.policy("p", "web", vec![to(named("all"), &["198.51.100.0/24"])]);
+    group(&c, "all", &["0.0.0.0/0"]);
+    c.step();
+    assert_eq!(
+        ["8.8.8.8", "198.51.100.7"].map(|addr| may(&c, addr)),
+        [true, false]
+    );
+}
+
+#[test]
+fn a_service_is_its_pods_or_its_addresses() {
+    let mut c = web();
+    c.pod("cart", "two", "10.0.2.7");
+    let by_name = |name: &str| GroupRef::Service(ObjectKey::new("", name));
+    c.policy(
+        "p",
+        "web",
+        vec![to(by_name("cart-svc"), &[]), to(by_name("partner"), &[])],
+    );
+    c.step();
+    let seen = ["10.0.2.7", "198.51.100.7", "198.51.100.8"];
+    let look = |c: &Cluster| seen.map(|addr| may(c, addr));
+    assert_eq!(look(&c), [false; 3], "services that are missing are nobody");
+    slice(&c, "partner", &["198.51.100.7"]);
+    slice(&c, "cart-svc", &["198.51.100.8"]);
+    c.step();
+    assert_eq!(look(&c), [false; 3], "nor are slices without a service");
+    service(&c, "partner", &[]);
+    service(&c, "cart-svc", &[("app", "cart")]);
+    c.step();
+    assert_eq!(
+        look(&c),
+        [true, true, false],
+        "with a selector slices count for nothing"
+    );
+    service(&c, "cart-svc", &[("app", "other")]);
+    slice(&c, "partner", &["198.51.100.8", "10.0.2.7"]);
+    c.step();
+    assert_eq!(
+        look(&c),
+        [false, false, true],
+        "a pod is not meant by its address"
+    );
+    c.observed
+        .services
+        .write(|txn| txn.remove(&ObjectKey::new("shop", "partner")));
+    c.step();
+    assert_eq!(look(&c), [false; 3]);
+}
