@@ -2,6 +2,7 @@
 //! reach what policy keeps from it.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -220,6 +221,48 @@ fn devices_that_are_renamed_or_deleted_are_followed() {
         "Warning",
         "an agent starts without"
     );
+}
+
+/// A device has the index that an endpoint's device had, whose DEL never came.
+#[test]
+fn a_device_with_the_index_of_an_endpoints_is_left_alone() {
+    let Some((mut bench, [_, b, _])) = node("index") else {
+        return;
+    };
+    let b = v4(&b);
+    for (pod, other, is_killed) in [("b", "other1", true), ("c", "other2", false)] {
+        if is_killed {
+            bench.kill();
+        }
+        let record = fs::read_to_string(bench.record_file(pod)).expect("its record");
+        let record: Value = serde_json::from_str(&record).expect("json");
+        let index = record["endpoint"]["ifindex"].to_string();
+        let device = bench.device_of(pod).expect("a device");
+        bench.ip(&["link", "del", &device]);
+        bench.ip(&["link", "add", other, "index", &index, "type", "veth"]);
+        if is_killed {
+            bench.start();
+        }
+        bench.until("the endpoint goes with its device", |bench| {
+            !bench.is_recorded(pod)
+        });
+        assert!(bench.has_device(other));
+        let netns = format!("--net={}", bench.node_netns().display());
+        let shown = Command::new("nsenter")
+            .args([&netns, "tc", "qdisc", "show", "dev", other])
+            .output()
+            .expect("tc runs");
+        let shown = String::from_utf8_lossy(&shown.stdout);
+        assert!(!shown.contains("clsact"), "{shown}");
+        let pins = fs::read_dir(bench.path("bpf").join("links")).expect("the pins");
+        let names = pins.map(|pin| pin.expect("a pin").file_name());
+        let own = format!("{index}-");
+        let left = names.filter(|name| name.to_string_lossy().starts_with(&own));
+        assert_eq!(left.count(), 0, "{other}");
+        assert!(!bench.ping("a", &b), "its address is nobody's");
+    }
+    let b = v4(&bench.add("b"));
+    bench.until("a reaches b, made anew", |bench| bench.ping("a", &b));
 }
 
 /// Pins are gone, the state directory is there, and pods come before the agent
