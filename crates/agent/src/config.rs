@@ -174,6 +174,7 @@ mod tests {
             ("--log-level=loud", "debug"),
             ("--enable-bpf-masquerade=false", "masquerad"),
             ("--identity-allocation-mode=kvstore", "local, crd"),
+            ("--policy-cidr-match-mode=nodes,hosts", "not \"hosts\""),
         ] {
             let errors = read(&["--node-name=n1", flag]).expect_err(flag);
             let (name, value) = flag[2..].split_once('=').expect("flag");

@@ -121,6 +121,8 @@ fn control_config(config: &Config, mtu: u32) -> axon_control::Config {
         },
         audit: network.audit,
         allow_localhost: network.allow_localhost,
+        cidr_selects_nodes: network.cidr_selects_nodes,
+        cidr_selects_pods: network.cidr_selects_pods,
         masquerade_ipv4: network.masquerade_ipv4,
         masquerade_ipv6: network.masquerade_ipv6,
         native_routing_cidrs: network.native.clone(),

@@ -25,11 +25,9 @@ fn a_group_is_its_prefixes() {
         assert_eq!(model.labels["trust"], "low");
         let cidrs: Vec<String> = model.cidrs.iter().map(ToString::to_string).collect();
         assert_eq!(cidrs, ["198.51.100.0/24", "fd00::/8"]);
-        let again = to_yaml(&Object::CiliumCidrGroup(read.clone())).expect("text");
-        let Object::CiliumCidrGroup(again) = object(&again) else {
-            panic!("no group");
-        };
-        assert_eq!(again.to_model().expect("a group"), model);
+        let read = Object::CiliumCidrGroup(read);
+        let again = to_yaml(&read).expect("text");
+        assert_eq!(object(&again), read, "{again}");
     }
 }
 
@@ -116,4 +114,33 @@ fn a_service_that_is_a_name_elsewhere_has_no_pods() {
     };
     assert_eq!(pods("ClusterIP"), 1);
     assert_eq!(pods("ExternalName"), 0);
+}
+
+#[test]
+fn services_of_a_rule_are_named_as_kubernetes_names_them() {
+    let kind = |wrong: &str| format!("k8sService: {{{wrong}}}");
+    let labels = "k8sServiceSelector: {selector: {matchLabels: {a/b/c: d}}}";
+    for (service, path, part) in [
+        (String::new(), "", "k8sService"),
+        (kind("serviceName: A"), ".k8sService.serviceName", "\"A\""),
+        (
+            kind("serviceName: a, namespace: b.c"),
+            ".k8sService.namespace",
+            "\"b.c\"",
+        ),
+        (
+            labels.to_owned(),
+            ".k8sServiceSelector.selector.matchLabels.a/b/c",
+            "label key",
+        ),
+    ] {
+        let spec = format!("{{endpointSelector: {{}}, egress: [{{toServices: [{{{service}}}]}}]}}");
+        let text = format!(
+            "{{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {{name: p}}, spec: {spec}}}"
+        );
+        let refused = parse(text.as_bytes()).expect(&text).refused;
+        let error = &refused.first().expect(&text).error;
+        assert_eq!(error.path, format!("spec.egress[0].toServices[0]{path}"));
+        assert!(error.message.contains(part), "{error}");
+    }
 }

@@ -70,6 +70,11 @@ pub struct Config {
     /// The node reaches its endpoints unless a rule denies it
     /// (`allow-localhost: always`).
     pub allow_localhost: bool,
+    /// Prefixes that policy names select nodes too, by their addresses
+    /// (`policy-cidr-match-mode: nodes`).
+    pub cidr_selects_nodes: bool,
+    /// They select workloads too (`policy-cidr-match-mode: pods`).
+    pub cidr_selects_pods: bool,
     /// IPv4 of pods that leaves the cluster takes the node's address.
     pub masquerade_ipv4: bool,
     /// IPv6 of pods that leaves the cluster takes the node's address.
@@ -121,6 +126,8 @@ impl Default for Config {
             enforcement: Enforcement::Default,
             audit: false,
             allow_localhost: true,
+            cidr_selects_nodes: false,
+            cidr_selects_pods: false,
             masquerade_ipv4: true,
             masquerade_ipv6: true,
             native_routing_cidrs: Vec::new(),
@@ -161,6 +168,7 @@ impl Config {
             ipv4: self.ipv4,
             ipv6: self.ipv6,
             allow_localhost: self.allow_localhost,
+            cidr_selects_pods: self.cidr_selects_pods,
             ..PolicyConfig::default()
         }
     }

@@ -10,9 +10,10 @@ use ipnet::IpNet;
 
 use crate::config::{Config, IdentityMode};
 use crate::follow::host_claim;
-use crate::identity::Exhausted;
+use crate::identity::{Exhausted, Range};
 use crate::ipcache::{Claim, Claims, single};
 use crate::persisted::Persisted;
+use crate::places::Places;
 use crate::pods::{Numbering, Pods};
 use crate::routes::Overlap;
 use crate::runtime::{DeviceAddresses, Epoch};
@@ -44,6 +45,7 @@ pub struct Controller {
     pub(crate) engine: Engine,
     pub(crate) numbering: Numbering,
     pub(crate) pods: Pods,
+    pub(crate) places: Places,
     pub(crate) claims: Claims,
     pub(crate) sets: Sets,
     pub(crate) epoch: Epoch,
@@ -100,6 +102,7 @@ impl Controller {
             told_numbers: None,
             engine,
             pods: Pods::default(),
+            places: Places::default(),
             claims,
             sets: Sets::default(),
             epoch: Epoch::default(),
@@ -129,12 +132,19 @@ impl Controller {
             .sets
             .reserve_through(adopted.last_set);
         self.persisted.epoch = self.persisted.epoch.max(adopted.epoch);
+        let persisted = &mut self.persisted;
         for (identity, labels) in adopted.labels {
-            self.persisted.identities.adopt(identity, labels);
+            let (numbers, range) = match Range::PLACES.holds(identity) {
+                true => (&mut persisted.placed_identities, Range::PLACES),
+                false => (&mut persisted.identities, Range::LABELS),
+            };
+            numbers.adopt(range, identity, labels);
         }
         for identity in adopted.identities {
-            self.persisted.identities.reserve(identity);
-            self.persisted.cidr_identities.reserve(identity);
+            persisted.identities.reserve(Range::LABELS, identity);
+            persisted.placed_identities.reserve(Range::PLACES, identity);
+            persisted.cidr_identities.reserve(Range::PREFIXES, identity);
+            persisted.node_identities.reserve(Range::NODES, identity);
         }
     }
 
@@ -217,6 +227,7 @@ impl Controller {
         complete: bool,
     ) {
         self.follow_nodes(view);
+        self.follow_host();
         self.follow_policies(view);
         self.follow_pods(view);
         let news = self.identify_endpoints(view);
@@ -259,17 +270,23 @@ impl Controller {
     /// Takes back numbers that no pod and no endpoint has: of all if `whole`,
     /// else of those that somebody may have left.
     fn release_identities(&mut self, whole: bool) {
-        if self.config.identity_mode != IdentityMode::Local {
-            return;
-        }
         let mut left: BTreeSet<Identity> = self.touched.clone();
         if whole {
+            let placed = self.persisted.placed_identities.iter();
+            left.extend(placed.map(|(id, _)| id));
             left.extend(self.persisted.identities.iter().map(|(id, _)| id));
         }
-        let used: BTreeSet<Identity> = self.statuses.values().map(|s| s.identity).collect();
+        let mut used: BTreeSet<Identity> = self.statuses.values().map(|s| s.identity).collect();
+        used.extend(self.places.claimed());
         left.retain(|id| !self.pods.uses(*id) && !used.contains(id));
         for id in left {
-            self.persisted.identities.release(id);
+            if Range::PLACES.holds(id) {
+                self.persisted.placed_identities.release(id);
+            } else if self.config.identity_mode == IdentityMode::Local {
+                self.persisted.identities.release(id);
+            } else {
+                continue;
+            }
             self.touched.insert(id);
         }
     }

@@ -11,6 +11,7 @@ use axon_policy::{PolicySet, Resolution, at_least_as_strict};
 use crate::controller::Controller;
 use crate::ipcache::{Claim, single};
 use crate::labels::process_labels;
+use crate::places::addresses;
 use crate::pods::Unnumbered;
 use crate::seen::View;
 use crate::views::{Condition, ConditionKind, EndpointStatus, IpSource, WaitReason};
@@ -68,16 +69,23 @@ impl Controller {
     }
 
     fn identify(&mut self, endpoint: &Endpoint) -> Result<(Labels, Identity), WaitReason> {
-        let local = &mut self.persisted.identities;
+        let persisted = &mut self.persisted;
         let (labels, identity) = if endpoint.pod_name.is_empty() {
             let config = &self.config;
-            let labels = process_labels(
+            let base = process_labels(
                 &endpoint.own_labels,
                 &endpoint.namespace,
                 &config.cluster_name,
                 &config.label_filter,
             );
-            let identity = self.numbering.number(&labels, local);
+            let labels = match config.cidr_selects_pods {
+                true => {
+                    let addresses: Vec<IpAddr> = addresses(endpoint).collect();
+                    self.places.labels(&base, &addresses)
+                }
+                false => base.clone(),
+            };
+            let identity = self.numbering.number_placed(&base, &labels, persisted);
             (labels, identity)
         } else {
             let key = ObjectKey::new(&endpoint.namespace, &endpoint.pod_name);
@@ -239,11 +247,6 @@ impl EndpointStatus {
 
 fn may_have_row(endpoint: &Endpoint, status: &EndpointStatus) -> bool {
     endpoint.state != EndpointState::Disconnecting && !status.is_held()
-}
-
-fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> {
-    let v4 = endpoint.ipv4.map(IpAddr::V4);
-    v4.into_iter().chain(endpoint.ipv6.map(IpAddr::V6))
 }
 
 fn pod_text(endpoint: &Endpoint) -> String {

@@ -1,17 +1,19 @@
 //! Follows the observed tables: who pods are, what policy sees, who claims
 //! which address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use axon_abi::{Identity, IpcacheFlags};
-use axon_model::{Labels, Node, NodeAddressKind, ObjectKey};
-use axon_policy::{IdentityInfo, cidr_labels};
+use axon_abi::{Identity, IpcacheFlags, Scope};
+use axon_model::{Label, Labels, Node, NodeAddressKind, ObjectKey, source};
+use axon_policy::{IdentityInfo, cidr_labels, reserved_identities};
 use ipnet::IpNet;
 
 use crate::config::IdentityMode;
 use crate::controller::Controller;
+use crate::identity::Range;
 use crate::ipcache::{Claim, single};
+use crate::places;
 use crate::routes::pod_cidrs;
 use crate::seen::View;
 use crate::views::{Condition, ConditionKind, IpSource};
@@ -27,11 +29,24 @@ impl Controller {
                 self.epoch.note_change();
             }
         }
-        self.follow_cilium_endpoints(view);
+        let by_place = self.config.cidr_selects_pods;
+        if by_place && !view.policies_are_complete() {
+            // Who pods are follows from the prefixes that policies name.
+            return;
+        }
+        let moved = by_place && self.places.take_changed();
+        self.follow_cilium_endpoints(view, moved);
         if !view.namespaces.rows.is_complete() {
             return;
         }
         let mut keys = view.pods.keys(self.pods.keys());
+        if by_place && view.endpoints.is_changed() {
+            let endpoints = view.endpoints.rows.values().map(|endpoint| &**endpoint);
+            keys.extend(self.places.set_local(endpoints));
+        }
+        if moved {
+            keys.extend(self.pods.keys().cloned());
+        }
         if view.namespaces.is_changed() {
             let changed = view.namespaces.keys(self.known_namespaces.iter());
             let in_changed = |key: &&ObjectKey| changed.contains(&key.namespace);
@@ -39,16 +54,16 @@ impl Controller {
             let names = view.namespaces.rows.iter().map(|(name, _)| name.clone());
             self.known_namespaces = names.collect();
         }
-        let local = &mut self.persisted.identities;
         for key in &keys {
             let pod = view.pods.rows.get(key).map(|pod| &**pod);
-            let numbers = (&self.numbering, &mut *local);
+            let numbers = (&self.numbering, &mut self.persisted);
             let namespaces = &view.namespaces.rows;
-            self.pods
-                .update(key, pod, namespaces, &self.config, numbers);
+            let config = (&self.config, &self.places);
+            self.pods.update(key, pod, namespaces, config, numbers);
         }
         if view.identities.is_changed() && self.config.identity_mode == IdentityMode::Crd {
-            keys.extend(self.pods.renumber(&self.numbering, local));
+            let renumbered = self.pods.renumber(&self.numbering, &mut self.persisted);
+            keys.extend(renumbered);
         }
         if view.nodes.is_changed() {
             keys.extend(view.pods.rows.iter().map(|(key, _)| key.clone()));
@@ -60,13 +75,14 @@ impl Controller {
         self.touched.extend(self.pods.take_touched());
     }
 
-    fn follow_cilium_endpoints(&mut self, view: &View) {
+    fn follow_cilium_endpoints(&mut self, view: &View, moved: bool) {
         if self.config.identity_mode == IdentityMode::Local {
             // Their numbers are somebody else's.
             return;
         }
         let mut keys = view.cilium_endpoints.keys(self.known_endpoints.iter());
-        if view.nodes.is_changed() {
+        let relabelled = self.config.cidr_selects_pods && view.identities.is_changed();
+        if view.nodes.is_changed() || moved || relabelled {
             keys.extend(self.known_endpoints.iter().cloned());
         }
         for key in keys {
@@ -103,7 +119,8 @@ impl Controller {
         carried.map(|addr| (single(*addr), claim(addr))).collect()
     }
 
-    fn cilium_endpoint_claims(&self, view: &View, key: &ObjectKey) -> BTreeMap<IpNet, Claim> {
+    fn cilium_endpoint_claims(&mut self, view: &View, key: &ObjectKey) -> BTreeMap<IpNet, Claim> {
+        self.places.claim(key, None);
         let Some(endpoint) = view.cilium_endpoints.rows.get(key) else {
             return BTreeMap::new();
         };
@@ -115,7 +132,7 @@ impl Controller {
             return BTreeMap::new();
         }
         let claim = Claim {
-            identity: Identity(endpoint.identity),
+            identity: self.placed(key, Identity(endpoint.identity), &endpoint.ips),
             flags: IpcacheFlags::WORKLOAD,
             node: endpoint.node_ip,
             pod: key.to_string(),
@@ -125,6 +142,32 @@ impl Controller {
             .iter()
             .filter(|addr| self.carries(addr.is_ipv6()));
         carried.map(|addr| (single(*addr), claim.clone())).collect()
+    }
+
+    /// Who a CiliumEndpoint is at its addresses, where prefixes select
+    /// workloads.
+    fn placed(&mut self, key: &ObjectKey, id: Identity, addresses: &[IpAddr]) -> Identity {
+        if !self.config.cidr_selects_pods {
+            return id;
+        }
+        // Without labels the number is nobody's.
+        let Some(base) = self.numbering.labels(id) else {
+            return id;
+        };
+        let labels = self.places.labels(base, addresses);
+        if *base == labels {
+            return id;
+        }
+        let numbers = &mut self.persisted.placed_identities;
+        match numbers.allocate_in(Range::PLACES, &labels) {
+            Ok(placed) => {
+                self.places.claim(key, Some(placed));
+                self.touched.insert(placed);
+                placed
+            }
+            // Nobody is known by no number.
+            Err(_) => Identity::UNKNOWN,
+        }
     }
 
     pub(crate) fn carries(&self, v6: bool) -> bool {
@@ -148,12 +191,13 @@ impl Controller {
         self.overlaps = overlaps;
         for node in nodes() {
             let is_own = node.name == own;
-            let addresses: BTreeMap<IpNet, Claim> = node
-                .addresses
-                .iter()
-                .filter(|a| self.carries(a.addr.is_ipv6()))
-                .map(|a| (single(a.addr), node_claim(node, is_own, a.addr)))
-                .collect();
+            let mut addresses: BTreeMap<IpNet, Claim> = BTreeMap::new();
+            for address in &node.addresses {
+                if self.carries(address.addr.is_ipv6()) {
+                    let claim = self.node_claim(node, is_own, address.addr);
+                    addresses.insert(single(address.addr), claim);
+                }
+            }
             self.claims
                 .set(&(IpSource::Node, node.name.clone()), addresses);
             let of_node = |(_, owner): &(&IpNet, &String)| **owner == node.name;
@@ -175,6 +219,63 @@ impl Controller {
                 .retain(source, |name| name.is_empty() || known(name));
         }
         self.pod_cidrs = cidrs;
+        if view.nodes.rows.is_complete() {
+            self.release_nodes(view);
+        }
+    }
+
+    fn node_claim(&mut self, node: &Node, is_own: bool, addr: IpAddr) -> Claim {
+        let mut claim = node_claim(node, is_own, addr);
+        if !is_own && self.config.cidr_selects_nodes {
+            let numbers = &mut self.persisted.node_identities;
+            // Where no number is left, a node is told by its scope alone.
+            if let Ok(id) = numbers.allocate_in(Range::NODES, single(addr)) {
+                self.touched.insert(id);
+                claim.identity = id;
+            }
+        }
+        claim
+    }
+
+    /// Takes back the numbers of addresses that no other node has.
+    fn release_nodes(&mut self, view: &View) {
+        let own = &self.config.node_name;
+        let others = view.nodes.rows.values().filter(|node| node.name != *own);
+        let used: BTreeSet<IpNet> = match self.config.cidr_selects_nodes {
+            true => others
+                .flat_map(|node| &node.addresses)
+                .map(|address| single(address.addr))
+                .collect(),
+            false => BTreeSet::new(),
+        };
+        let numbered = self.persisted.node_identities.iter();
+        let gone: Vec<Identity> = numbered
+            .filter(|(_, address)| !used.contains(address))
+            .map(|(id, _)| id)
+            .collect();
+        for id in gone {
+            self.persisted.node_identities.release(id);
+            self.touched.insert(id);
+        }
+    }
+
+    /// Tells the policy engine this node's addresses, where prefixes select
+    /// nodes: the host is one identity with all of them.
+    pub(crate) fn follow_host(&mut self) {
+        if !self.config.cidr_selects_nodes {
+            return;
+        }
+        let policy = self.config.policy();
+        let Some(mut info) = reserved_identities(&policy).remove(&Identity::HOST) else {
+            return;
+        };
+        for name in [self.config.node_name.clone(), String::new()] {
+            let owner = (IpSource::Node, name);
+            info.addresses.extend(self.claims.of(&owner).copied());
+        }
+        if self.engine.upsert_identity(Identity::HOST, info) {
+            self.epoch.note_change();
+        }
     }
 
     /// Tells the policy engine who exists: of everyone if `whole`, else of
@@ -186,8 +287,11 @@ impl Controller {
             let local = self.persisted.identities.iter().map(|(id, _)| id);
             let prefixes = self.persisted.cidr_identities.iter().map(|(id, _)| id);
             let cluster = self.numbering.iter().map(|(id, _)| id);
+            let nodes = self.persisted.node_identities.iter().map(|(id, _)| id);
+            let placed = self.persisted.placed_identities.iter().map(|(id, _)| id);
             let known = self.engine.identities().keys().copied();
             due.extend(local.chain(prefixes).chain(cluster).chain(known));
+            due.extend(nodes.chain(placed));
         }
         due.retain(|id| !id.is_reserved());
         for id in due {
@@ -221,11 +325,28 @@ impl Controller {
                 ..IdentityInfo::labelled(cidr_labels(&self.config.policy(), prefix))
             });
         }
+        if id.scope() == Scope::RemoteNode {
+            let address = self.persisted.node_identities.prefix(id)?;
+            let name = Identity::REMOTE_NODE.reserved_name()?;
+            let labels = [
+                Label::new(source::RESERVED, name, ""),
+                places::label(address),
+            ];
+            return Some(IdentityInfo {
+                addresses: [address].into(),
+                ..IdentityInfo::labelled(labels.into_iter().collect())
+            });
+        }
         let labels: &Labels = match self.config.identity_mode {
+            _ if Range::PLACES.holds(id) => self.persisted.placed_identities.labels(id),
             IdentityMode::Local => self.persisted.identities.labels(id),
             IdentityMode::Crd => self.numbering.labels(id),
         }?;
         Some(IdentityInfo {
+            addresses: match self.config.cidr_selects_pods {
+                true => places::selected_by(labels, &self.config.policy()),
+                false => BTreeSet::new(),
+            },
             named_ports: self.pods.named_ports(id),
             ..IdentityInfo::labelled(labels.clone())
         })

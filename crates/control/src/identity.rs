@@ -19,6 +19,49 @@ pub struct Exhausted {
     pub last: u32,
 }
 
+/// Numbers of one kind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Range {
+    kind: &'static str,
+    first: u32,
+    last: u32,
+}
+
+impl Range {
+    /// Of sets of labels.
+    pub(crate) const LABELS: Self = Self {
+        kind: "label",
+        first: Identity::CLUSTER_MIN.0,
+        last: Identity::CLUSTER_MAX.0,
+    };
+    /// Of workloads that are told from others of their labels by where their
+    /// addresses are. Another cluster would have these numbers only with the
+    /// cluster id 255.
+    pub(crate) const PLACES: Self = Self {
+        kind: "place",
+        first: 0x00ff_0100,
+        last: 0x00ff_ffff,
+    };
+    /// Of prefixes outside the cluster. Cilium leaves the first number of the
+    /// scope out.
+    pub(crate) const PREFIXES: Self = Self {
+        kind: "CIDR",
+        first: Identity::LOCAL_MIN.0 + 1,
+        last: Identity::LOCAL_MAX.0,
+    };
+    /// Of other nodes' addresses.
+    pub(crate) const NODES: Self = Self {
+        kind: "node",
+        first: Identity::REMOTE_NODE_MIN.0 + 1,
+        last: 0x02ff_ffff,
+    };
+
+    /// Whether a number is of this kind.
+    pub(crate) fn holds(&self, id: Identity) -> bool {
+        (self.first..=self.last).contains(&id.0)
+    }
+}
+
 /// Numbers of sets of labels (256 to 65535), stable over restarts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "BTreeMap<u32, Labels>", into = "BTreeMap<u32, Labels>")]
@@ -60,16 +103,19 @@ impl LabelIdentities {
     /// # Errors
     /// Every number is in use.
     pub fn allocate(&mut self, labels: &Labels) -> Result<Identity, Exhausted> {
+        self.allocate_in(Range::LABELS, labels)
+    }
+
+    /// The same of numbers of another kind.
+    pub(crate) fn allocate_in(
+        &mut self,
+        range: Range,
+        labels: &Labels,
+    ) -> Result<Identity, Exhausted> {
         if let Some(number) = self.by_labels.get(labels) {
             return Ok(Identity(*number));
         }
-        let (first, last) = (Identity::CLUSTER_MIN.0, Identity::CLUSTER_MAX.0);
-        let free = next_free(self.last, first, last, |n| self.by_number.contains_key(&n));
-        let number = free.ok_or(Exhausted {
-            kind: "label",
-            first,
-            last,
-        })?;
+        let number = next_free(self.last, range, |n| self.by_number.contains_key(&n))?;
         self.last = number;
         self.by_labels.insert(labels.clone(), number);
         self.by_number.insert(number, labels.clone());
@@ -79,20 +125,20 @@ impl LabelIdentities {
 
     /// Takes in a number that a set of labels has had, unless either of them
     /// has another by now.
-    pub(crate) fn adopt(&mut self, id: Identity, labels: Labels) {
+    pub(crate) fn adopt(&mut self, range: Range, id: Identity, labels: Labels) {
         let known = self.by_labels.contains_key(&labels) || self.by_number.contains_key(&id.0);
-        if !known && is_of_labels(id) {
+        if !known && range.holds(id) {
             self.by_labels.insert(labels.clone(), id.0);
             self.by_number.insert(id.0, labels);
             self.changed.insert(id.0);
-            self.reserve(id);
+            self.reserve(range, id);
         }
     }
 
     /// Has a number given out as late as possible: it may still have a meaning
     /// in the kernel. Numbers of other kinds are passed over.
-    pub(crate) fn reserve(&mut self, id: Identity) {
-        if is_of_labels(id) {
+    pub(crate) fn reserve(&mut self, range: Range, id: Identity) {
+        if range.holds(id) {
             self.last = self.last.max(id.0);
         }
     }
@@ -185,18 +231,20 @@ impl CidrIdentities {
     /// # Errors
     /// Every number is in use.
     pub fn allocate(&mut self, prefix: IpNet) -> Result<Identity, Exhausted> {
+        self.allocate_in(Range::PREFIXES, prefix)
+    }
+
+    /// The same of numbers of another kind.
+    pub(crate) fn allocate_in(
+        &mut self,
+        range: Range,
+        prefix: IpNet,
+    ) -> Result<Identity, Exhausted> {
         let prefix = prefix.trunc();
         if let Some(number) = self.by_prefix.get(&prefix) {
             return Ok(Identity(*number));
         }
-        // Cilium leaves the first number of the scope out.
-        let (first, last) = (Identity::LOCAL_MIN.0 + 1, Identity::LOCAL_MAX.0);
-        let free = next_free(self.last, first, last, |n| self.by_number.contains_key(&n));
-        let number = free.ok_or(Exhausted {
-            kind: "CIDR",
-            first,
-            last,
-        })?;
+        let number = next_free(self.last, range, |n| self.by_number.contains_key(&n))?;
         self.last = number;
         self.by_prefix.insert(prefix, number);
         self.by_number.insert(number, prefix);
@@ -205,8 +253,8 @@ impl CidrIdentities {
     }
 
     /// As [`LabelIdentities::reserve`].
-    pub(crate) fn reserve(&mut self, id: Identity) {
-        if (Identity::LOCAL_MIN..=Identity::LOCAL_MAX).contains(&id) {
+    pub(crate) fn reserve(&mut self, range: Range, id: Identity) {
+        if range.holds(id) {
             self.last = self.last.max(id.0);
         }
     }
@@ -255,14 +303,13 @@ impl CidrIdentities {
     }
 }
 
-/// Whether this is a number of a set of labels.
-fn is_of_labels(id: Identity) -> bool {
-    (Identity::CLUSTER_MIN..=Identity::CLUSTER_MAX).contains(&id)
-}
-
 /// The first free number after `after`, going round.
-fn next_free(after: u32, first: u32, last: u32, used: impl Fn(u32) -> bool) -> Option<u32> {
+fn next_free(after: u32, range: Range, used: impl Fn(u32) -> bool) -> Result<u32, Exhausted> {
+    let Range { kind, first, last } = range;
     let start = after.saturating_add(1).clamp(first, last);
     let start = if after >= last { first } else { start };
-    (start..=last).chain(first..start).find(|n| !used(*n))
+    (start..=last)
+        .chain(first..start)
+        .find(|n| !used(*n))
+        .ok_or(Exhausted { kind, first, last })
 }

@@ -105,6 +105,14 @@ impl Claims {
         }
     }
 
+    /// The prefixes that an owner claims.
+    pub(crate) fn of(&self, owner: &Owner) -> impl Iterator<Item = &IpNet> {
+        self.by_owner
+            .get(owner)
+            .into_iter()
+            .flat_map(BTreeMap::keys)
+    }
+
     /// The strongest claim of a prefix.
     pub(crate) fn strongest(&self, prefix: &IpNet) -> Option<(&Owner, &Claim)> {
         self.by_prefix.get(prefix)?.first_key_value()

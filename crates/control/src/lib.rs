@@ -21,6 +21,7 @@ pub mod ipam;
 mod ipcache;
 pub mod labels;
 mod persisted;
+mod places;
 mod pods;
 mod policies;
 mod routes;

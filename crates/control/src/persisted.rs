@@ -21,6 +21,10 @@ pub struct Persisted {
     pub identities: LabelIdentities,
     /// Identities of prefixes.
     pub cidr_identities: CidrIdentities,
+    /// Identities of other nodes' addresses, where prefixes select nodes.
+    pub node_identities: CidrIdentities,
+    /// Identities of workloads by labels and place, where prefixes select them.
+    pub placed_identities: LabelIdentities,
     /// The last epoch of identities.
     pub epoch: u32,
 }
@@ -38,6 +42,12 @@ pub struct PersistedChange {
     /// The same of prefixes.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub cidr_identities: BTreeMap<u32, Option<IpNet>>,
+    /// The same of nodes' addresses.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_identities: BTreeMap<u32, Option<IpNet>>,
+    /// The same of workloads by labels and place.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub placed_identities: BTreeMap<u32, Option<Labels>>,
     /// The last epoch of identities.
     pub epoch: u32,
 }
@@ -45,7 +55,12 @@ pub struct PersistedChange {
 impl Persisted {
     /// Tells one state from the next without comparing everything.
     pub(crate) fn stamp(&self) -> impl PartialEq + use<> {
-        let identities = (self.identities.stamp(), self.cidr_identities.stamp());
+        let identities = (
+            self.identities.stamp(),
+            self.cidr_identities.stamp(),
+            self.node_identities.stamp(),
+            self.placed_identities.stamp(),
+        );
         (self.numbers_stamp(), identities, self.epoch)
     }
 
@@ -64,6 +79,12 @@ impl Persisted {
         }
         for (number, prefix) in change.cidr_identities {
             self.cidr_identities.put(number, prefix);
+        }
+        for (number, address) in change.node_identities {
+            self.node_identities.put(number, address);
+        }
+        for (number, labels) in change.placed_identities {
+            self.placed_identities.put(number, labels);
         }
         self.epoch = change.epoch;
     }
@@ -86,6 +107,8 @@ impl Controller {
             numbers: (told != Some(stamp)).then(|| numbers.clone()),
             identities: self.persisted.identities.take_changed(),
             cidr_identities: self.persisted.cidr_identities.take_changed(),
+            node_identities: self.persisted.node_identities.take_changed(),
+            placed_identities: self.persisted.placed_identities.take_changed(),
             epoch: self.persisted.epoch,
         }
     }

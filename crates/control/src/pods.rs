@@ -8,8 +8,10 @@ use axon_policy::NamedPorts;
 use axon_statedb::Snapshot;
 
 use crate::config::{Config, IdentityMode};
-use crate::identity::{Exhausted, LabelIdentities};
+use crate::identity::{Exhausted, LabelIdentities, Range};
 use crate::labels::identity_labels;
+use crate::persisted::Persisted;
+use crate::places::Places;
 use crate::seen::Seen;
 
 /// Where numbers of labels come from.
@@ -101,10 +103,35 @@ impl Numbering {
     }
 }
 
+impl Numbering {
+    /// The number of a workload of these labels: the labels' own, or one for
+    /// where it is, if `placed` tells more.
+    pub(crate) fn number_placed(
+        &self,
+        base: &Labels,
+        placed: &Labels,
+        persisted: &mut Persisted,
+    ) -> Result<Identity, Unnumbered> {
+        if base == placed {
+            return self.number(base, &mut persisted.identities);
+        }
+        if self.mode == IdentityMode::Crd {
+            self.number(base, &mut persisted.identities)?;
+        }
+        let numbers = &mut persisted.placed_identities;
+        numbers
+            .allocate_in(Range::PLACES, placed)
+            .map_err(Unnumbered::Exhausted)
+    }
+}
+
 /// What is known of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodFacts {
-    /// The labels that make its identity.
+    /// Its labels, as far as they make identities.
+    base: Labels,
+    /// The labels that make its identity: also of where it is, where prefixes
+    /// select pods.
     pub(crate) labels: Labels,
     /// Their number.
     pub(crate) identity: Result<Identity, Unnumbered>,
@@ -139,18 +166,22 @@ impl Pods {
         key: &ObjectKey,
         pod: Option<&Pod>,
         namespaces: &Snapshot<String, Namespace>,
-        config: &Config,
-        numbers: (&Numbering, &mut LabelIdentities),
+        (config, places): (&Config, &Places),
+        (numbering, persisted): (&Numbering, &mut Persisted),
     ) -> bool {
         let Some(pod) = pod.filter(|pod| !pod.host_network) else {
             return self.replace(key, None);
         };
         let unknown = Namespace::default();
         let namespace = namespaces.get(&pod.namespace).map_or(&unknown, |n| &**n);
-        let labels = identity_labels(pod, namespace, &config.cluster_name, &config.label_filter);
-        let (numbering, local) = numbers;
+        let base = identity_labels(pod, namespace, &config.cluster_name, &config.label_filter);
+        let labels = match config.cidr_selects_pods {
+            true => places.labels(&base, places.local(key).unwrap_or(&pod.ips)),
+            false => base.clone(),
+        };
         let facts = PodFacts {
-            identity: numbering.number(&labels, local),
+            identity: numbering.number_placed(&base, &labels, persisted),
+            base,
             labels,
             named_ports: named_ports(pod),
         };
@@ -206,11 +237,11 @@ impl Pods {
     pub(crate) fn renumber(
         &mut self,
         numbering: &Numbering,
-        local: &mut LabelIdentities,
+        persisted: &mut Persisted,
     ) -> Vec<ObjectKey> {
         let mut renumbered = Vec::new();
         for (key, facts) in &self.facts {
-            let identity = numbering.number(&facts.labels, local);
+            let identity = numbering.number_placed(&facts.base, &facts.labels, persisted);
             if facts.identity != identity {
                 let facts = facts.clone();
                 renumbered.push((key.clone(), PodFacts { identity, ..facts }));

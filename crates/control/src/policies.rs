@@ -73,7 +73,7 @@ impl Controller {
             .collect();
         let mut changed = BTreeSet::new();
         for (key, group) in wanted {
-            changed.extend(self.engine.upsert_group(key, group));
+            changed.extend(self.engine.upsert_group(&key, group));
         }
         if view.policies_are_complete() {
             for key in gone {
@@ -95,6 +95,9 @@ impl Controller {
             .chain(by_groups.copied())
             .filter(|prefix| self.carries(matches!(prefix, IpNet::V6(_))))
             .collect();
+        if self.config.cidr_selects_pods {
+            self.places.set_named(named.clone());
+        }
         let outside = |prefix: &&IpNet| !self.pod_cidrs.keys().any(|pods| pods.contains(*prefix));
         let outside: BTreeSet<IpNet> = named.iter().filter(outside).copied().collect();
         self.prefixes_exhausted = None;

@@ -125,22 +125,22 @@ impl Engine {
     }
 
     /// Puts a group in place. Hands back the identities for which that is news.
-    pub fn upsert_group(&mut self, key: GroupKey, group: Group) -> BTreeSet<Identity> {
-        if self.groups.known().get(&key) == Some(&group) {
+    pub fn upsert_group(&mut self, key: &GroupKey, group: Group) -> BTreeSet<Identity> {
+        if self.groups.known().get(key) == Some(&group) {
             return BTreeSet::new();
         }
-        let old = self.groups.replace(&key, Some(group.clone()));
-        self.regroup([old, Some(group)])
+        let old = self.groups.replace(key, Some(group.clone()));
+        self.regroup(&[old, Some(group)])
     }
 
     /// Forgets a group. Hands back the identities for which that is news.
     pub fn remove_group(&mut self, key: &GroupKey) -> BTreeSet<Identity> {
         let old = self.groups.replace(key, None);
-        self.regroup([old, None])
+        self.regroup(&[old, None])
     }
 
     /// Looks again at the identities that may be in a group, before or now.
-    fn regroup(&mut self, group: [Option<Group>; 2]) -> BTreeSet<Identity> {
+    fn regroup(&mut self, group: &[Option<Group>; 2]) -> BTreeSet<Identity> {
         let pivots: Vec<_> = group.iter().flatten().flat_map(Group::pivots).collect();
         let mut changed = self.whos.under(&pivots);
         changed.retain(|id| {

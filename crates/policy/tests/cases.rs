@@ -206,11 +206,11 @@ fn a_group_that_changes_touches_the_rows_of_who_changes() {
         0,
         "a missing group selects nobody"
     );
-    assert_eq!(engine.upsert_group(key.clone(), group(1..=50)).len(), 50);
+    assert_eq!(engine.upsert_group(&key, group(1..=50)).len(), 50);
     let fifty = look(&mut engine);
     assert_eq!(fifty.number, without.number);
     assert_eq!(fifty.rows.classes.len(), 49, "but for the hole");
-    assert_eq!(engine.upsert_group(key.clone(), group(2..=51)).len(), 2);
+    assert_eq!(engine.upsert_group(&key, group(2..=51)).len(), 2);
     let moved = look(&mut engine);
     assert_eq!(moved.number, without.number);
     assert_eq!(moved.rows.entries, fifty.rows.entries);

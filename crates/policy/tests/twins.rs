@@ -74,7 +74,7 @@ fn apply(edit: &Edit, world: &mut World, engine: &mut Engine) {
         Edit::Group(key, group) => {
             world.groups.insert(key.clone(), group.clone());
             let known = engine.identities().clone();
-            let told = engine.upsert_group(key.clone(), group.clone());
+            let told = engine.upsert_group(key, group.clone());
             assert_eq!(told, differing(&known, engine));
         }
         Edit::NoGroup(key) => {

@@ -56,6 +56,10 @@ pub struct Network {
     pub audit: bool,
     /// The node reaches its pods whatever policy says.
     pub allow_localhost: bool,
+    /// Prefixes in policy select nodes too.
+    pub cidr_selects_nodes: bool,
+    /// Prefixes in policy select pods too.
+    pub cidr_selects_pods: bool,
 }
 
 impl Network {
@@ -73,7 +77,10 @@ impl Network {
                  enable-ipv4-masquerade and enable-ipv6-masquerade",
             );
         }
+        let [cidr_selects_nodes, cidr_selects_pods] = cidr_match_mode(reader);
         let network = Self {
+            cidr_selects_nodes,
+            cidr_selects_pods,
             ipv4: reader.boolean("enable-ipv4"),
             ipv6: reader.boolean("enable-ipv6"),
             devices: reader.settings.list("devices"),
@@ -137,6 +144,17 @@ impl Network {
             );
         }
     }
+}
+
+/// Whether prefixes in policy select nodes, and pods.
+fn cidr_match_mode(reader: &mut Reader<'_>) -> [bool; 2] {
+    let name = "policy-cidr-match-mode";
+    let words = ["nodes", "pods"];
+    let modes = reader.settings.list(name);
+    if let Some(other) = modes.iter().find(|mode| !words.contains(&mode.as_str())) {
+        reader.refuse(name, format!("nodes, pods, both or nothing, not {other:?}"));
+    }
+    words.map(|word| modes.iter().any(|mode| mode == word))
 }
 
 fn labels(reader: &mut Reader<'_>) -> LabelFilter {

@@ -216,6 +216,12 @@ pub const OPTIONS: &[Spec] = &[
         "When the node reaches its pods whatever policy says: auto, always or policy",
     ),
     option(
+        "policy-cidr-match-mode",
+        List,
+        "",
+        "Whom prefixes in policy select beside the world, by their addresses: nodes, pods",
+    ),
+    option(
         "endpoint-ready-timeout",
         Duration,
         "10s",

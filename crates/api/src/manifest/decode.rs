@@ -228,6 +228,7 @@ fn decode(head: &Head, tree: Value) -> Result<Option<Object>, Problem> {
         "CiliumCIDRGroup" => {
             let mut group: cilium::CiliumCidrGroup = from_tree(tree)?;
             group.metadata.clone_from(metadata);
+            version.clone_into(&mut group.api_version);
             group.to_model()?;
             Object::CiliumCidrGroup(group)
         }

@@ -65,7 +65,7 @@ fn web() -> Cluster {
 }
 
 /// Whom an address outside is, and whether web may send to it.
-fn may(c: &Cluster, addr: &str) -> bool {
+pub(crate) fn may(c: &Cluster, addr: &str) -> bool {
     let addr = ip(addr);
     let entries = c.controller.ips().into_iter();
     let around = entries.filter(|entry| entry.prefix.contains(&addr));

@@ -4,4 +4,5 @@ mod cases;
 mod groups;
 mod histories;
 mod numbers;
+mod places;
 mod world;

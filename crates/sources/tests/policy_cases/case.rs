@@ -28,6 +28,7 @@ struct State {
     #[serde(default)]
     probes: Vec<Probe>,
     expect: Option<Matrices>,
+    expect_ipblock_covers_pods: Option<Matrices>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -85,18 +86,30 @@ pub(crate) enum Outcome {
 
 impl Case {
     pub(crate) fn check(&self) -> Outcome {
-        if self.config.cidr_match_mode.is_empty() {
-            self.check_states()
-        } else {
-            Outcome::Skipped("policyCIDRMatchMode".to_owned())
+        let outcome = self.check_states(&self.config, false);
+        let Outcome::Held(checked) = outcome else {
+            return outcome;
+        };
+        let mut states = self.states().iter();
+        if states.all(|state| state.expect_ipblock_covers_pods.is_none()) {
+            return outcome;
+        }
+        // Once more, as Kubernetes' words are read literally.
+        match self.check_states(&self.config.literal(), true) {
+            Outcome::Held(literal) => Outcome::Held(checked + literal),
+            other => other,
         }
     }
 
-    fn check_states(&self) -> Outcome {
+    fn states(&self) -> &[State] {
         let one = std::slice::from_ref(&self.state);
+        self.steps.as_deref().unwrap_or(one)
+    }
+
+    fn check_states(&self, config: &Setting, literal: bool) -> Outcome {
         let mut checked = 0;
-        for state in self.steps.as_deref().unwrap_or(one) {
-            let world = World::new(&state.cluster, &self.config, &state.policies);
+        for state in self.states() {
+            let world = World::new(&state.cluster, config, &state.policies);
             let world = match (world, &self.expect_reject) {
                 (Err(_), Some(_)) => return Outcome::Held(1),
                 (Ok(_), Some(reason)) => {
@@ -108,7 +121,7 @@ impl Case {
                 (Err(error), None) => return Outcome::Failed(vec![error.to_string()]),
                 (Ok(world), None) => world,
             };
-            let probes = state.probes();
+            let probes = state.probes(literal);
             checked += probes.len();
             let failed: Vec<String> = probes.iter().filter_map(|p| p.check(&world)).collect();
             if !failed.is_empty() {
@@ -137,9 +150,11 @@ impl Probe {
 
 impl State {
     /// The probes, and those that the matrices stand for.
-    fn probes(&self) -> Vec<Probe> {
+    fn probes(&self, literal: bool) -> Vec<Probe> {
         let mut probes = self.probes.clone();
-        let Some(matrices) = &self.expect else {
+        let other = self.expect_ipblock_covers_pods.as_ref();
+        let other = other.filter(|_| literal);
+        let Some(matrices) = other.or(self.expect.as_ref()) else {
             return probes;
         };
         let pods = &matrices.grid.order;

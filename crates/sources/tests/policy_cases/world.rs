@@ -9,23 +9,38 @@ use axon_control::labels::{LabelFilter, identity_labels};
 use axon_model::{GroupKey, GroupRef, Label, Labels, Namespace, Pod, PodPort, Protocol};
 use axon_policy::{
     Enforcement, Group, IdentityInfo, Lookup, Numbers, Packet, PolicyConfig, Verdict, cidr_labels,
-    groups_in_use, policy_groups, policy_prefixes, reserved_identities, resolve,
+    groups_in_use, narrowest, policy_groups, policy_prefixes, reserved_identities, resolve,
 };
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// First number of a pod's, and of a prefix's identity.
+/// First number of a pod's, of a prefix's and of a node's identity.
 const POD: u32 = 1000;
 const PREFIX: u32 = 0x0100_0001;
+const NODE: u32 = 0x0200_0001;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Setting {
     enforcement: String,
     allow_localhost: String,
     #[serde(rename = "policyCIDRMatchMode")]
-    pub(crate) cidr_match_mode: Vec<String>,
+    cidr_match_mode: Vec<String>,
+}
+
+impl Setting {
+    /// The same, with prefixes that select whoever has their addresses.
+    pub(crate) fn literal(&self) -> Self {
+        Self {
+            cidr_match_mode: vec!["nodes".to_owned(), "pods".to_owned()],
+            ..self.clone()
+        }
+    }
+
+    fn selects(&self, whom: &str) -> bool {
+        self.cidr_match_mode.iter().any(|mode| mode == whom)
+    }
 }
 
 /// One end of a connection; one of these is given.
@@ -70,7 +85,10 @@ pub(crate) struct World {
     allow_localhost: bool,
     pods: BTreeMap<String, (Identity, String)>,
     prefixes: BTreeMap<IpNet, Identity>,
-    sets: BTreeMap<Identity, Lookup>,
+    /// Identities of nodes' addresses, where prefixes select nodes.
+    nodes: BTreeMap<String, Identity>,
+    /// By node, whose host is another for each, and identity.
+    sets: BTreeMap<String, BTreeMap<Identity, Lookup>>,
 }
 
 fn items<'a>(cluster: &'a Value, field: &str) -> &'a [Value] {
@@ -100,6 +118,7 @@ impl World {
                 _ => Enforcement::Default,
             },
             cluster_name: text(cluster, "name").to_owned(),
+            cidr_selects_pods: setting.selects("pods"),
             ..PolicyConfig::default()
         };
         let mut world = axon_policy::World {
@@ -119,15 +138,13 @@ impl World {
                 world.policies.insert(policy.origin.clone(), policy);
             }
         }
-        world.groups = groups(
-            cluster,
-            world.policies.values().flat_map(policy_groups).collect(),
-        );
+        let refs = world.policies.values().flat_map(policy_groups).collect();
+        world.groups = groups(cluster, &refs);
         let by_policies = world.policies.values().flat_map(policy_prefixes);
         let by_groups = world.groups.values().flat_map(Group::prefixes).copied();
         let all: BTreeSet<IpNet> = by_policies.chain(by_groups).collect();
         let mut prefixes = BTreeMap::new();
-        for (prefix, number) in all.into_iter().zip(PREFIX..) {
+        for (prefix, number) in all.iter().copied().zip(PREFIX..) {
             let info = IdentityInfo {
                 prefix: Some(prefix),
                 ..IdentityInfo::labelled(cidr_labels(&config, prefix))
@@ -138,23 +155,55 @@ impl World {
         let mut pods = BTreeMap::new();
         for (pod, number) in items(cluster, "pods").iter().zip(POD..) {
             let name = format!("{}/{}", text(pod, "namespace"), text(pod, "name"));
-            let info = pod_identity(cluster, pod);
+            let mut info = pod_identity(cluster, pod);
+            if config.cidr_selects_pods {
+                // As the agent tells workloads apart.
+                let place = narrowest(&all, text(pod, "ip").parse().expect("ip"));
+                info.addresses.extend(place);
+                for whole in config.everywhere() {
+                    if !place.is_some_and(|place| whole.contains(&place)) {
+                        info.addresses.insert(whole);
+                    }
+                }
+            }
             pods.insert(name, (Identity(number), text(pod, "node").to_owned()));
             world.identities.insert(Identity(number), info);
             world.subjects.insert(Identity(number));
         }
         world.subjects.insert(Identity::INIT);
-        let resolution = resolve(&config, &world, &mut Numbers::default());
-        let set = |(id, number): (&Identity, &u32)| {
-            let rows = &resolution.sets.get(number)?.rows;
-            Some((*id, Lookup::new(rows)))
-        };
+        let mut nodes = BTreeMap::new();
+        if setting.selects("nodes") {
+            for (node, number) in items(cluster, "nodes").iter().zip(NODE..) {
+                let info = IdentityInfo {
+                    addresses: [address(node)].into(),
+                    ..world.identities[&remote_node(node)].clone()
+                };
+                world.identities.insert(Identity(number), info);
+                nodes.insert(text(node, "name").to_owned(), Identity(number));
+            }
+        }
+        let mut sets = BTreeMap::new();
+        for node in items(cluster, "nodes") {
+            let mut world = world.clone();
+            let host = world.identities.get_mut(&Identity::HOST).expect("the host");
+            if setting.selects("nodes") {
+                host.addresses = [address(node)].into();
+            }
+            let resolution = resolve(&config, &world, &mut Numbers::default());
+            let set = |(id, number): (&Identity, &u32)| {
+                let rows = &resolution.sets.get(number)?.rows;
+                Some((*id, Lookup::new(rows)))
+            };
+            let of_node = resolution.subjects.iter().filter_map(set).collect();
+            sets.insert(text(node, "name").to_owned(), of_node);
+        }
         Ok(Self {
             cluster: cluster.clone(),
             allow_localhost: setting.allow_localhost != "policy",
             pods,
             prefixes,
-            sets: resolution.subjects.iter().filter_map(set).collect(),
+            nodes,
+            sets,
         })
     }
 
@@ -174,7 +223,8 @@ impl World {
                 protocol: protocol.0,
                 port,
             };
-            let set = self.sets.get(&subject.identity);
+            let sets = subject.node.and_then(|node| self.sets.get(node));
+            let set = sets.and_then(|sets| sets.get(&subject.identity));
             set.map(|set| set.verdict(packet))
         };
         let egress = verdict(source, destination, Direction::Egress);
@@ -217,10 +267,10 @@ impl World {
                 (_, Some(special)) => text(self.named("specials", special), "node") == name,
                 _ => false,
             };
-            let identity = match (local, node["kubeApiserver"] == true) {
+            let identity = match (local, self.nodes.get(name)) {
                 (true, _) => Identity::HOST,
-                (false, true) => Identity::KUBE_APISERVER,
-                (false, false) => Identity::REMOTE_NODE,
+                (false, Some(identity)) => *identity,
+                (false, None) => remote_node(node),
             };
             return Who {
                 identity,
@@ -262,7 +312,7 @@ fn word(verdict: Option<Verdict>) -> &'static str {
 }
 
 /// The groups that policies refer to, from manifests of the case's objects.
-fn groups(cluster: &Value, refs: BTreeSet<GroupRef>) -> BTreeMap<GroupKey, Group> {
+fn groups(cluster: &Value, refs: &BTreeSet<GroupRef>) -> BTreeMap<GroupKey, Group> {
     let mut manifests = Vec::new();
     for group in items(cluster, "cidrGroups") {
         manifests.push(json!({
@@ -307,7 +357,19 @@ fn groups(cluster: &Value, refs: BTreeSet<GroupRef>) -> BTreeMap<GroupKey, Group
         }
     }
     let slices = slices.iter().map(|(key, slice)| (key, slice));
-    groups_in_use(&refs, cidr_groups.iter(), services.iter(), slices)
+    groups_in_use(refs, cidr_groups.iter(), services.iter(), slices)
+}
+
+fn remote_node(node: &Value) -> Identity {
+    match node["kubeApiserver"] == true {
+        true => Identity::KUBE_APISERVER,
+        false => Identity::REMOTE_NODE,
+    }
+}
+
+fn address(node: &Value) -> IpNet {
+    let address: IpAddr = text(node, "ip").parse().expect("ip");
+    address.into()
 }
 
 fn reserved_number(name: &str) -> Identity {
