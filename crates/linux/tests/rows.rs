@@ -138,7 +138,7 @@ fn telling(number: u32, told: &[(u32, u32)]) -> PolicyRows {
             identity: Identity(*identity),
         };
         rows.classes.insert(key, ClassRow { class: *class });
-        for (key, entry) in one.entries.iter() {
+        for (key, entry) in &one.entries {
             let flags = PolicyEntryFlags::DENY;
             rows.entries.insert(*key, PolicyEntry { flags, ..*entry });
         }
