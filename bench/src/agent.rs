@@ -7,6 +7,8 @@
 //! The traffic comes from one process that has sockets in every pod, so that
 //! the pods cost no more than their namespaces.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -125,6 +127,13 @@ fn row(args: &AgentArgs, node: &Node, agent: Agent, pods: &[Pod]) -> Result<(Row
     let before = (agent.cpu_ms()?, agent.wakeups()?);
     thread::sleep(Duration::from_secs(args.idle_s));
     let after = (agent.cpu_ms()?, agent.wakeups()?);
+    // Threads that have ended meanwhile are not counted.
+    let earlier = |thread| before.1.get(thread).copied().unwrap_or(0);
+    let news = after
+        .1
+        .iter()
+        .map(|(thread, count)| count.saturating_sub(earlier(thread)));
+    let wakeups: u64 = news.sum();
     let idle_s = args.idle_s.max(1) as f64;
     let mut agent = agent;
     let mut ready_ms = Vec::new();
@@ -143,7 +152,7 @@ fn row(args: &AgentArgs, node: &Node, agent: Agent, pods: &[Pod]) -> Result<(Row
         tried,
         made,
         idle_percent: (after.0 - before.0) / idle_s / 10.0,
-        wakeups_per_s: after.1.saturating_sub(before.1) as f64 / idle_s,
+        wakeups_per_s: wakeups as f64 / idle_s,
         ready_ms: median(ready_ms),
     };
     Ok((row, agent))
@@ -187,12 +196,14 @@ impl Agent {
         Ok(ticks * TICK_MS)
     }
 
-    /// How often its threads have gone to sleep.
-    fn wakeups(&self) -> Result<u64> {
+    /// How often each of its threads has gone to sleep.
+    fn wakeups(&self) -> Result<BTreeMap<OsString, u64>> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()))?;
-        let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status")).ok();
-        let all = tasks.flatten().filter_map(status);
-        Ok(all.map(|s| field(&s, "voluntary_ctxt_switches:")).sum())
+        let of = |task: fs::DirEntry| {
+            let status = fs::read_to_string(task.path().join("status")).ok()?;
+            Some((task.file_name(), field(&status, "voluntary_ctxt_switches:")))
+        };
+        Ok(tasks.flatten().filter_map(of).collect())
     }
 }
 
