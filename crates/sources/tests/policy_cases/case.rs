@@ -1,5 +1,8 @@
 //! A case, and its check.
 
+use std::collections::BTreeMap;
+
+use axon_policy::Request;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -41,6 +44,75 @@ struct Probe {
     expect: String,
     egress: Option<String>,
     ingress: Option<String>,
+    #[serde(flatten)]
+    said: Said,
+    l7_expect: Option<String>,
+}
+
+/// What is said on the connection.
+#[derive(Clone, Debug, Default, Deserialize)]
+struct Said {
+    http: Option<Http>,
+    dns: Option<Dns>,
+    kafka: Option<Kafka>,
+    tls: Option<Tls>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Http {
+    method: String,
+    path: String,
+    host: String,
+    headers: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Dns {
+    query: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Kafka {
+    api_key: String,
+    topics: Vec<String>,
+    #[serde(rename = "clientID")]
+    client_id: String,
+    api_version: i16,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Tls {
+    sni: String,
+}
+
+impl Said {
+    fn request(&self) -> Option<Request> {
+        let own = self.clone();
+        let http = own.http.map(|http| Request::Http {
+            method: http.method,
+            path: http.path,
+            host: http.host,
+            headers: http.headers.into_iter().collect(),
+        });
+        let dns = own.dns.map(|dns| Request::Dns { query: dns.query });
+        let kafka = own.kafka.map(|kafka| Request::Kafka {
+            api_key: match kafka.api_key.as_str() {
+                "produce" => 0,
+                "fetch" => 1,
+                "metadata" => 3,
+                "apiversions" => 18,
+                other => panic!("no number for {other}"),
+            },
+            api_version: kafka.api_version,
+            client_id: kafka.client_id,
+            topics: kafka.topics,
+        });
+        let tls = own.tls.map(|tls| Request::Tls {
+            server_name: tls.sni,
+        });
+        http.or(dns).or(kafka).or(tls)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -143,7 +215,13 @@ impl Probe {
         };
         let good = both.unwrap_or("allow") == self.expect
             && is(&self.egress, egress)
-            && is(&self.ingress, ingress);
+            && is(&self.ingress, ingress)
+            && self.l7_expect.as_ref().is_none_or(|expected| {
+                let request = self.said.request().expect("something said");
+                let ends = (&self.from, &self.to);
+                let passes = world.passes(ends, protocol, self.port, &request);
+                expected == if passes { "allow" } else { "deny" }
+            });
         (!good).then(|| format!("{self:?}: got egress {egress}, ingress {ingress}"))
     }
 }
@@ -171,6 +249,8 @@ impl State {
                         expect: cell(&grid.both, s, d),
                         egress: Some(cell(&grid.egress, s, d)),
                         ingress: Some(cell(&grid.ingress, s, d)),
+                        said: Said::default(),
+                        l7_expect: None,
                     });
                 }
             }
@@ -185,6 +265,8 @@ impl State {
                 expect: word(letter),
                 egress: None,
                 ingress: None,
+                said: Said::default(),
+                l7_expect: None,
             };
             for (pod, letter) in pods.iter().zip(line.to_pods.bytes()) {
                 probes.push(probe(&far, &End::pod(pod), letter));

@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use axon_abi::{Direction, Identity};
 use axon_api::manifest::{self, ManifestError, Object};
 use axon_control::labels::{LabelFilter, identity_labels};
-use axon_model::{GroupKey, GroupRef, Label, Labels, Namespace, Pod, PodPort, Protocol};
+use axon_model::{GroupKey, GroupRef, Label, Labels, Namespace, Pod, PodPort, Protocol, Subject};
 use axon_policy::{
-    Enforcement, Group, IdentityInfo, Lookup, Numbers, Packet, PolicyConfig, Verdict, cidr_labels,
-    groups_in_use, narrowest, policy_groups, policy_prefixes, reserved_identities, resolve,
+    Connection, Enforcement, Group, IdentityInfo, Lookup, Numbers, Packet, PolicyConfig, Request,
+    Verdict, cidr_labels, groups_in_use, narrowest, policy_groups, policy_prefixes,
+    reserved_identities, resolve,
 };
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -82,6 +83,8 @@ struct Who<'a> {
 
 pub(crate) struct World {
     cluster: Value,
+    config: PolicyConfig,
+    world: axon_policy::World,
     allow_localhost: bool,
     pods: BTreeMap<String, (Identity, String)>,
     prefixes: BTreeMap<IpNet, Identity>,
@@ -200,10 +203,53 @@ impl World {
         Ok(Self {
             cluster: cluster.clone(),
             allow_localhost: setting.allow_localhost != "policy",
+            config: PolicyConfig {
+                allow_localhost: setting.allow_localhost != "policy",
+                ..config
+            },
+            world,
             pods,
             prefixes,
             nodes,
             sets,
+        })
+    }
+
+    /// Whether the proxies of both ends let pass what is said.
+    pub(crate) fn passes(
+        &self,
+        (from, to): (&End, &End),
+        protocol: Protocol,
+        port: u16,
+        request: &Request,
+    ) -> bool {
+        let (source, destination) = (self.who(from, to), self.who(to, from));
+        let identities = &self.world.identities;
+        let info = |who: Who<'_>| identities.get(&who.identity).expect("an identity");
+        let ends = [
+            (Direction::Egress, source, destination),
+            (Direction::Ingress, destination, source),
+        ];
+        ends.into_iter().all(|(direction, subject, remote)| {
+            let labels = &info(subject).labels;
+            let rules = self
+                .world
+                .policies
+                .values()
+                .flat_map(|policy| &policy.rules);
+            let about = rules.filter(|rule| match &rule.subject {
+                Subject::Endpoints(selector) => selector.matches(labels),
+                Subject::Nodes(_) => false,
+            });
+            let connection = Connection {
+                direction,
+                remote: (remote.identity, info(remote)),
+                receiver: info(destination),
+                protocol: protocol.0,
+                port,
+            };
+            let entries = about.flat_map(|rule| &rule.entries);
+            axon_policy::passes(&self.config, entries, &connection, request)
         })
     }
 
