@@ -194,6 +194,9 @@ pub(crate) fn wake_on_changes(observed: &Observed, engine: &EngineHandle) {
     observed.nodes.on_change(wake());
     observed.pods.on_change(wake());
     observed.policies.on_change(wake());
+    observed.cidr_groups.on_change(wake());
+    observed.services.on_change(wake());
+    observed.endpoint_slices.on_change(wake());
     observed.cilium_endpoints.on_change(wake());
     observed.identities.on_change(wake());
     observed.endpoints.on_change(wake());
