@@ -88,7 +88,8 @@ pub fn evaluate(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropR
 fn classify(tables: &impl Tables, scratch: &mut Scratch) {
     let Question { set, remote, .. } = scratch.question;
     let scope = remote.scope();
-    let needs_row = matches!(scope, Scope::Cluster) || remote.0 >> 24 == 1;
+    // Numbers of prefixes and of nodes have a scope of their own in the upper byte.
+    let needs_row = matches!(scope, Scope::Cluster) || remote.0 >> 24 != 0;
     scratch.class = class::ANY;
     if matches!(scope, Scope::Unknown) || needs_row && !tables.identity_known(remote) {
         return;

@@ -27,6 +27,7 @@ pub(super) const STRANGER: u32 = 77;
 
 pub(super) fn cases(net: &Net) -> Vec<Case> {
     let mut cases = missing_rows(net);
+    cases.extend(unexplained(net));
     cases.push(origins(net));
     cases.extend(borrowers(net));
     cases.push(errors(net));
@@ -106,6 +107,36 @@ fn missing_rows(net: &Net) -> Vec<Case> {
             ],
         ),
     ]
+}
+
+/// Everybody may come, but who has a number that nobody explains.
+fn unexplained(net: &Net) -> Vec<Case> {
+    let tcp = Build::tcp(net.remote, net.b, (1, 80), SYN);
+    let numbers = [
+        ("a workload", IDENTITY_REMOTE),
+        ("a prefix", WIDE),
+        ("a node", Identity(Identity::REMOTE_NODE_MIN.0 + 1)),
+    ];
+    let case = |(name, number): (&'static str, Identity)| {
+        let mut world = Net::scene();
+        world.known(net.remote, number, 0);
+        world.rule(
+            2,
+            None,
+            Rule {
+                precedence: 1,
+                ..Rule::default()
+            },
+        );
+        let mut without = world.clone();
+        without.identities.remove(&number);
+        let arrive = |expected| vec![arrives(name, &tcp, expected)];
+        [
+            net.case("known to policy", world, arrive(to(POD_B))),
+            net.case("unknown to policy", without, arrive(DENIED)),
+        ]
+    };
+    numbers.into_iter().flat_map(case).collect()
 }
 
 /// What the node's stack sends to the second endpoint, by where it got it.
