@@ -66,6 +66,8 @@ pub(crate) struct Term {
     pub(crate) deny: bool,
     /// What is said must be asked about.
     pub(crate) redirect: bool,
+    /// Which of several terms decides: the one of the highest rank.
+    pub(crate) rank: u8,
     /// Index of the far side in [`Compiled::whos`].
     pub(crate) who: usize,
     /// Protocols and ports.
@@ -108,6 +110,7 @@ pub(crate) fn compile(
         flags |= PolicySetFlags::DEFAULT_DENY_EGRESS;
     }
     let mut compiler = Compiler {
+        proxy: config.proxy,
         subject: &traits.named_ports,
         declared,
         whos: BTreeMap::new(),
@@ -144,6 +147,7 @@ pub(crate) fn from_host() -> RuleEntry {
 }
 
 struct Compiler<'a> {
+    proxy: bool,
     subject: &'a NamedPorts,
     declared: &'a NamedPorts,
     whos: BTreeMap<Who, usize>,
@@ -189,12 +193,22 @@ impl Compiler<'_> {
             // No format can say this; an entry without direction says nothing.
             Direction::Unknown => return,
         };
+        let deny = entry.action == Action::Deny;
+        let redirect = entry.l7.is_some();
         let next = self.whos.len();
         let who = *self.whos.entry(who).or_insert(next);
         self.terms.push(Term {
             direction,
-            deny: entry.action == Action::Deny,
-            redirect: entry.l7.is_some(),
+            deny,
+            redirect,
+            rank: match (deny, redirect) {
+                (true, _) => 3,
+                // The proxy knows also what passes whatever is said.
+                (false, true) if self.proxy => 2,
+                (false, false) => 1,
+                // Nobody listens: what may pass anyway does.
+                (false, true) => 0,
+            },
             who,
             l4,
             rule,

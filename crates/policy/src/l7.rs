@@ -18,10 +18,11 @@ use crate::ports::{PortTerm, terms};
 use crate::select::Who;
 use crate::{IdentityInfo, PolicyConfig};
 
-/// Kinds of requests of Kafka that name topics: produce, fetch, offsets,
-/// metadata, leaderandisr, stopreplica, updatemetadata, offsetcommit,
-/// offsetfetch, and those that make, remove and clear topics.
-const KAFKA_WITH_TOPICS: [i16; 14] = [0, 1, 2, 3, 4, 5, 6, 8, 9, 19, 20, 21, 23, 24];
+/// Kinds of requests of Kafka that name topics, by number: from produce and
+/// fetch to those that make, remove, clear and alter topics.
+const KAFKA_WITH_TOPICS: [i16; 19] = [
+    0, 1, 2, 3, 4, 5, 6, 8, 9, 19, 20, 21, 23, 24, 27, 28, 34, 35, 37,
+];
 
 /// What is said on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,10 +116,14 @@ fn is_for(entry: &RuleEntry, connection: &Connection<'_>) -> bool {
 
 /// Whether a request is as an entry asks.
 fn holds(l7: &L7, request: &Request) -> bool {
-    if let Request::Tls { server_name } = request
-        && !l7.server_names.is_empty()
-    {
-        return l7.server_names.iter().any(|name| name.matches(server_name));
+    if !l7.server_names.is_empty() {
+        // What is said inside has to be asked of the entries that the server's name has passed.
+        return match request {
+            Request::Tls { server_name } if !server_name.is_empty() => {
+                l7.server_names.iter().any(|name| name.matches(server_name))
+            }
+            _ => false,
+        };
     }
     match (&l7.rules, request) {
         (L7Rules::Any, _) => true,
@@ -152,17 +157,22 @@ fn http(rule: &HttpRule, texts: [&String; 3], headers: &[(String, String)]) -> b
     matches && rule.headers.iter().all(|rule| header(rule, headers))
 }
 
-/// Whether a header is as asked for, or may be otherwise. What a secret holds
-/// is not known here: only a header that is absent differs from it for sure.
+/// Whether a header is as asked for, or may be otherwise. Several of one name
+/// are one, with commas (RFC 9110, section 5.3). What a secret holds is not
+/// known here: nothing is taken for it.
 fn header(rule: &HeaderRule, headers: &[(String, String)]) -> bool {
-    let mut values = headers
+    let values: Vec<&str> = headers
         .iter()
         .filter(|(name, _)| name.eq_ignore_ascii_case(&rule.name))
-        .map(|(_, value)| value);
+        .map(|(_, value)| value.as_str())
+        .collect();
     rule.mismatch != Mismatch::Refuse
         || match &rule.value {
-            Some(HeaderValue::Text(expected)) => values.any(|value| value == expected),
-            Some(HeaderValue::Secret(_)) | None => values.next().is_some(),
+            Some(HeaderValue::Text(expected)) => {
+                !values.is_empty() && values.join(",") == *expected
+            }
+            Some(HeaderValue::Secret(_)) => false,
+            None => !values.is_empty(),
         }
 }
 
@@ -185,7 +195,7 @@ fn kafka(rules: &[KafkaRule], request: &Request) -> bool {
             && rule.client_id.as_ref().is_none_or(|id| id == client_id)
     };
     let mut rules = rules.iter().filter(is_for);
-    if topics.is_empty() || !KAFKA_WITH_TOPICS.contains(api_key) {
+    if topics.is_empty() {
         // A topic can only be asked of a request that has some.
         return rules.any(|rule| rule.topic.is_none() || !KAFKA_WITH_TOPICS.contains(api_key));
     }

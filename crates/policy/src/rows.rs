@@ -150,22 +150,16 @@ fn entry(term: &Term, l4: L4, class: u32) -> PolicyEntry {
     }
 }
 
-/// Who wins: the tier, then deny over all else, then what the proxy is asked
-/// about over what passes by it: the proxy knows both. What is below decides
-/// nothing but which of several agreeing entries is reported: the more specific
-/// one, by port and then by remote.
+/// Who wins: the tier, then the rank of the term (a deny before all else). What
+/// is below decides nothing but which of several agreeing entries is reported:
+/// the more specific one, by port and then by remote.
 fn precedence(term: &Term, l4: L4, class: u32) -> u32 {
     let remote = match class {
         class::ANY => 0,
         _ if class < class::FIRST => 1,
         _ => 2,
     };
-    let verdict = match (term.deny, term.redirect) {
-        (true, _) => 2,
-        (false, true) => 1,
-        (false, false) => 0,
-    };
-    ((255 - TIER_NORMAL) << 24) | (verdict << 16) | (l4.specificity() << 8) | remote
+    ((255 - TIER_NORMAL) << 24) | (u32::from(term.rank) << 16) | (l4.specificity() << 8) | remote
 }
 
 /// How many rows policy needs in the kernel: sets, and in each set one class

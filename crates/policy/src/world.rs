@@ -90,6 +90,9 @@ pub struct PolicyConfig {
     /// Prefixes select pods too, by their addresses
     /// (`policy-cidr-match-mode: pods`).
     pub cidr_selects_pods: bool,
+    /// A proxy listens to what is said. Where none does, connections of which
+    /// it would be asked are dropped, unless they may pass whatever is said.
+    pub proxy: bool,
     /// Bits of the numbers of classes. Fewer than 32 are for tests alone, in
     /// which two classes shall meet at one number.
     pub class_bits: u32,
@@ -104,6 +107,7 @@ impl Default for PolicyConfig {
             ipv6: true,
             allow_localhost: false,
             cidr_selects_pods: false,
+            proxy: false,
             class_bits: 32,
         }
     }

@@ -78,9 +78,16 @@ fn tcp(first: u16, last: u16) -> Ports {
 
 /// A web server (300), its clients (301 on), and the set of the server.
 fn server_set(policies: &[PolicyObject], clients: u32) -> (PolicySet, Numbers) {
-    let config = PolicyConfig::default();
+    server_set_of(&PolicyConfig::default(), policies, clients)
+}
+
+fn server_set_of(
+    config: &PolicyConfig,
+    policies: &[PolicyObject],
+    clients: u32,
+) -> (PolicySet, Numbers) {
     let mut world = World {
-        identities: reserved_identities(&config),
+        identities: reserved_identities(config),
         ..World::default()
     };
     world.identities.insert(Identity(300), pod("web"));
@@ -95,7 +102,7 @@ fn server_set(policies: &[PolicyObject], clients: u32) -> (PolicySet, Numbers) {
         .collect();
     world.subjects = [Identity(300)].into();
     let mut numbers = Numbers::default();
-    let resolution = resolve(&config, &world, &mut numbers);
+    let resolution = resolve(config, &world, &mut numbers);
     let set = &resolution.sets[&resolution.subjects[&Identity(300)]];
     ((**set).clone(), numbers)
 }
@@ -273,7 +280,7 @@ fn a_deny_wins_and_the_more_specific_entry_is_reported() {
 
 /// The proxy knows what passes it by as well, and not the other way round.
 #[test]
-fn what_must_be_said_outranks_what_passes_and_a_deny_both() {
+fn what_must_be_said_yields_to_denies_and_without_a_proxy_to_what_passes() {
     let asks = |peers, ports| RuleEntry {
         l7: Some(std::sync::Arc::new(L7 {
             rules: L7Rules::Http(vec![HttpRule::default()]),
@@ -300,22 +307,44 @@ fn what_must_be_said_outranks_what_passes_and_a_deny_both() {
             vec![ingress(Action::Allow, Peers::Any, tcp(90, 90))],
         ),
     ];
-    let (set, _) = server_set(&policies, 3);
-    let said = |remote, port| evaluate(&set.rows, Direction::Ingress, Identity(remote), 6, port);
-    let redirected = |verdict| matches!(verdict, Verdict::Redirected { .. });
-    assert!(redirected(said(301, 80)) && redirected(said(303, 85)));
-    assert!(!said(301, 80).is_allowed(), "nobody listens");
-    assert!(matches!(said(302, 80), Verdict::Denied { .. }));
-    assert!(matches!(said(303, 90), Verdict::Allowed { .. }));
+    let all = [301, 302, 303].map(Identity);
     let open = [policy(
         "a",
         app("web"),
         vec![ingress(Action::Allow, Peers::Any, tcp(80, 89))],
     )];
     let (open, _) = server_set(&open, 3);
-    let all = [301, 302, 303].map(Identity);
-    assert!(at_least_as_strict(&set.rows, &set.rows, all.into_iter()));
-    assert!(!at_least_as_strict(&open.rows, &set.rows, all.into_iter()));
+    for proxy in [true, false] {
+        let config = PolicyConfig {
+            proxy,
+            ..PolicyConfig::default()
+        };
+        let (set, _) = server_set_of(&config, &policies, 3);
+        let said = |remote, port| {
+            let verdict = evaluate(&set.rows, Direction::Ingress, Identity(remote), 6, port);
+            match verdict {
+                Verdict::Redirected { .. } => "redirected",
+                verdict if verdict.is_allowed() => "allowed",
+                _ => "denied",
+            }
+        };
+        let may_anyway = if proxy { "redirected" } else { "allowed" };
+        for (remote, port, expected) in [
+            (301, 80, may_anyway),
+            (301, 81, "redirected"),
+            (303, 85, "redirected"),
+            (302, 80, "denied"),
+            (303, 90, "allowed"),
+        ] {
+            assert_eq!(
+                said(remote, port),
+                expected,
+                "proxy: {proxy}, {remote} {port}"
+            );
+        }
+        assert!(at_least_as_strict(&set.rows, &set.rows, all.into_iter()));
+        assert!(!at_least_as_strict(&open.rows, &set.rows, all.into_iter()));
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::manifest::FieldError;
 
-/// Letters of a topic (Kafka's own limit) and of a client's name.
+/// Letters of a topic.
 const NAME_CHARS_MAX: usize = 255;
 /// Kinds of requests by number, as Kafka's protocol guide names them.
 const API_KEYS: [&str; 34] = [
@@ -101,16 +101,13 @@ pub(super) fn kafka_rule(request: &KafkaRequest, path: &str) -> Result<KafkaRule
             }
         },
     };
-    for (field, text) in [("topic", &request.topic), ("clientID", &request.client_id)] {
-        let good = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
-        if text.len() > NAME_CHARS_MAX || !text.bytes().all(good) {
-            return Err(at(
-                field,
-                format!(
-                    "{text:?}; expected at most {NAME_CHARS_MAX} letters, digits, '.', '_', '-'"
-                ),
-            ));
-        }
+    let good = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
+    let topic = &request.topic;
+    if topic.len() > NAME_CHARS_MAX || !topic.bytes().all(good) {
+        return Err(at(
+            "topic",
+            format!("{topic:?}; expected at most {NAME_CHARS_MAX} letters, digits, '.', '_', '-'"),
+        ));
     }
     let some = |text: &String| (!text.is_empty()).then(|| text.clone());
     Ok(KafkaRule {

@@ -246,7 +246,7 @@ fn check_ports(rules: &L7Rules, ports: &[PortProtocol], path: &str) -> Result<()
                 "\"0\" beside rules; expected one port".to_owned(),
             ));
         }
-        if is_dns && port.end_port != 0 {
+        if is_dns && port.end_port != 0 && port.end_port.to_string() != port.port {
             return Err(at(
                 "endPort",
                 format!("{} beside rules.dns; expected one port", port.end_port),

@@ -122,6 +122,7 @@ impl World {
             },
             cluster_name: text(cluster, "name").to_owned(),
             cidr_selects_pods: setting.selects("pods"),
+            proxy: true,
             ..PolicyConfig::default()
         };
         let mut world = axon_policy::World {
