@@ -72,6 +72,14 @@ pub struct EventRecord {
 
 const _: () = assert!(size_of::<EventRecord>() == EVENT_LEN);
 
+impl EventRecord {
+    /// The kind of a record that tells of no packet, and that is for the sweep
+    /// of conntrack alone: `endpoint` has opened another [`FLOWS_PER_NOTICE`]
+    /// flows, and owns `len` by now. No number of Cilium's monitor: it sends
+    /// such signals on a channel of their own.
+    pub const FLOWS_OPENED: u8 = 200;
+}
+
 /// Kinds of events, with the numbers of Cilium's monitor messages.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,6 +91,9 @@ pub enum EventKind {
     /// Policy decided on a new flow, or anew on an old one.
     PolicyVerdict = 5,
 }
+
+/// Flows of an endpoint between two notices ([`EventRecord::FLOWS_OPENED`]).
+pub const FLOWS_PER_NOTICE: u32 = 1024;
 
 impl EventKind {
     /// The kind with this number, or `None`.

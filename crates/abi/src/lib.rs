@@ -41,7 +41,8 @@ pub use config::{ConfigFlags, RuntimeConfig, Timeouts};
 pub use conntrack::{CtEntry, CtFlags, CtKey4, CtKey6, CtState, FragmentKey, FragmentPorts};
 pub use endpoint::{EndpointFlags, EndpointRow};
 pub use event::{
-    EVENT_LEN, EventFlags, EventKind, EventRecord, MatchType, ObservationPoint, TraceReason,
+    EVENT_LEN, EventFlags, EventKind, EventRecord, FLOWS_PER_NOTICE, MatchType, ObservationPoint,
+    TraceReason,
 };
 pub use identity::{Identity, Scope};
 pub use ipcache::{IpcacheFlags, IpcacheRow};

@@ -232,7 +232,11 @@ async fn remember(node: &Arc<Node>, told: u64) {
 fn drain(node: &Node, reader: &mut EventReader) -> usize {
     let names = node.names.load();
     let mut responses = Vec::new();
+    let quota = node.config.sizes.ct_quota;
     let taken = reader.next_batch(BATCH, |record| {
+        if node.pressure.take(record, quota) {
+            return;
+        }
         responses.push(Response::flow(Arc::new(decode(record, names.as_ref()))));
     });
     if taken > 0 {

@@ -17,7 +17,7 @@ use crate::flows::Flows;
 use crate::guard::GuardState;
 use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::sweep::SweepState;
+use crate::sweep::{Pressure, SweepState};
 use crate::uplinks::Uplinks;
 
 /// A node's state, shared by every part of its agent.
@@ -43,6 +43,7 @@ pub(crate) struct Node {
     pub(crate) flows: Flows,
     pub(crate) metrics: Metrics,
     pub(crate) sweeps: Mutex<SweepState>,
+    pub(crate) pressure: Pressure,
     pub(crate) guard: Mutex<GuardState>,
     pub(crate) ready: AtomicBool,
     pub(crate) stop: CancellationToken,

@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::names::Namer;
 use crate::node::{Node, lock};
 use crate::store::Store;
-use crate::sweep::SweepState;
+use crate::sweep::{Pressure, SweepState};
 use crate::uplinks::Uplinks;
 use crate::{
     Config, flows, guard, health, http, notify_systemd, queue, settle, setup, sweep, uplinks,
@@ -131,6 +131,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         sweeper: Mutex::new(axon_linux::Sweeper::new(maps.clone())),
         flusher: Flusher::start(axon_linux::Sweeper::new(maps.clone()))?,
         sweeps: Mutex::new(SweepState::default()),
+        pressure: Pressure::default(),
         guard: Mutex::default(),
         datapath: Mutex::new(datapath),
         engine: handle,

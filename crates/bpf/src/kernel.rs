@@ -189,11 +189,15 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn ct_count_add(&self, owner: u16) {
-        if let Some(count) = maps::CT_COUNT.get_ptr_mut(u32::from(owner)) {
-            // SAFETY: the pointer is to a live map value.
-            unsafe { asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) count, in(wreg) 1u32) };
-        }
+    fn ct_count_add(&self, owner: u16) -> u32 {
+        let Some(count) = maps::CT_COUNT.get_ptr_mut(u32::from(owner)) else {
+            return 0;
+        };
+        // SAFETY: the pointer is to a live map value.
+        let before = unsafe { count.read_volatile() };
+        // SAFETY: the pointer is to a live map value.
+        unsafe { asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) count, in(wreg) 1u32) };
+        before
     }
 
     #[inline(always)]

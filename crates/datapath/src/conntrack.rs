@@ -10,9 +10,13 @@
 //! A flow that policy turns against keeps its entry, marked: without it the
 //! next packet of the other side would open the flow in the other direction.
 
-use axon_abi::{ConfigFlags, CtEntry, CtFlags, DropReason, Identity, RuntimeConfig, TraceReason};
+use axon_abi::{
+    ConfigFlags, CtEntry, CtFlags, DropReason, FLOWS_PER_NOTICE, Identity, RuntimeConfig,
+    TraceReason,
+};
 
 use crate::decide::decide;
+use crate::event;
 use crate::family::Family;
 use crate::packet::Packet;
 use crate::scratch::{Flow, Kind, Scratch};
@@ -332,7 +336,10 @@ fn open<F: Family>(
         return Err(DropReason::CtMapInsertionFailed);
     }
     if !scratch.replaces {
-        tables.ct_count_add(owner);
+        let owned = tables.ct_count_add(owner).wrapping_add(1);
+        if owned % FLOWS_PER_NOTICE == 0 {
+            event::report_flows(tables, scratch, owned);
+        }
     }
     Ok(())
 }

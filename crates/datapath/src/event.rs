@@ -145,6 +145,21 @@ pub(crate) fn report_trace(
     tables.emit(event);
 }
 
+/// Tells the sweep of conntrack that the endpoint has opened many flows since
+/// the last such notice, and owns `owned`.
+#[inline(never)]
+pub(crate) fn report_flows(tables: &impl Tables, scratch: &mut Scratch, owned: u32) {
+    let event = &mut scratch.event;
+    *event = EventRecord {
+        time_ns: tables.now_ns(),
+        kind: EventRecord::FLOWS_OPENED,
+        endpoint: scratch.endpoint,
+        len: owned,
+        ..EventRecord::default()
+    };
+    tables.emit(event);
+}
+
 /// Fills in what every event tells.
 #[inline(always)]
 fn fill(packet: &impl Packet, tables: &impl Tables, scratch: &mut Scratch, kind: EventKind) {

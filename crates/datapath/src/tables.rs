@@ -132,8 +132,9 @@ pub trait Tables {
     fn ct6_insert(&self, key: &CtKey6, entry: &CtEntry) -> bool;
     /// Conntrack entries that an endpoint owns.
     fn ct_count(&self, owner: u16) -> u32;
-    /// One more.
-    fn ct_count_add(&self, owner: u16);
+    /// One more; says how many there were before. Should two CPUs add at the
+    /// same moment, both may be told the same.
+    fn ct_count_add(&self, owner: u16) -> u32;
 
     /// A translation.
     fn nat(&self, key: &NatKey) -> Option<Self::Nat<'_>>;

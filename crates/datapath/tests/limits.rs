@@ -1,6 +1,6 @@
 //! What is bounded: ICMP errors by time, flows and translations by room.
 
-use axon_abi::{DropReason, Hook};
+use axon_abi::{DropReason, EventRecord, FLOWS_PER_NOTICE, Hook};
 use axon_datapath::Verdict;
 use axon_testkit::cases::{Net, POD_A, UPLINK, V4, V6};
 use axon_testkit::{Backend, Build, MemPacket, Native};
@@ -50,6 +50,36 @@ fn a_flow_that_cannot_be_remembered_is_not_opened() {
         let other = MemPacket::new(POD_A, other.frame());
         let decided = native.run(Hook::FromEndpoint, &other).decided;
         assert_eq!(decided, Some(Err(DropReason::CtMapInsertionFailed)));
+    }
+}
+
+#[test]
+fn the_sweep_is_told_of_many_flows() {
+    for net in [V4, V6] {
+        let mut native = Native {
+            world: Net::scene(),
+        };
+        let owner = native.world.endpoints[&POD_A].id;
+        native
+            .world
+            .ct_count
+            .borrow_mut()
+            .insert(owner, FLOWS_PER_NOTICE - 2);
+        let mut notices = |port| {
+            let packet = Build::udp(net.a, net.b, (port, 53), 4);
+            let packet = MemPacket::new(POD_A, packet.frame());
+            let events = native.run(Hook::FromEndpoint, &packet).events;
+            let notices = events
+                .iter()
+                .filter(|event| event.kind == EventRecord::FLOWS_OPENED);
+            notices
+                .map(|event| (event.endpoint, event.len))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(notices(4000), []);
+        assert_eq!(notices(4001), [(owner, FLOWS_PER_NOTICE)]);
+        assert_eq!(notices(4001), [], "it is known");
+        assert_eq!(notices(4002), []);
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use axon_abi::{CtEntry, CtKey4, CtKey6, CtState, IpKey, NatEntry, NatKey};
+use axon_abi::{CtEntry, CtKey4, CtKey6, CtState, IpKey, NatEntry, NatKey, RuntimeConfig};
 use axon_linux::Sweeper;
 use common::{Node, open, root};
 
@@ -88,6 +88,96 @@ fn the_sweep_makes_room_at_the_cost_of_half_open_flows() {
         maps.ct4.get(&flow(100)).expect("a look-up").is_none(),
         "the soonest to expire"
     );
+}
+
+#[test]
+fn ended_flows_of_an_endpoint_near_its_quota_go_early() {
+    let Some(()) = root() else { return };
+    let node = Node::new("crowded");
+    let datapath = open(&node, &node.config());
+    let maps = datapath.maps();
+    let configure = |ct_quota| {
+        let mut config = RuntimeConfig {
+            ct_quota,
+            ..RuntimeConfig::default()
+        };
+        config.timeouts.tcp_closing_s = 10;
+        maps.config.insert(&0, &config).expect("a configuration");
+    };
+    configure(100);
+    let insert = |n, expires_s, owner, state: CtState, denied| {
+        let entry = CtEntry {
+            expires_s,
+            owner,
+            state: state as u8,
+            denied,
+            ..CtEntry::default()
+        };
+        maps.ct4.insert(&flow(n), &entry).expect("a flow");
+    };
+    // At second 1000 a flow that ended in second 998 expires in second 1008.
+    for n in 0..30 {
+        insert(n, 9999, 5, CtState::Established, 0);
+        insert(100 + n, 1008, 5, CtState::Closing, 0);
+        insert(200 + n, 1009, 5, CtState::Closing, 0);
+        insert(300 + n, 1002 + n % 3, 6, CtState::Closing, 0);
+    }
+    insert(400, 1001, 5, CtState::Closing, 133);
+    insert(401, 1002, 5, CtState::Closing, 0);
+    let report = Sweeper::new(maps.clone()).pass(1000).expect("a pass");
+    let holds = |n| maps.ct4.get(&flow(n)).expect("a look-up").is_some();
+    let left = |from: u32| (from..from + 30).filter(|n| holds(*n)).count();
+    assert_eq!(left(0), 30, "what goes on stays");
+    assert_eq!(left(100), 0, "what has ended goes");
+    assert_eq!(left(200), 30, "but for what may have stragglers");
+    assert_eq!(left(300), 30, "others have room");
+    assert!(holds(400), "what policy cut stays cut");
+    assert!(!holds(401));
+    let row = report.maps[0];
+    assert_eq!((row.removed, row.evicted_early, row.entries), (31, 0, 91));
+    assert_eq!(report.crowding_percent, 61);
+    assert_eq!(maps.ct_count.get(&5).expect("a count"), Some(61));
+    // No more than it takes.
+    configure(118);
+    for n in 0..30 {
+        insert(100 + n, 1008 - n / 28, 5, CtState::Closing, 0);
+    }
+    let report = Sweeper::new(maps.clone()).pass(1000).expect("a pass");
+    assert_eq!(report.maps[0].removed, 30, "91 are more than 59 by 32");
+    configure(124);
+    for n in 0..30 {
+        insert(100 + n, 1008 - n / 28, 5, CtState::Closing, 0);
+    }
+    let report = Sweeper::new(maps.clone()).pass(1000).expect("a pass");
+    assert_eq!(report.maps[0].removed, 29, "91 are more than 62 by 29");
+    assert!(!holds(128) && !holds(129), "the longest ended first");
+}
+
+#[test]
+fn what_is_no_longer_doomed_is_not_removed() {
+    let Some(()) = root() else { return };
+    let node = Node::new("doomed");
+    let datapath = open(&node, &node.config());
+    let map = &datapath.maps().ct4;
+    let entry = |expires_s| CtEntry {
+        expires_s,
+        ..CtEntry::default()
+    };
+    map.insert(&flow(1), &entry(5)).expect("a flow");
+    let looks = std::cell::Cell::new(0);
+    // A packet comes between the first look and the removal.
+    let doomed = |found: &CtEntry| {
+        if looks.replace(looks.get() + 1) == 0 {
+            map.insert(&flow(1), &entry(50)).expect("a flow");
+        }
+        found.expires_s <= 10
+    };
+    assert!(!map.remove_if(&flow(1), doomed).expect("a look"));
+    assert_eq!(looks.get(), 2);
+    assert_eq!(map.get(&flow(1)).expect("a look-up"), Some(entry(50)));
+    assert!(!map.remove_if(&flow(2), |_| true).expect("a look"));
+    assert!(map.remove_if(&flow(1), |_| true).expect("a look"));
+    assert!(map.get(&flow(1)).expect("a look-up").is_none());
 }
 
 #[test]

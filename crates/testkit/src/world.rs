@@ -313,8 +313,11 @@ impl Tables for World {
         self.ct_count.borrow().get(&owner).copied().unwrap_or(0)
     }
 
-    fn ct_count_add(&self, owner: u16) {
-        *self.ct_count.borrow_mut().entry(owner).or_default() += 1;
+    fn ct_count_add(&self, owner: u16) -> u32 {
+        let mut counts = self.ct_count.borrow_mut();
+        let count = counts.entry(owner).or_default();
+        *count += 1;
+        *count - 1
     }
 
     fn nat(&self, key: &NatKey) -> Option<RefMut<'_, NatEntry>> {

@@ -6,6 +6,8 @@ use super::read::Reader;
 
 /// What one connection costs in the tables, for the share of memory.
 const BYTES_PER_CONNECTION: f64 = 256.0;
+/// However little memory there is: Cilium's least.
+const LEAST: u32 = 128 * 1024;
 const FRAGMENT_S: u32 = 5;
 
 /// Sizes and lives of kernel tables.
@@ -26,11 +28,11 @@ impl Sizes {
         let by_memory = connections(reader);
         let range = 1024..=16 * 1024 * 1024;
         let tcp = reader.optional("bpf-ct-global-tcp-max", range.clone());
-        let tcp = tcp.unwrap_or(by_memory.clamp(16 * 1024, 512 * 1024));
+        let tcp = tcp.unwrap_or(by_memory.clamp(LEAST, 512 * 1024));
         let any = reader.optional("bpf-ct-global-any-max", range.clone());
         let any = any.unwrap_or(tcp / 2);
         let nat = reader.optional("bpf-nat-global-max", range.clone());
-        let nat = nat.unwrap_or(by_memory.clamp(16 * 1024, 256 * 1024));
+        let nat = nat.unwrap_or(by_memory.clamp(LEAST, 256 * 1024));
         // One table for every protocol of a family.
         let ct = tcp.saturating_add(any);
         let quota = reader.number("bpf-ct-endpoint-max", 0..=16 * 1024 * 1024);

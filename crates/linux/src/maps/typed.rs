@@ -148,6 +148,32 @@ where
             .map_err(self.error("delete"))
     }
 
+    /// Removes a key if its value is `doomed`; says whether it did.
+    ///
+    /// What a program makes of the value meanwhile is looked at too: a value
+    /// that is no longer doomed is put back, unless there is a newer one. Before
+    /// 5.14 the kernel cannot take a value out, and one that changes between
+    /// look and removal goes.
+    ///
+    /// # Errors
+    /// [`MapError::Syscall`], [`MapError::Full`].
+    pub fn remove_if(&self, key: &K, doomed: impl Fn(&V) -> bool) -> Result<bool, MapError> {
+        // To take a value out and put it back would be seen by packets.
+        if !self.get(key)?.is_some_and(|value| doomed(&value)) {
+            return Ok(false);
+        }
+        let mut value = V::new_zeroed();
+        match self.raw.take(key.as_bytes(), value.as_mut_bytes()) {
+            Ok(true) if !doomed(&value) => {
+                self.insert_new(key, &value)?;
+                Ok(false)
+            }
+            Ok(was_there) => Ok(was_there),
+            Err(error) if cannot_take(&error) => self.remove(key),
+            Err(error) => Err(self.error("take")(error)),
+        }
+    }
+
     /// Every entry, in batches where the kernel has them. Entries that come
     /// and go meanwhile may or may not be in it.
     ///
@@ -182,6 +208,16 @@ where
         self.for_each(|_, _| entries += 1)?;
         Ok(entries)
     }
+}
+
+/// Whether the kernel does not know how to take a value out of this map.
+fn cannot_take(error: &io::Error) -> bool {
+    /// The kernel's own number, which has no name in user space.
+    const ENOTSUPP: i32 = 524;
+    matches!(
+        error.raw_os_error(),
+        Some(ENOTSUPP | libc::EOPNOTSUPP | libc::EINVAL)
+    )
 }
 
 /// An array with a value per CPU.

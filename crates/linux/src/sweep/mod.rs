@@ -3,12 +3,14 @@
 //! ```text
 //!  every pass:  conntrack (expired) → NAT (its flow is gone) → fragments → counts by owner
 //!  above 80 %:  flows go early: half-open and one-way ones first, then idle ones
+//!  an endpoint above half of its quota:  its ended flows go early
 //! ```
 //!
 //! Within each kind the soonest to expire goes first: of flows that both sides
 //! have spoken in, the longest idle. A flow that policy cut goes last, for its
 //! entry keeps the other side from opening it anew.
 
+mod crowded;
 mod nat;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +20,7 @@ use axon_abi::{CtEntry, CtKey4, CtKey6, CtState, IpKey, NatEntry, NatKey};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::maps::{Map, MapError, Maps};
+use crowded::Crowded;
 
 /// Above this share of a map's capacity, in percent, flows go early.
 const HIGH_PERCENT: u64 = 80;
@@ -33,7 +36,7 @@ pub struct MapSweep {
     pub entries: u32,
     /// Entries it can hold.
     pub capacity: u32,
-    /// Expired entries removed.
+    /// Expired entries removed, and ended flows of endpoints near their quota.
     pub removed: u32,
     /// Entries removed before their time because the map was too full.
     pub evicted_early: u32,
@@ -44,6 +47,9 @@ pub struct MapSweep {
 pub struct SweepReport {
     /// By map.
     pub maps: Vec<MapSweep>,
+    /// How much of its quota of flows the endpoint owns that is nearest to it,
+    /// in percent; 0 without a quota.
+    pub crowding_percent: u32,
 }
 
 /// Sweeps conntrack, NAT and fragments.
@@ -101,11 +107,16 @@ impl Sweeper {
     /// # Errors
     /// [`MapError::Syscall`].
     pub fn pass(&mut self, now_s: u32) -> Result<SweepReport, MapError> {
-        let timeouts = self.maps.config.get(&0)?.unwrap_or_default().timeouts;
+        let config = self.maps.config.get(&0)?.unwrap_or_default();
+        let timeouts = config.timeouts;
         let mut owners = BTreeMap::new();
-        let ct4 = sweep_flows(&self.maps.ct4, now_s, &mut owners)?;
-        let ct6 = sweep_flows(&self.maps.ct6, now_s, &mut owners)?;
+        let mut ct4 = sweep_flows(&self.maps.ct4, now_s, &mut owners)?;
+        let mut ct6 = sweep_flows(&self.maps.ct6, now_s, &mut owners)?;
+        let mut crowded = Crowded::find(&config, &owners, now_s);
+        crowded.relieve(&self.maps.ct4, &mut ct4.sweep, &mut owners)?;
+        crowded.relieve(&self.maps.ct6, &mut ct6.sweep, &mut owners)?;
         self.recount(&owners)?;
+        let crowding_percent = crowding(config.ct_quota, &owners);
         let nat = sweep(
             &self.maps.nat,
             |key, entry| nat::is_stale(key, entry, &timeouts, now_s, &ct4.live, &ct6.live),
@@ -118,6 +129,7 @@ impl Sweeper {
         )?;
         Ok(SweepReport {
             maps: vec![ct4.sweep, ct6.sweep, nat.sweep, fragment.sweep],
+            crowding_percent,
         })
     }
 
@@ -225,9 +237,8 @@ where
     };
     for key in stale {
         // A packet may have revived the entry since it was read.
-        if map.get(&key)?.is_some_and(|value| expired(&key, &value)) && map.remove(&key)? {
-            sweep.removed += 1;
-        }
+        let removed = map.remove_if(&key, |value| expired(&key, value))?;
+        sweep.removed += u32::from(removed);
     }
     if is_too_full(live.len(), map.capacity()) {
         // Read once more: most passes need no order of half a million flows.
@@ -244,6 +255,12 @@ where
         sweep,
         live: Keys::new(live),
     })
+}
+
+fn crowding(quota: u32, owners: &BTreeMap<u32, u32>) -> u32 {
+    let most = owners.values().max().copied().unwrap_or(0);
+    let percent = (u64::from(most) * 100).checked_div(quota.into());
+    u32::try_from(percent.unwrap_or(0)).unwrap_or(u32::MAX)
 }
 
 fn is_too_full(live: usize, capacity: u32) -> bool {

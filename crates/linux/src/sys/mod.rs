@@ -29,6 +29,7 @@ const MAP_NEXT_KEY: libc::c_long = 4;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_INFO: libc::c_long = 15;
+const MAP_TAKE: libc::c_long = 21;
 
 /// Open for reading only.
 const F_RDONLY: u32 = 1 << 3;
@@ -220,6 +221,14 @@ impl RawMap {
     /// Removes a key; says whether it was there.
     pub(crate) fn delete(&self, key: &[u8]) -> io::Result<bool> {
         absent_is_false(bpf(MAP_DELETE, &self.element(key, 0, 0)?))
+    }
+
+    /// Reads a value and removes its key, at one moment
+    /// (`BPF_MAP_LOOKUP_AND_DELETE_ELEM`, of hashes since 5.14); says whether
+    /// the key was there.
+    pub(crate) fn take(&self, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+        Self::expect(value.len(), self.value_len)?;
+        absent_is_false(bpf(MAP_TAKE, &self.element(key, address_mut(value), 0)?))
     }
 
     /// The key after `key` (the first for `None`); `false` at the end.
