@@ -84,15 +84,12 @@ impl Target for RouteTarget {
     type Error = LinkError;
 
     fn update(&mut self, key: &IpNet, value: &Route) -> Result<(), LinkError> {
+        // The row may be in force already: there must be no moment without a route, in which
+        // packets would go by a wider one.
         let spec = self.spec(*key, Some(value.via));
-        let old = self.spec(*key, None);
         let what = format!("routing {key} by {}", value.via);
-        let netlink = self.netlink()?;
-        if key.addr().is_ipv6() {
-            // Replacing an IPv6 route by one with another gateway adds a path beside it.
-            netlink.request(delete_request(&old))?;
-        }
-        netlink.request(Request::new(what, spec.add(), NLM_F_CREATE | NLM_F_REPLACE))
+        let replace = Request::new(what, spec.add(), NLM_F_CREATE | NLM_F_REPLACE);
+        self.netlink()?.request(replace)
     }
 
     fn delete(&mut self, key: &IpNet) -> Result<(), LinkError> {

@@ -485,6 +485,61 @@ fn a_full_map_names_itself_and_recovers() {
     assert!(!report.ipcache_partial && !partial(), "{report:?}");
 }
 
+/// Who listens to what becomes of a node's IPv6 routes.
+struct Monitor {
+    child: std::process::Child,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+impl Monitor {
+    fn start(node: &Node) -> Self {
+        let mut child = node.spawn("ip", &["-6", "monitor", "route"]);
+        let output = std::io::BufReader::new(child.stdout.take().expect("piped"));
+        let (mut said, marks) = (false, ["2001:db8:fe::/64", "2001:db8:ff::/64"]);
+        let mut monitor = Self {
+            child,
+            lines: std::io::BufRead::lines(output),
+        };
+        std::thread::scope(|scope| {
+            let listening = scope.spawn(|| monitor.until(marks[0]));
+            // It does not say when it listens.
+            while !listening.is_finished() {
+                let verb = if said { "del" } else { "add" };
+                let args = ["-6", "route", verb, "blackhole", marks[0]];
+                said ^= node.exec("ip", &args).status.success();
+                std::thread::yield_now();
+            }
+        });
+        if said {
+            node.exec("ip", &["-6", "route", "del", "blackhole", marks[0]]);
+        }
+        node.exec("ip", &["-6", "route", "add", "blackhole", marks[1]]);
+        monitor.until(marks[1]);
+        monitor
+    }
+
+    /// All that is said until a line has this text, itself included.
+    fn until(&mut self, text: &str) -> String {
+        let mut said = String::new();
+        for line in self.lines.by_ref() {
+            let line = line.expect("text");
+            said.push_str(&line);
+            said.push('\n');
+            if line.contains(text) {
+                return said;
+            }
+        }
+        panic!("the monitor ended before {text}: {said}");
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.child.kill().expect("it is killed");
+        self.child.wait().expect("it ends");
+    }
+}
+
 #[test]
 fn routes_of_ours_follow_the_table_and_others_stay() {
     let Some(()) = root() else { return };
@@ -530,10 +585,23 @@ fn routes_of_ours_follow_the_table_and_others_stay() {
         routes("-6")
     );
 
+    let mut monitor = Monitor::start(&node);
+    // An agent that starts anew learns of its rows one after the other.
+    let mut reconciler = common::reconciler(&node, datapath.maps());
+    let desired = axon_model::Desired::default();
+    reconciler.sync(0, &desired);
+    desired
+        .routes
+        .replace([(v4, via("192.0.2.2")), (v6, via("2001:db8::2"))]);
+    complete(&desired);
+    let report = reconciler.sync(1, &desired);
+    assert_eq!(report.tables["routes"].updated, 2, "{report:?}");
     desired
         .routes
         .replace([(v4, via("192.0.2.3")), (v6, via("2001:db8::3"))]);
-    reconciler.sync(1, &desired);
+    reconciler.sync(2, &desired);
+    let seen = monitor.until("fd08::/64 via 2001:db8::3");
+    assert!(!seen.contains("Deleted"), "never without a route: {seen}");
     assert!(routes("-4").contains("via 192.0.2.3") && !routes("-4").contains("192.0.2.2"));
     assert!(routes("-6").contains("via 2001:db8::3") && !routes("-6").contains("2001:db8::2"));
     node.exec("ip", &["route", "del", "10.8.0.0/24"]);

@@ -3,7 +3,7 @@
 //! ```text
 //!  every pass:  conntrack (expired) → NAT (its flow is gone) → fragments → counts by owner
 //!  above 80 %:  flows go early: half-open and one-way ones first, then idle ones
-//!  an endpoint above half of its quota:  its ended flows go early
+//!  an endpoint above half of its quota:  its flows that are over go early
 //! ```
 //!
 //! Within each kind the soonest to expire goes first: of flows that both sides
@@ -36,7 +36,7 @@ pub struct MapSweep {
     pub entries: u32,
     /// Entries it can hold.
     pub capacity: u32,
-    /// Expired entries removed, and ended flows of endpoints near their quota.
+    /// Expired entries removed, and flows that are over of endpoints near their quota.
     pub removed: u32,
     /// Entries removed before their time because the map was too full.
     pub evicted_early: u32,

@@ -72,6 +72,11 @@ impl Node {
     pub(crate) fn exec(&self, program: &str, args: &[&str]) -> Output {
         exec(&netns::path(&self.netns), program, args)
     }
+
+    /// Starts a program in the node's namespace.
+    pub(crate) fn spawn(&self, program: &str, args: &[&str]) -> std::process::Child {
+        spawn(&netns::path(&self.netns), program, args)
+    }
 }
 
 impl Drop for Node {
@@ -85,6 +90,12 @@ impl Drop for Node {
 
 /// Runs a program in a namespace.
 pub(crate) fn exec(netns: &std::path::Path, program: &str, args: &[&str]) -> Output {
+    let child = spawn(netns, program, args);
+    child.wait_with_output().expect("the program ends")
+}
+
+/// Starts a program in a namespace.
+fn spawn(netns: &std::path::Path, program: &str, args: &[&str]) -> std::process::Child {
     let mut command = Command::new(program);
     command
         .args(args)
@@ -94,8 +105,7 @@ pub(crate) fn exec(netns: &std::path::Path, program: &str, args: &[&str]) -> Out
         netns: Some(netns.to_owned()),
         ..Place::default()
     };
-    let child = process::spawn(command, &place).expect("the program starts");
-    child.wait_with_output().expect("the program ends")
+    process::spawn(command, &place).expect("the program starts")
 }
 
 /// An endpoint with its devices.
