@@ -159,6 +159,15 @@ pub(super) fn detach_all() -> Result<usize, LinkError> {
     Ok(found.len())
 }
 
+/// Whether a device has this stub; one that is gone has none.
+pub(super) fn has(ifindex: u32, hook: Hook) -> Result<bool, LinkError> {
+    if !super::stubs::exists(ifindex) {
+        return Ok(false);
+    }
+    let found = filters(&mut Netlink::open()?, ifindex, parent(hook).minor)?;
+    Ok(found.iter().any(|filter| has_name(filter, &name(hook))))
+}
+
 /// The stubs on the devices of the calling thread's namespace.
 pub(super) fn find() -> Result<Vec<(u32, Hook)>, LinkError> {
     let mut netlink = Netlink::open()?;

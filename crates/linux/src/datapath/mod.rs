@@ -240,6 +240,12 @@ impl Datapath {
         let Some((ifindex, hook)) = self.stubs.unsettled() else {
             return Ok(false);
         };
+        if !self.stubs.has_filter(ifindex, hook)? {
+            // The device has gone, and its index may be another's. If somebody has taken the
+            // filter away, a repair puts it back.
+            self.stubs.forget_filter(ifindex, hook)?;
+            return Ok(true);
+        }
         let stub = self.programs.stub_fd(hook);
         let settled = stub.and_then(|stub| self.stubs.attach(ifindex, hook, stub));
         if settled.is_err() && !stubs::exists(ifindex) {

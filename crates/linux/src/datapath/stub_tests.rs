@@ -162,6 +162,29 @@ fn devices_that_go_before_they_are_settled_keep_no_other_waiting() {
 }
 
 #[test]
+fn a_device_that_gets_an_index_before_it_is_settled_stays_as_it_is() {
+    let Some((root, [first, _])) = root("heir") else {
+        return;
+    };
+    let mut datapath = root.open();
+    root.run(|| datapath.attach_endpoint_at_once(first))
+        .expect("attached");
+    let index = first.to_string();
+    for args in [
+        &["link", "del", "a0"][..],
+        &[
+            "link", "add", "e0", "index", &index, "type", "veth", "peer", "name", "f0",
+        ],
+    ] {
+        let done = root.run(|| Command::new("ip").args(args).status());
+        assert!(done.expect("ip runs").success(), "{args:?}");
+    }
+    while root.run(|| datapath.settle()).expect("settled") {}
+    assert_eq!((linked(&root, first), filters(&root)), (vec![], vec![]));
+    assert!(datapath.attached().is_empty());
+}
+
+#[test]
 fn stubs_are_put_where_they_never_came() {
     let Some((root, [endpoint, uplink])) = root("missing") else {
         return;

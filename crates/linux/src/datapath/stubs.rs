@@ -289,6 +289,17 @@ impl Stubs {
         self.attached.iter().find(waits).map(|(key, _)| *key)
     }
 
+    /// Whether a stub that is a filter is still on its device, as the kernel
+    /// says.
+    pub(super) fn has_filter(&self, ifindex: u32, hook: Hook) -> Result<bool, DatapathError> {
+        clsact::has(ifindex, hook).map_err(|error| failed(ifindex, hook)(io::Error::other(error)))
+    }
+
+    /// Forgets a stub that was a filter, and is no more.
+    pub(super) fn forget_filter(&mut self, ifindex: u32, hook: Hook) -> Result<(), DatapathError> {
+        self.forget(ifindex, hook)
+    }
+
     /// Leaves a filter what it is until another device comes, so that the
     /// others get their turn.
     pub(super) fn refuse(&mut self, ifindex: u32, hook: Hook) {
