@@ -91,4 +91,8 @@ impl ConfigFlags {
     /// Every packet is reported where it is received too, before anything is
     /// decided on it.
     pub const EVENT_RECEIVED: u32 = 1 << 10;
+    /// What the node itself sends and is sent is held to its policy
+    /// (`enable-host-firewall`): the row of [`crate::HOST_DEVICE`] in
+    /// `axon_endpoint_v1` says to which.
+    pub const HOST_FIREWALL: u32 = 1 << 11;
 }

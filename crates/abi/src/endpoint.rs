@@ -33,6 +33,11 @@ pub struct EndpointRow {
 
 const _: () = assert!(size_of::<EndpointRow>() == 48);
 
+/// The device under which `axon_endpoint_v1` has the row of the node itself,
+/// without addresses: the loopback, whose index is the same in every network
+/// namespace.
+pub const HOST_DEVICE: u32 = 1;
+
 /// Bits of [`EndpointRow::flags`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointFlags;

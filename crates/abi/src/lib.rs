@@ -39,7 +39,7 @@ mod reason;
 pub use addr::{IpKey, LpmKey};
 pub use config::{ConfigFlags, RuntimeConfig, Timeouts};
 pub use conntrack::{CtEntry, CtFlags, CtKey4, CtKey6, CtState, FragmentKey, FragmentPorts};
-pub use endpoint::{EndpointFlags, EndpointRow};
+pub use endpoint::{EndpointFlags, EndpointRow, HOST_DEVICE};
 pub use event::{
     EVENT_LEN, EventFlags, EventKind, EventRecord, FLOWS_PER_NOTICE, MatchType, ObservationPoint,
     TraceReason,

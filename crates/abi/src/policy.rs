@@ -181,6 +181,9 @@ impl PolicyEntryFlags {
     /// What is said is to be asked about by the proxy. Beside [`Self::DENY`]
     /// nothing brings it there: it is dropped.
     pub const REDIRECT: u16 = 1 << 1;
+    /// The entry counts for unknown remotes too, though it allows: what keeps
+    /// the node from being locked out.
+    pub const UNKNOWN_TOO: u16 = 1 << 2;
 }
 
 /// A known identity: the value of `axon_identity_v1`, whose key is the

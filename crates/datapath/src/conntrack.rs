@@ -18,8 +18,9 @@ use axon_abi::{
 use crate::decide::decide;
 use crate::event;
 use crate::family::Family;
+use crate::host;
 use crate::packet::Packet;
-use crate::scratch::{Flow, Kind, Scratch};
+use crate::scratch::{Flow, Judge, Kind, Scratch};
 use crate::state;
 use crate::tables::Tables;
 
@@ -197,6 +198,17 @@ fn recall(tables: &impl Tables, scratch: &mut Scratch, entry: &CtEntry) {
     };
     scratch.decision.rule = entry.rule;
     scratch.decision.match_type = entry.match_type;
+    let refused = if ingress {
+        entry.destination_identity
+    } else {
+        entry.source_identity
+    };
+    if refused == Identity::HOST
+        && let Some(row) = host::row(tables)
+    {
+        scratch.judge = row.id;
+        scratch.question.set = row.policy_set;
+    }
 }
 
 #[inline(always)]
@@ -266,6 +278,13 @@ fn due(
     true
 }
 
+/// The set that an entry keeps for one of its ends: none for the node itself,
+/// see [`crate::host`].
+#[inline(always)]
+fn kept(judge: Judge, who: Identity) -> u32 {
+    if who == Identity::HOST { 0 } else { judge.set }
+}
+
 /// Decides anew on a known flow.
 #[inline(never)]
 fn renew(
@@ -293,8 +312,8 @@ fn renew(
     let agreed = &scratch.agreed;
     entry.source_identity = agreed.source;
     entry.destination_identity = agreed.destination;
-    entry.egress_set = agreed.egress.set;
-    entry.ingress_set = agreed.ingress.set;
+    entry.egress_set = kept(agreed.egress, agreed.source);
+    entry.ingress_set = kept(agreed.ingress, agreed.destination);
     entry.epoch = agreed.epoch;
     entry.rule = agreed.rule;
     entry.match_type = agreed.match_type;
@@ -328,7 +347,9 @@ fn open<F: Family>(
         return Ok(());
     }
     let owner = scratch.endpoint;
-    if !scratch.replaces && config.ct_quota != 0 && tables.ct_count(owner) >= config.ct_quota {
+    // The node has no quota: what it needs is not to be used up by whoever calls it.
+    let limited = config.ct_quota != 0 && !scratch.of_host;
+    if !scratch.replaces && limited && tables.ct_count(owner) >= config.ct_quota {
         return Err(DropReason::CtMapInsertionFailed);
     }
     set_entry(scratch, config, tables.now_s(), packet.len());
@@ -372,8 +393,8 @@ fn set_entry(scratch: &mut Scratch, config: &RuntimeConfig, now_s: u32, len: u32
         bytes: [u64::from(len), 0],
         source_identity: agreed.source,
         destination_identity: agreed.destination,
-        egress_set: agreed.egress.set,
-        ingress_set: agreed.ingress.set,
+        egress_set: kept(agreed.egress, agreed.source),
+        ingress_set: kept(agreed.ingress, agreed.destination),
         epoch: agreed.epoch,
         expires_s: now_s.wrapping_add(state::lifetime_s(config, state)),
         created_s: now_s,

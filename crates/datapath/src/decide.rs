@@ -4,7 +4,9 @@
 //! The steps hand on what they find through [`Agreed`], in memory: the
 //! verifier then walks each of them once, whatever the one before has found.
 
-use axon_abi::{ConfigFlags, Direction, DropReason, EndpointFlags, EndpointRow, Identity};
+use axon_abi::{
+    ConfigFlags, Direction, DropReason, EndpointFlags, EndpointRow, HOST_DEVICE, Identity,
+};
 
 use crate::event;
 use crate::identity::{Who, peer, who};
@@ -48,6 +50,10 @@ fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason
         }
         // It is going, and with it who judges.
         (None, _) if scratch.device != 0 => return Err(DropReason::EndpointNotReady),
+        (None, Direction::Egress) if scratch.of_host => {
+            (the_host(), who(tables, &tuple.destination, lpm))
+        }
+        (None, _) if scratch.of_host => (who(tables, &tuple.source, lpm), the_host()),
         (None, _) => {
             let sender = who(tables, &tuple.source, lpm);
             (sender, who(tables, &tuple.destination, lpm))
@@ -60,7 +66,7 @@ fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason
         if sender.endpoint.is_some() || sender.host {
             return Err(DropReason::InvalidSourceIp);
         }
-        if receiver.endpoint.is_none() {
+        if receiver.endpoint.is_none() && !scratch.of_host {
             return Err(DropReason::EndpointNotReady);
         }
     }
@@ -80,6 +86,9 @@ fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason
         rule: 0,
         match_type: 0,
     };
+    if config.flags & ConfigFlags::HOST_FIREWALL != 0 {
+        have_host_asked(tables, scratch, audits);
+    }
     let agreed = &mut scratch.agreed;
     let alone = agreed.egress.endpoint == agreed.ingress.endpoint;
     let trusted =
@@ -88,6 +97,34 @@ fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason
     agreed.ingress.silent |= alone || trusted;
     set_port(scratch, forward);
     Ok(())
+}
+
+/// The node itself, whichever of its addresses it uses.
+#[inline(always)]
+fn the_host<'a>() -> Who<'a> {
+    Who {
+        identity: Identity::HOST,
+        endpoint: None,
+        host: true,
+    }
+}
+
+/// Where the node has a firewall, it is asked as endpoints are, but not about
+/// what others send by its address.
+#[inline(never)]
+fn have_host_asked(tables: &impl Tables, scratch: &mut Scratch, audits: bool) {
+    let Some(row) = tables.endpoint(HOST_DEVICE) else {
+        return;
+    };
+    let host = judge(Some(row), audits);
+    let silent = scratch.borrowed;
+    let agreed = &mut scratch.agreed;
+    if agreed.source == Identity::HOST {
+        agreed.egress = Judge { silent, ..host };
+    }
+    if agreed.destination == Identity::HOST {
+        agreed.ingress = host;
+    }
 }
 
 /// Whose policy is asked at one end of a flow.

@@ -58,6 +58,9 @@ pub trait Family {
     /// broadcast, loopback, the link.
     fn unroutable(destination: &IpKey) -> bool;
 
+    /// Whether an address is one of the link alone, which no router forwards.
+    fn on_link(addr: &IpKey) -> bool;
+
     /// Writes an ICMP error in front of the first `quote` bytes of the IP
     /// packet, for which there is room of [`Family::ERROR_LEN`] bytes.
     fn write_error(packet: &mut impl Packet, error: &Error<'_>, quote: u32) -> Option<()>;
@@ -166,6 +169,12 @@ impl Family for V4 {
         let addr = u32::from_be_bytes([a, b, c, d]);
         let first = addr >> 24;
         first == 0 || first == 127 || first >= 224 || addr == u32::from_be_bytes(GATEWAY_IPV4)
+    }
+
+    #[inline(always)]
+    fn on_link(_addr: &IpKey) -> bool {
+        // 169.254.0.0/16 is routed in many a cloud.
+        false
     }
 
     #[inline(always)]
@@ -304,6 +313,12 @@ impl Family for V6 {
         // ff00::/8, fe80::/10, ::/16 (unspecified, loopback, IPv4-mapped; translators are in
         // 64:ff9b::/32, RFC 6052 and RFC 8215).
         a == 0xff || a == 0xfe && b & 0xc0 == 0x80 || a == 0 && b == 0
+    }
+
+    #[inline(always)]
+    fn on_link(addr: &IpKey) -> bool {
+        let [a, b, ..] = addr.0;
+        a == 0xfe && b & 0xc0 == 0x80
     }
 
     #[inline(always)]

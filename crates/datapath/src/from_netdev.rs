@@ -12,10 +12,10 @@ use crate::parse::parse;
 use crate::scratch::{Kind, Scratch};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
-use crate::{deliver, event};
+use crate::{deliver, event, host};
 
-/// Decides on a packet from the network. What is not for an endpoint of this
-/// node is not ours.
+/// Decides on a packet from the network. What is neither for an endpoint of this
+/// node nor, where it has a firewall, for the node itself is not ours.
 #[inline(always)]
 pub fn from_netdev(
     packet: &mut impl Packet,
@@ -50,16 +50,34 @@ fn receive<F: Family>(
     if config.flags & F::MASQUERADE != 0 && same(&destination, &F::node(config)) {
         return match nat::back::<F>(packet, tables, scratch)? {
             Back::Endpoint => deliver_to::<F>(packet, tables, scratch),
-            Back::Node => Ok(Verdict::Pass),
-            Back::Untouched => Ok(Verdict::Ignore),
+            Back::Node => to_host::<F>(packet, tables, scratch, Verdict::Pass),
+            Back::Untouched => to_host::<F>(packet, tables, scratch, Verdict::Ignore),
         };
     }
     if tables.receiver(&destination).is_none() {
-        return Ok(Verdict::Ignore);
+        return to_host::<F>(packet, tables, scratch, Verdict::Ignore);
     }
     parse::<F>(packet, tables, scratch)?;
     event::report_received(packet, tables, scratch, ObservationPoint::FromNetwork);
     deliver_to::<F>(packet, tables, scratch)
+}
+
+/// Holds what is for the node itself to its policy, if it has a firewall;
+/// `otherwise` is what becomes of anything else.
+#[inline(always)]
+fn to_host<F: Family>(
+    packet: &impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    otherwise: Verdict,
+) -> Result<Verdict, DropReason> {
+    if host::is_held(tables) {
+        host::receive::<F>(packet, tables, scratch)?;
+        if scratch.of_host {
+            return Ok(Verdict::Pass);
+        }
+    }
+    Ok(otherwise)
 }
 
 /// Holds a parsed packet to conntrack and policy, and delivers it.

@@ -5,8 +5,8 @@
 //! ```text
 //!  from_endpoint   parse ─ source check ─ conntrack ─ policy ─ deliver │ route
 //!  to_endpoint     parse ─ conntrack ─ policy ─ pass
-//!  from_netdev     (translate back) ─ parse ─ conntrack ─ policy ─ deliver
-//!  to_netdev       parse ─ masquerade
+//!  from_netdev     (translate back) ─ parse ─ conntrack ─ policy ─ deliver │ the node
+//!  to_netdev       (the node's policy) ─ parse ─ masquerade
 //! ```
 //!
 //! The same code runs in the kernel (`bpf` implements [`Packet`] and
@@ -37,6 +37,7 @@ mod fragment;
 mod from_endpoint;
 mod from_netdev;
 mod header;
+mod host;
 mod icmp;
 mod icmp_error;
 mod identity;

@@ -144,9 +144,9 @@ fn probe(tables: &impl Tables, scratch: &mut Scratch) {
     let Some(entry) = tables.policy(&scratch.policy_key) else {
         return;
     };
-    let deny = entry.flags & PolicyEntryFlags::DENY != 0;
+    let of_unknown = PolicyEntryFlags::DENY | PolicyEntryFlags::UNKNOWN_TOO;
     let unknown = scratch.class == class::ANY;
-    if entry.precedence <= scratch.decision.precedence || unknown && !deny {
+    if entry.precedence <= scratch.decision.precedence || unknown && entry.flags & of_unknown == 0 {
         return;
     }
     let key = &scratch.policy_key;

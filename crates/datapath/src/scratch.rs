@@ -161,6 +161,8 @@ pub struct Scratch {
     pub audit: bool,
     /// Whether the packet that leaves by an uplink is the node's own.
     pub(crate) of_node: bool,
+    /// Whether the packet is the node's own, or for it, and held to its policy.
+    pub(crate) of_host: bool,
     /// Whether an endpoint's policy was asked about this packet.
     pub(crate) judged: bool,
     /// Whether the packet's destination was translated back.
@@ -243,6 +245,7 @@ impl Scratch {
         self.borrowed = false;
         self.by_stack = false;
         self.audit = false;
+        self.of_host = false;
         self.judged = false;
         self.translated = false;
         self.device = 0;
@@ -298,6 +301,7 @@ impl Scratch {
             by_stack: true,
             audit: true,
             of_node: true,
+            of_host: true,
             judged: true,
             translated: true,
             device: 0xa5a5,

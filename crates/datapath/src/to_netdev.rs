@@ -4,6 +4,7 @@ use axon_abi::{Direction, DropReason};
 
 use crate::family::{Family, V4, V6, same};
 use crate::header::{Ethernet, ethertype};
+use crate::host;
 use crate::masquerade::masquerade;
 use crate::packet::Packet;
 use crate::parse::parse;
@@ -11,7 +12,8 @@ use crate::scratch::Scratch;
 use crate::tables::{LOOPBACK, Tables};
 use crate::verdict::Verdict;
 
-/// Gives packets of endpoints that leave the cluster the node's address.
+/// Holds what the node itself sends to its policy, if it has a firewall, and
+/// gives packets of endpoints that leave the cluster the node's address.
 #[inline(always)]
 pub fn to_netdev(
     packet: &mut impl Packet,
@@ -39,15 +41,31 @@ fn leave<F: Family>(
     scratch: &mut Scratch,
 ) -> Result<Verdict, DropReason> {
     find_sender::<F>(packet, tables, scratch)?;
+    if host::is_held(tables) {
+        host::send::<F>(packet, tables, scratch)?;
+    }
     let own = scratch.of_node;
     if !own && scratch.endpoint == 0 || tables.config().flags & F::MASQUERADE == 0 {
-        return Ok(Verdict::Ignore);
+        return Ok(unless_held(scratch));
     }
     match parse::<F>(packet, tables, scratch) {
-        Ok(()) => masquerade::<F>(packet, tables, scratch, own),
+        Ok(()) => match masquerade::<F>(packet, tables, scratch, own)? {
+            Verdict::Ignore => Ok(unless_held(scratch)),
+            verdict => Ok(verdict),
+        },
         // The node's own packets are its own affair.
-        Err(_) if own => Ok(Verdict::Ignore),
+        Err(_) if own => Ok(unless_held(scratch)),
         Err(reason) => Err(reason),
+    }
+}
+
+/// Not ours, unless the node's policy was asked.
+#[inline(always)]
+fn unless_held(scratch: &Scratch) -> Verdict {
+    if scratch.of_host {
+        Verdict::Pass
+    } else {
+        Verdict::Ignore
     }
 }
 

@@ -126,6 +126,19 @@ impl World {
         self.identities.insert(row.identity);
     }
 
+    /// Has the node itself held to a policy set, as the endpoint of this number.
+    pub fn host_firewall(&mut self, id: u16, set: u32) {
+        self.config.flags |= ConfigFlags::HOST_FIREWALL;
+        self.endpoint(EndpointRow {
+            ifindex: axon_abi::HOST_DEVICE,
+            identity: Identity::HOST,
+            policy_set: set,
+            id,
+            ..EndpointRow::default()
+        });
+        self.sets.entry(set).or_default();
+    }
+
     /// Says who an address is.
     pub fn known(&mut self, addr: &str, identity: Identity, flags: u32) {
         self.ipcache.insert(

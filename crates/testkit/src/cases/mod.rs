@@ -1,6 +1,7 @@
 //! The case tables: a world, packets, what becomes of them. Each is made for
 //! IPv4 and for IPv6.
 
+mod host;
 mod netdev;
 mod parsing;
 mod policy;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Case> {
                 parsing::cases(net),
                 policy::cases(net),
                 netdev::cases(net),
+                host::cases(net),
                 safety::cases(net),
                 senders::cases(net),
                 traces::cases(net),

@@ -1,0 +1,689 @@
+//! The node itself, held to policy as endpoints are.
+
+use axon_abi::{
+    Be16, ConfigFlags, DropReason, Hook, Identity, IpcacheFlags, PolicyEntry, PolicyEntryFlags,
+    PolicyKey, PolicySetFlags, class,
+};
+use axon_datapath::Verdict;
+
+use super::scene::{
+    IDENTITY_A, IDENTITY_REMOTE, Net, POD_A, POD_B, UPLINK, arrives, leaves, reaches, sends, step,
+    to,
+};
+use crate::run::{Case, Step};
+use crate::world::Rule;
+use crate::{Build, World};
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+const RST: u8 = 4;
+const DENIED: Result<Verdict, DropReason> = Err(DropReason::PolicyDenied);
+const PASS: Result<Verdict, DropReason> = Ok(Verdict::Pass);
+const IGNORE: Result<Verdict, DropReason> = Ok(Verdict::Ignore);
+/// The node's number among the endpoints.
+const HOST: u16 = 9;
+/// The node's policy set.
+const SET: u32 = 9;
+/// A device that is neither an uplink nor an endpoint's.
+const BRIDGE: u32 = 77;
+
+pub(super) fn cases(net: &Net) -> Vec<Case> {
+    let mut cases = vec![
+        none(net),
+        no_row(net),
+        ingress(net),
+        egress(net),
+        link(net),
+        protocols(net),
+        fragments(net),
+        endpoints(net),
+        forwarded(net),
+        translated(net),
+        forged(net),
+        unknown(net),
+        audited(net),
+        without_quota(net),
+    ];
+    if net.version == 6 {
+        cases.push(link_local(net));
+    }
+    cases
+}
+
+/// Another address of the node than the one that it is known by.
+fn second(net: &Net) -> &'static str {
+    match net.version {
+        4 => "203.0.113.1",
+        _ => "2001:db8:5::1",
+    }
+}
+
+/// A node that allows one TCP port each way.
+fn guarded(flags: u32) -> World {
+    let mut world = Net::scene();
+    world.host_firewall(HOST, SET);
+    for net in [super::V4, super::V6] {
+        world.known(second(&net), Identity::HOST, IpcacheFlags::LOCAL_HOST);
+    }
+    world.sets.entry(SET).or_default().flags = flags;
+    let allow = |egress, port| Rule {
+        egress,
+        protocol: 6,
+        port,
+        prefix: 16,
+        precedence: 1,
+        deny: false,
+    };
+    world.rule(SET, None, allow(false, 22));
+    world.rule(SET, None, allow(true, 443));
+    world
+}
+
+const BOTH: u32 = PolicySetFlags::DEFAULT_DENY_INGRESS | PolicySetFlags::DEFAULT_DENY_EGRESS;
+
+/// What another device has brought and leaves by the uplink.
+fn passes_on(name: &'static str, packet: &Build, expected: Result<Verdict, DropReason>) -> Step {
+    let mut step = step(name, (Hook::ToNetdev, UPLINK), packet.frame(), expected);
+    step.packet.ingress_ifindex = BRIDGE;
+    step
+}
+
+fn none(net: &Net) -> Case {
+    let mut world = guarded(BOTH);
+    world.config.flags &= !ConfigFlags::HOST_FIREWALL;
+    let tcp = |from, to, ports| Build::tcp(from, to, ports, SYN);
+    net.case(
+        "no host firewall",
+        world,
+        vec![
+            arrives("in", &tcp(net.world, net.node, (4000, 80)), IGNORE),
+            arrives(
+                "another address",
+                &tcp(net.world, second(net), (4000, 80)),
+                IGNORE,
+            ),
+            leaves("out", &tcp(net.node, net.world, (4000, 80)), IGNORE),
+            sends(
+                "by an endpoint",
+                POD_A,
+                &tcp(net.a, net.node, (4000, 80)),
+                PASS,
+            ),
+            reaches("to an endpoint", 0, &tcp(net.node, net.b, (4000, 80)), PASS),
+        ],
+    )
+}
+
+fn no_row(net: &Net) -> Case {
+    let mut world = guarded(BOTH);
+    world.endpoints.remove(&axon_abi::HOST_DEVICE);
+    let tcp = |from, to, ports| Build::tcp(from, to, ports, SYN);
+    net.case(
+        "a host firewall without a policy yet",
+        world,
+        vec![
+            arrives("in", &tcp(net.world, net.node, (4000, 80)), IGNORE),
+            leaves("out", &tcp(net.node, net.world, (4000, 80)), IGNORE),
+            sends(
+                "by an endpoint",
+                POD_A,
+                &tcp(net.a, net.node, (4000, 80)),
+                PASS,
+            ),
+            reaches("to an endpoint", 0, &tcp(net.node, net.b, (4000, 80)), PASS),
+        ],
+    )
+}
+
+fn ingress(net: &Net) -> Case {
+    let tcp = |from, to, ports, flags| Build::tcp(from, to, ports, flags);
+    net.case(
+        "host ingress",
+        guarded(PolicySetFlags::DEFAULT_DENY_INGRESS),
+        vec![
+            arrives("allowed", &tcp(net.world, net.node, (4000, 22), SYN), PASS),
+            leaves(
+                "its reply",
+                &tcp(net.node, net.world, (22, 4000), SYN | ACK),
+                PASS,
+            ),
+            arrives("its next", &tcp(net.world, net.node, (4000, 22), ACK), PASS),
+            arrives(
+                "not allowed",
+                &tcp(net.world, net.node, (4000, 80), SYN),
+                DENIED,
+            ),
+            arrives("again", &tcp(net.world, net.node, (4000, 80), SYN), DENIED),
+            arrives(
+                "another address",
+                &tcp(net.world, second(net), (4000, 80), SYN),
+                DENIED,
+            ),
+            arrives(
+                "allowed there",
+                &tcp(net.world, second(net), (4000, 22), SYN),
+                PASS,
+            ),
+            arrives(
+                "of a node",
+                &tcp(net.remote_node, net.node, (4000, 80), SYN),
+                DENIED,
+            ),
+            arrives(
+                "of a pod",
+                &tcp(net.remote, net.node, (4000, 80), SYN),
+                DENIED,
+            ),
+            arrives(
+                "UDP",
+                &Build::udp(net.world, net.node, (4000, 22), 3),
+                DENIED,
+            ),
+            arrives("ping", &Build::ping(net.world, net.node, 7), DENIED),
+            leaves("own", &tcp(net.node, net.world, (5000, 80), SYN), PASS),
+            arrives(
+                "its answer",
+                &tcp(net.world, net.node, (80, 5000), SYN | ACK),
+                PASS,
+            ),
+            leaves(
+                "own UDP",
+                &Build::udp(net.node, net.world, (5000, 53), 3),
+                PASS,
+            ),
+            arrives(
+                "its answer",
+                &Build::udp(net.world, net.node, (53, 5000), 9),
+                PASS,
+            ),
+            arrives(
+                "no answer",
+                &Build::udp(net.world, net.node, (53, 5001), 9),
+                DENIED,
+            ),
+            leaves("own ping", &Build::ping(net.node, net.world, 8), PASS),
+            arrives("its pong", &Build::pong(net.world, net.node, 8), PASS),
+            arrives(
+                "for a pod",
+                &tcp(net.world, net.a, (4000, 80), SYN),
+                to(POD_A),
+            ),
+            arrives(
+                "to a group",
+                &Build::udp(net.world, net.multicast, (1, 2), 3),
+                IGNORE,
+            ),
+        ],
+    )
+}
+
+fn egress(net: &Net) -> Case {
+    let tcp = |from, to, ports, flags| Build::tcp(from, to, ports, flags);
+    net.case(
+        "host egress",
+        guarded(PolicySetFlags::DEFAULT_DENY_EGRESS),
+        vec![
+            leaves("allowed", &tcp(net.node, net.world, (4000, 443), SYN), PASS),
+            arrives(
+                "its reply",
+                &tcp(net.world, net.node, (443, 4000), SYN | ACK),
+                PASS,
+            ),
+            leaves(
+                "not allowed",
+                &tcp(net.node, net.world, (4000, 80), SYN),
+                DENIED,
+            ),
+            leaves(
+                "another address",
+                &tcp(second(net), net.world, (4000, 80), SYN),
+                DENIED,
+            ),
+            leaves(
+                "allowed there",
+                &tcp(second(net), net.world, (4000, 443), SYN),
+                PASS,
+            ),
+            leaves("ping", &Build::ping(net.node, net.world, 7), DENIED),
+            leaves(
+                "to a pod",
+                &tcp(net.node, net.remote, (4000, 80), SYN),
+                DENIED,
+            ),
+            leaves(
+                "to a group",
+                &Build::udp(net.node, net.multicast, (5353, 5353), 3),
+                DENIED,
+            ),
+            arrives("in", &tcp(net.world, net.node, (5000, 80), SYN), PASS),
+            leaves(
+                "its reply",
+                &tcp(net.node, net.world, (80, 5000), SYN | ACK),
+                PASS,
+            ),
+            leaves(
+                "its refusal",
+                &tcp(net.node, net.world, (80, 5000), RST | ACK),
+                PASS,
+            ),
+            leaves("of a pod", &tcp(net.a, net.remote, (4000, 80), SYN), IGNORE),
+        ],
+    )
+}
+
+/// What the link lives of, and what tells of packets that did not come
+/// through.
+fn link(net: &Net) -> Case {
+    let about = Build::tcp(net.node, net.world, (5000, 80), ACK).frame();
+    let icmp = |head: (u8, u8, u32)| Build::icmp(net.router, net.node, head, &[0; 28]);
+    let mut steps = vec![
+        arrives(
+            "an error about something unknown",
+            &Build::unreachable(net.router, net.node, &about),
+            PASS,
+        ),
+        leaves(
+            "the node's own error",
+            &Build::unreachable(
+                net.node,
+                net.world,
+                &Build::udp(net.world, net.node, (1, 2), 3).frame(),
+            ),
+            PASS,
+        ),
+    ];
+    if net.version == 4 {
+        steps.push(arrives("a redirect", &icmp((5, 1, 0)), PASS));
+        steps.push(arrives("a question of no use", &icmp((13, 0, 0)), DENIED));
+    } else {
+        for kind in [130, 134, 135, 136, 137] {
+            steps.push(arrives("of the link", &icmp((kind, 0, 0)), PASS));
+        }
+        steps.push(arrives("too big", &icmp((2, 0, 1280)), PASS));
+        steps.push(arrives("a node's name", &icmp((139, 0, 0)), DENIED));
+    }
+    net.case("the link of a guarded host", guarded(BOTH), steps)
+}
+
+fn link_local(net: &Net) -> Case {
+    let tcp = |from, to, ports| Build::tcp(from, to, ports, SYN);
+    net.case(
+        "a guarded host by its address on the link",
+        guarded(BOTH),
+        vec![
+            arrives("allowed", &tcp("fe80::7", "fe80::1", (4000, 22)), PASS),
+            arrives(
+                "not allowed",
+                &tcp("fe80::7", "fe80::1", (4000, 80)),
+                DENIED,
+            ),
+            leaves("allowed out", &tcp("fe80::1", "fe80::7", (4000, 443)), PASS),
+            leaves(
+                "not allowed out",
+                &tcp("fe80::1", "fe80::7", (4000, 80)),
+                DENIED,
+            ),
+            leaves(
+                "DHCP without a rule",
+                &Build::udp("fe80::1", "ff02::1:2", (546, 547), 30),
+                DENIED,
+            ),
+        ],
+    )
+}
+
+/// Protocols without ports, asked about each time.
+fn protocols(net: &Net) -> Case {
+    let mut world = guarded(BOTH);
+    for egress in [false, true] {
+        world.rule(
+            SET,
+            None,
+            Rule {
+                egress,
+                protocol: 112,
+                precedence: 1,
+                ..Rule::default()
+            },
+        );
+    }
+    let other = |from, to, protocol| Build {
+        protocol,
+        ..Build::udp(from, to, (1, 2), 30)
+    };
+    net.case(
+        "protocols of a guarded host",
+        world,
+        vec![
+            arrives("VRRP", &other(net.router, net.node, 112), PASS),
+            leaves("VRRP out", &other(net.node, net.router, 112), PASS),
+            arrives(
+                "a part of it",
+                &other(net.router, net.node, 112).part(5, 16, 38),
+                PASS,
+            ),
+            arrives("OSPF", &other(net.router, net.node, 89), DENIED),
+            leaves("OSPF out", &other(net.node, net.router, 89), DENIED),
+            arrives(
+                "broken TCP",
+                &Build::tcp(net.world, net.node, (4000, 22), 3),
+                Err(DropReason::CtInvalidHeader),
+            ),
+        ],
+    )
+}
+
+fn fragments(net: &Net) -> Case {
+    let mut world = guarded(BOTH);
+    for egress in [false, true] {
+        world.rule(
+            SET,
+            None,
+            Rule {
+                egress,
+                protocol: 17,
+                port: 53,
+                prefix: 16,
+                precedence: 1,
+                deny: false,
+            },
+        );
+    }
+    let part = |from, to, ports, (begin, end)| Build::udp(from, to, ports, 64).part(77, begin, end);
+    net.case(
+        "fragments of a guarded host",
+        world,
+        vec![
+            arrives(
+                "first",
+                &part(net.world, net.node, (4000, 53), (0, 24)),
+                PASS,
+            ),
+            arrives(
+                "later",
+                &part(net.world, net.node, (4000, 53), (24, 72)),
+                PASS,
+            ),
+            leaves(
+                "first back",
+                &part(net.node, net.world, (53, 4000), (0, 24)),
+                PASS,
+            ),
+            leaves(
+                "later back",
+                &part(net.node, net.world, (53, 4000), (24, 72)),
+                PASS,
+            ),
+            arrives(
+                "not allowed",
+                &part(net.remote, net.node, (4000, 54), (0, 24)),
+                DENIED,
+            ),
+            arrives(
+                "its later part",
+                &part(net.remote, net.node, (4000, 54), (24, 72)),
+                DENIED,
+            ),
+            arrives(
+                "alone",
+                &part(net.router, net.node, (4000, 53), (24, 72)),
+                Err(DropReason::FragmentNotFoundWorld),
+            ),
+        ],
+    )
+}
+
+/// Between the node and its own endpoints both ends are asked.
+fn endpoints(net: &Net) -> Case {
+    let mut world = guarded(BOTH);
+    world.rule(
+        SET,
+        Some(IDENTITY_A),
+        Rule {
+            precedence: 1,
+            ..Rule::default()
+        },
+    );
+    let tcp = |from, to, ports, flags| Build::tcp(from, to, ports, flags);
+    net.case(
+        "a guarded host and its endpoints",
+        world,
+        vec![
+            sends(
+                "who may",
+                POD_A,
+                &tcp(net.a, net.node, (4000, 80), SYN),
+                PASS,
+            ),
+            sends("again", POD_A, &tcp(net.a, net.node, (4000, 80), ACK), PASS),
+            sends(
+                "who may not",
+                POD_B,
+                &tcp(net.b, net.node, (4000, 80), SYN),
+                DENIED,
+            ),
+            sends(
+                "to another address",
+                POD_B,
+                &tcp(net.b, second(net), (4000, 80), SYN),
+                DENIED,
+            ),
+            sends(
+                "what all may",
+                POD_B,
+                &tcp(net.b, net.node, (4000, 22), SYN),
+                PASS,
+            ),
+            reaches(
+                "its reply",
+                0,
+                &tcp(net.node, net.b, (22, 4000), SYN | ACK),
+                PASS,
+            ),
+            reaches(
+                "not allowed",
+                0,
+                &tcp(net.node, net.b, (5000, 80), SYN),
+                DENIED,
+            ),
+            reaches("allowed", 0, &tcp(net.node, net.b, (5000, 443), SYN), PASS),
+            sends(
+                "its reply",
+                POD_B,
+                &tcp(net.b, net.node, (443, 5000), SYN | ACK),
+                PASS,
+            ),
+            reaches(
+                "by an uplink",
+                UPLINK,
+                &tcp(net.world, net.b, (5000, 80), SYN),
+                PASS,
+            ),
+            sends(
+                "past it",
+                POD_A,
+                &tcp(net.a, net.b, (5000, 80), SYN),
+                to(POD_B),
+            ),
+        ],
+    )
+}
+
+/// What the node only passes on is not its own, also where the stack has given
+/// it the node's address.
+fn forwarded(net: &Net) -> Case {
+    let tcp = |from, to, ports, flags| Build::tcp(from, to, ports, flags);
+    net.case(
+        "what a guarded host passes on",
+        guarded(BOTH),
+        vec![
+            passes_on(
+                "another's",
+                &tcp("198.18.0.1", "198.18.0.2", (1, 2), SYN),
+                IGNORE,
+            ),
+            passes_on(
+                "masqueraded",
+                &tcp(net.node, net.world, (4000, 80), SYN),
+                PASS,
+            ),
+            arrives(
+                "its answer",
+                &tcp(net.world, net.node, (80, 4000), SYN | ACK),
+                PASS,
+            ),
+            passes_on("its next", &tcp(net.node, net.world, (4000, 80), ACK), PASS),
+            leaves(
+                "the node itself",
+                &tcp(net.node, net.world, (4001, 80), SYN),
+                DENIED,
+            ),
+            arrives(
+                "to a mapped port",
+                &tcp(net.world, net.node, (4000, 8080), SYN),
+                DENIED,
+            ),
+            arrives(
+                "to one that is allowed",
+                &tcp(net.world, net.node, (4000, 22), SYN),
+                PASS,
+            ),
+            passes_on(
+                "its answer",
+                &tcp(net.node, net.world, (22, 4000), SYN | ACK),
+                PASS,
+            ),
+        ],
+    )
+}
+
+/// What pods send under the node's address is theirs; the node's own flow keeps
+/// its verdict under another port.
+fn translated(net: &Net) -> Case {
+    let udp = |from, to, ports| Build::udp(from, to, ports, 5);
+    let mut world = guarded(BOTH);
+    world.rule(
+        SET,
+        None,
+        Rule {
+            egress: true,
+            protocol: 17,
+            port: 53,
+            prefix: 16,
+            precedence: 1,
+            deny: false,
+        },
+    );
+    net.case(
+        "translation at a guarded host",
+        world,
+        vec![
+            leaves("of a pod", &udp(net.a, net.world, (50000, 5000)), PASS),
+            arrives(
+                "its answer",
+                &udp(net.world, net.node, (5000, 50000)),
+                to(POD_A),
+            ),
+            leaves(
+                "of the node, denied",
+                &udp(net.node, net.world, (50000, 5000)),
+                DENIED,
+            ),
+            leaves("of the node", &udp(net.node, net.world, (50001, 53)), PASS),
+            arrives("its answer", &udp(net.world, net.node, (53, 50001)), PASS),
+            arrives(
+                "nobody's answer",
+                &udp(net.world, net.node, (53, 50002)),
+                DENIED,
+            ),
+        ],
+    )
+}
+
+fn forged(net: &Net) -> Case {
+    let tcp = |from, to| Build::tcp(from, to, (4000, 22), SYN);
+    let forged = Err(DropReason::InvalidSourceIp);
+    net.case(
+        "forged packets to a guarded host",
+        guarded(0),
+        vec![
+            arrives("with its own address", &tcp(second(net), net.node), forged),
+            arrives("with a pod's", &tcp(net.a, net.node), forged),
+            arrives("with nobody's", &tcp(net.world, net.node), PASS),
+        ],
+    )
+}
+
+/// What keeps the node from being locked out counts for unknown senders too.
+fn unknown(net: &Net) -> Case {
+    let mut world = guarded(BOTH);
+    let entry = |port, flags| {
+        let key = PolicyKey {
+            set: SET,
+            class: class::ANY,
+            port: Be16::new(port),
+            protocol: 6,
+            direction_prefix: PolicyKey::INGRESS | 16,
+        };
+        let entry = PolicyEntry {
+            precedence: 2,
+            flags,
+            ..PolicyEntry::default()
+        };
+        (key, entry)
+    };
+    let failsafe = PolicyEntryFlags::UNKNOWN_TOO;
+    world
+        .policy
+        .extend([entry(10250, failsafe), entry(10251, 0)]);
+    world.identities.remove(&IDENTITY_REMOTE);
+    let tcp = |from, port| Build::tcp(from, net.node, (4000, port), SYN);
+    net.case(
+        "unknown senders to a guarded host",
+        world,
+        vec![
+            arrives("an allow", &tcp(net.remote, 10251), DENIED),
+            arrives("what is never denied", &tcp(net.remote, 10250), PASS),
+            arrives("known, an allow", &tcp(net.world, 10251), PASS),
+            arrives("known, never denied", &tcp(net.world, 10250), PASS),
+        ],
+    )
+}
+
+fn audited(net: &Net) -> Case {
+    let mut world = guarded(BOTH);
+    world.config.flags |= ConfigFlags::AUDIT;
+    net.case(
+        "a host that is only audited",
+        world,
+        vec![
+            arrives(
+                "in",
+                &Build::tcp(net.world, net.node, (4000, 80), SYN),
+                PASS,
+            ),
+            leaves(
+                "out",
+                &Build::tcp(net.node, net.world, (4000, 80), SYN),
+                PASS,
+            ),
+        ],
+    )
+}
+
+fn without_quota(net: &Net) -> Case {
+    let mut world = guarded(BOTH);
+    world.config.ct_quota = 1;
+    let call = |name, port| {
+        arrives(
+            name,
+            &Build::tcp(net.world, net.node, (port, 22), SYN),
+            PASS,
+        )
+    };
+    net.case(
+        "a host has no quota of connections",
+        world,
+        vec![call("first", 1), call("second", 2), call("third", 3)],
+    )
+}
