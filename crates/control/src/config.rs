@@ -70,6 +70,8 @@ pub struct Config {
     /// The node reaches its endpoints unless a rule denies it
     /// (`allow-localhost: always`).
     pub allow_localhost: bool,
+    /// Policy is enforced on the node itself too (`enable-host-firewall`).
+    pub host_firewall: bool,
     /// Prefixes that policy names select nodes too, by their addresses
     /// (`policy-cidr-match-mode: nodes`).
     pub cidr_selects_nodes: bool,
@@ -126,6 +128,7 @@ impl Default for Config {
             enforcement: Enforcement::Default,
             audit: false,
             allow_localhost: true,
+            host_firewall: false,
             cidr_selects_nodes: false,
             cidr_selects_pods: false,
             masquerade_ipv4: true,

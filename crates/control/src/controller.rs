@@ -19,7 +19,9 @@ use crate::routes::Overlap;
 use crate::runtime::{DeviceAddresses, Epoch};
 use crate::seen::{Cursors, View};
 use crate::sets::Sets;
-use crate::views::{Condition, ConditionKind, EndpointStatus, IpSource, Renamed, StepReport};
+use crate::views::{
+    Condition, ConditionKind, EndpointStatus, HostStatus, IpSource, Renamed, StepReport,
+};
 
 /// What is left of an earlier life beside [`Persisted`]: numbers that must not
 /// be given another meaning, also where what was persisted is lost.
@@ -50,6 +52,7 @@ pub struct Controller {
     pub(crate) sets: Sets,
     pub(crate) epoch: Epoch,
     pub(crate) statuses: BTreeMap<u16, EndpointStatus>,
+    pub(crate) host: HostStatus,
     pub(crate) pod_cidrs: BTreeMap<IpNet, String>,
     pub(crate) overlaps: Vec<Overlap>,
     pub(crate) prefixes_exhausted: Option<Exhausted>,
@@ -107,6 +110,7 @@ impl Controller {
             sets: Sets::default(),
             epoch: Epoch::default(),
             statuses: BTreeMap::new(),
+            host: HostStatus::default(),
             pod_cidrs: BTreeMap::new(),
             overlaps: Vec::new(),
             prefixes_exhausted: None,
@@ -227,7 +231,7 @@ impl Controller {
         complete: bool,
     ) {
         self.follow_nodes(view);
-        self.follow_host();
+        self.follow_host(view);
         self.follow_policies(view);
         self.follow_pods(view);
         let news = self.identify_endpoints(view);
@@ -240,9 +244,12 @@ impl Controller {
         }
         self.write_identities(desired);
         let subjects = self.statuses.values().map(|status| status.identity);
+        let subjects = subjects.chain(self.host_subject());
         self.engine.set_subjects(subjects.collect());
         let resolution = self.engine.resolution(&mut self.persisted.numbers).clone();
         self.conditions = self.observed_conditions(view);
+        let overflow = self.place_host(view, &resolution);
+        self.conditions.extend(overflow);
         let overflows = self.place_endpoints(view, &resolution, desired);
         self.conditions.extend(overflows);
         let rows = self.row_conditions();
@@ -257,6 +264,7 @@ impl Controller {
             .statuses
             .values()
             .map(|status| status.policy_set)
+            .chain([self.host.policy_set])
             .collect();
         self.sets
             .retire(&used, now_ms + self.config.retire_after_ms);

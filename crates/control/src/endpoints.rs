@@ -175,10 +175,10 @@ impl Controller {
         conditions
     }
 
-    /// What an endpoint gets whose set does not fit: the set it has, if that
+    /// What an endpoint, or the node, gets whose set does not fit: the set it has, if that
     /// allows nothing that the wanted one denies, else the set that allows
     /// nothing.
-    fn stricter(&mut self, current: u32, wanted: &Arc<PolicySet>) -> u32 {
+    pub(crate) fn stricter(&mut self, current: u32, wanted: &Arc<PolicySet>) -> u32 {
         let identities = || self.engine.identities().keys().copied();
         if let Some(set) = self.sets.get(current).cloned()
             && at_least_as_strict(&set.rows, &wanted.rows, identities())
@@ -195,7 +195,7 @@ impl Controller {
         }
     }
 
-    fn overflow(&self, wanted: &PolicySet, message: &str) -> Condition {
+    pub(crate) fn overflow(&self, wanted: &PolicySet, message: &str) -> Condition {
         Condition {
             kind: ConditionKind::PolicyOverflow,
             policies: self.policies_of(&wanted.rules),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use axon_abi::{Identity, IpcacheFlags, Scope};
 use axon_model::{Label, Labels, Node, NodeAddressKind, ObjectKey, source};
-use axon_policy::{IdentityInfo, cidr_labels, reserved_identities};
+use axon_policy::{IdentityInfo, cidr_labels};
 use ipnet::IpNet;
 
 use crate::config::IdentityMode;
@@ -256,25 +256,6 @@ impl Controller {
         for id in gone {
             self.persisted.node_identities.release(id);
             self.touched.insert(id);
-        }
-    }
-
-    /// Tells the policy engine this node's addresses, where prefixes select
-    /// nodes: the host is one identity with all of them.
-    pub(crate) fn follow_host(&mut self) {
-        if !self.config.cidr_selects_nodes {
-            return;
-        }
-        let policy = self.config.policy();
-        let Some(mut info) = reserved_identities(&policy).remove(&Identity::HOST) else {
-            return;
-        };
-        for name in [self.config.node_name.clone(), String::new()] {
-            let owner = (IpSource::Node, name);
-            info.addresses.extend(self.claims.of(&owner).copied());
-        }
-        if self.engine.upsert_identity(Identity::HOST, info) {
-            self.epoch.note_change();
         }
     }
 

@@ -16,6 +16,7 @@ mod config;
 mod controller;
 mod endpoints;
 mod follow;
+mod host;
 pub mod identity;
 pub mod ipam;
 mod ipcache;
@@ -36,6 +37,6 @@ pub use controller::{Adopted, Controller};
 pub use ipam::{Family, Ipam, IpamError};
 pub use persisted::{Persisted, PersistedChange};
 pub use views::{
-    Condition, ConditionKind, EndpointStatus, IpEntry, IpSource, PolicySetUse, Renamed, RuleView,
-    StepReport, WaitReason,
+    Condition, ConditionKind, EndpointStatus, HostStatus, IpEntry, IpSource, PolicySetUse, Renamed,
+    RuleView, StepReport, WaitReason,
 };

@@ -45,7 +45,9 @@ impl Controller {
             }
         }
         let policies = self.engine.policies().values();
-        self.unsupported = policies.filter_map(unsupported).collect();
+        let host_firewall = self.config.host_firewall;
+        let unsupported = policies.filter_map(|policy| unsupported(policy, host_firewall));
+        self.unsupported = unsupported.collect();
         self.rules_due = true;
     }
 
@@ -127,13 +129,13 @@ impl Controller {
 }
 
 /// What a policy asks for that nobody carries out yet.
-fn unsupported(policy: &PolicyObject) -> Option<Condition> {
-    let about_nodes = |rule: &Rule| matches!(rule.subject, Subject::Nodes(_));
+fn unsupported(policy: &PolicyObject, host_firewall: bool) -> Option<Condition> {
+    let about_nodes = |rule: &Rule| !host_firewall && matches!(rule.subject, Subject::Nodes(_));
     let asks_proxy = |rule: &Rule| rule.entries.iter().any(|entry| entry.l7.is_some());
     let clusterwide = policy.origin.kind == PolicyKind::CiliumClusterwideNetworkPolicy;
     let (message, remedy) = if policy.rules.iter().any(about_nodes) {
         let remedy = if clusterwide {
-            "select endpoints with endpointSelector"
+            "set enable-host-firewall, or select endpoints with endpointSelector"
         } else {
             "nodeSelector belongs into a CiliumClusterwideNetworkPolicy"
         };

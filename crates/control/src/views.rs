@@ -63,6 +63,16 @@ pub struct EndpointStatus {
     pub waiting: Option<WaitReason>,
 }
 
+/// What the controller has decided for the node itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostStatus {
+    /// The policy set version that is for it; 0 if policy is not enforced on it,
+    /// or not yet.
+    pub policy_set: u32,
+    /// Why it does not have its full policy; `None` when it has.
+    pub waiting: Option<WaitReason>,
+}
+
 /// Something that an operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
@@ -165,6 +175,8 @@ pub struct PolicySetUse {
     pub policies: Vec<Origin>,
     /// Endpoints whose row points to it.
     pub endpoints: Vec<u16>,
+    /// It is the node's own.
+    pub host: bool,
     /// Rows in the class map.
     pub classes: usize,
     /// Rows in the policy map.
@@ -241,6 +253,7 @@ impl Controller {
                 set: number,
                 policies: self.policies_of(&live.set.rules),
                 endpoints: endpoints_of(number),
+                host: number == self.host.policy_set,
                 classes: live.set.rows.classes.len(),
                 entries: live.set.rows.entries.len(),
                 retiring: live.retire_at_ms.is_some(),

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{Direction, Identity, Scope};
-use axon_model::{GroupKey, Origin, PolicyObject, Rule};
+use axon_model::{GroupKey, Labels, Origin, PolicyObject, Rule};
 
 use crate::compile::{SubjectTraits, compile, port_names};
 use crate::groups::Groups;
+use crate::resolve::subject_labels;
 use crate::rows::{Shape, Vector};
 use crate::select::stand_ins;
 use crate::state::{SetKey, SetState, SubjectState, matching};
@@ -29,6 +30,7 @@ pub struct Engine {
     identities: BTreeMap<Identity, IdentityInfo>,
     policies: BTreeMap<Origin, PolicyObject>,
     groups: Groups,
+    node: Labels,
     subjects: BTreeMap<Identity, SubjectState>,
     whos: Whos,
     sets: BTreeMap<SetId, SetState>,
@@ -49,6 +51,7 @@ impl Engine {
             identities: BTreeMap::new(),
             policies: BTreeMap::new(),
             groups: Groups::default(),
+            node: Labels::default(),
             subjects: BTreeMap::new(),
             whos: Whos::default(),
             sets: BTreeMap::new(),
@@ -150,7 +153,27 @@ impl Engine {
         changed
     }
 
-    /// Says which identities need a set: those of this node's endpoints.
+    /// Says which labels the node itself has: by them rules about nodes are
+    /// about [`Identity::HOST`], if that is a subject.
+    pub fn set_node(&mut self, labels: Labels) -> bool {
+        if self.node == labels {
+            return false;
+        }
+        self.node = labels;
+        if self.subjects.contains_key(&Identity::HOST) {
+            self.replace_subject(Identity::HOST, Some(self.match_subject(Identity::HOST)));
+            self.stale = true;
+        }
+        true
+    }
+
+    /// The labels of the node itself.
+    pub fn node(&self) -> &Labels {
+        &self.node
+    }
+
+    /// Says which identities need a set: those of this node's endpoints, and
+    /// [`Identity::HOST`] if policy is enforced on the node itself.
     pub fn set_subjects(&mut self, subjects: BTreeSet<Identity>) -> bool {
         let gone: Vec<Identity> = self
             .subjects
@@ -226,8 +249,9 @@ impl Engine {
         let policy = self.policies.get(origin);
         let mut touched = Vec::new();
         for (id, subject) in &mut self.subjects {
-            let rules = match (policy, self.identities.get(id)) {
-                (Some(policy), Some(info)) => matching(policy, info),
+            let labels = subject_labels(*id, &self.identities, &self.node);
+            let rules = match (policy, labels) {
+                (Some(policy), Some(labels)) => matching(policy, *id, labels),
                 _ => Vec::new(),
             };
             let is_about = !rules.is_empty();
@@ -290,11 +314,11 @@ impl Engine {
     }
 
     fn match_subject(&self, id: Identity) -> SubjectState {
-        let Some(info) = self.identities.get(&id) else {
+        let Some(labels) = subject_labels(id, &self.identities, &self.node) else {
             return SubjectState::default();
         };
         let matched = |policy: &PolicyObject| {
-            let rules = matching(policy, info);
+            let rules = matching(policy, id, labels);
             (!rules.is_empty()).then(|| (policy.origin.clone(), rules))
         };
         SubjectState {

@@ -45,5 +45,5 @@ pub use rows::RowCount;
 pub use selectors::SelectorUse;
 pub use world::{
     Enforcement, IdentityInfo, NamedPorts, PolicyConfig, World, cidr_labels, narrowest,
-    policy_groups, policy_prefixes, reserved_identities,
+    node_labels, policy_groups, policy_prefixes, reserved_identities,
 };

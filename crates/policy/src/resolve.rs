@@ -39,13 +39,27 @@ impl Resolution {
     }
 }
 
-/// Whether a rule is about an endpoint with these labels.
-pub(crate) fn is_about(rule: &Rule, labels: &Labels) -> bool {
+/// Whether a rule is about a subject with these labels: one about nodes is
+/// about the node itself alone, and one about endpoints never is.
+pub(crate) fn is_about(rule: &Rule, id: Identity, labels: &Labels) -> bool {
+    let is_node = id == Identity::HOST;
     match &rule.subject {
-        Subject::Endpoints(selector) => selector.matches(labels),
-        // Rules about nodes are the host firewall's.
-        Subject::Nodes(_) => false,
+        Subject::Endpoints(selector) => !is_node && selector.matches(labels),
+        Subject::Nodes(selector) => is_node && selector.matches(labels),
     }
+}
+
+/// The labels by which rules are about a subject; `None` if it is not known.
+pub(crate) fn subject_labels<'a>(
+    id: Identity,
+    identities: &'a BTreeMap<Identity, IdentityInfo>,
+    node: &'a Labels,
+) -> Option<&'a Labels> {
+    let info = identities.get(&id)?;
+    Some(match id {
+        Identity::HOST => node,
+        _ => &info.labels,
+    })
 }
 
 /// A policy's rules by index.
@@ -82,13 +96,14 @@ pub fn resolve(config: &PolicyConfig, world: &World, numbers: &mut Numbers) -> R
     let declared = declared_ports(world.identities.values());
     let mut resolution = Resolution::default();
     for subject in &world.subjects {
-        let Some(info) = world.identities.get(subject) else {
+        let labels = subject_labels(*subject, &world.identities, &world.node);
+        let (Some(info), Some(labels)) = (world.identities.get(subject), labels) else {
             continue;
         };
         let mut rules: Vec<(u32, &Rule)> = Vec::new();
         for policy in world.policies.values() {
             for (index, rule) in rules_of(policy) {
-                if is_about(rule, &info.labels) {
+                if is_about(rule, *subject, labels) {
                     let origin = policy.origin.clone();
                     let number = numbers.rules.number_of(RuleRef { origin, index });
                     rules.push((number, rule));

@@ -56,7 +56,9 @@ impl Engine {
             .filter(|(id, info)| match named {
                 Named::Peer(peer) => peer_selects(peer, **id, info),
                 Named::Subject(Subject::Endpoints(selector)) => selector.matches(&info.labels),
-                Named::Subject(Subject::Nodes(_)) => false,
+                Named::Subject(Subject::Nodes(selector)) => {
+                    **id == Identity::HOST && selector.matches(self.node())
+                }
             })
             .map(|(id, _)| *id)
             .collect()

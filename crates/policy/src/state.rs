@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axon_abi::Identity;
-use axon_model::{Origin, PolicyObject, Protocol, Rule};
+use axon_model::{Labels, Origin, PolicyObject, Protocol, Rule};
 
 use crate::compile::SubjectTraits;
 use crate::resolve::{is_about, rules_of};
 use crate::rows::{Shape, Vector};
 use crate::version::Version;
 use crate::whos::{SetId, WhoId, Whos};
-use crate::{IdentityInfo, Numbers, PolicySet, RuleRef};
+use crate::{Numbers, PolicySet, RuleRef};
 
 /// What makes a set: two subjects with the same have the same set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,9 +66,9 @@ impl SubjectState {
 }
 
 /// The rules of a policy that are about a subject.
-pub(crate) fn matching(policy: &PolicyObject, info: &IdentityInfo) -> Vec<Matched> {
+pub(crate) fn matching(policy: &PolicyObject, id: Identity, labels: &Labels) -> Vec<Matched> {
     rules_of(policy)
-        .filter(|(_, rule)| is_about(rule, &info.labels))
+        .filter(|(_, rule)| is_about(rule, id, labels))
         .map(|(index, _)| Matched { index, number: 0 })
         .collect()
 }

@@ -141,7 +141,10 @@ pub struct World {
     pub policies: BTreeMap<Origin, PolicyObject>,
     /// The groups that policies refer to.
     pub groups: BTreeMap<GroupKey, Group>,
-    /// The identities of this node's endpoints: those that need a set.
+    /// The labels of the node itself.
+    pub node: Labels,
+    /// The identities of this node's endpoints, and [`Identity::HOST`] if policy
+    /// is enforced on the node itself: those that need a set.
     pub subjects: BTreeSet<Identity>,
 }
 
@@ -188,6 +191,15 @@ fn reserved_labels(id: Identity) -> Labels {
         .chain(also)
         .map(|name| Label::new(source::RESERVED, name, ""))
         .collect()
+}
+
+/// The labels of the node itself, of which Kubernetes knows these.
+pub fn node_labels(known: &BTreeMap<String, String>) -> Labels {
+    let mut labels = reserved_labels(Identity::HOST);
+    for (key, value) in known {
+        labels.insert(Label::new(source::K8S, key, value));
+    }
+    labels
 }
 
 /// The labels of the identity of a prefix outside the cluster: the prefix

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{Direction, Identity, PolicyEntry, PolicyKey, PolicySetRow};
 use axon_model::{
-    Action, Entity, GroupKey, GroupRef, Operator, Peer, Peers, PolicyObject, PortMatch, PortRule,
-    Ports, Protocol, Rule, Subject, source,
+    Action, Entity, GroupKey, GroupRef, Label, Labels, Operator, Peer, Peers, PolicyObject,
+    PortMatch, PortRule, Ports, Protocol, Rule, Subject, source,
 };
 use axon_policy::{
     Enforcement, Engine, Group, IdentityInfo, Lookup, Members, Numbers, Packet, PolicyConfig,
@@ -27,6 +27,8 @@ enum Edit {
     Group(GroupKey, Group),
     NoGroup(GroupKey),
     Subjects(BTreeSet<u32>),
+    /// The labels of the node itself.
+    Node(Labels),
     Look,
 }
 
@@ -38,10 +40,21 @@ fn edit() -> impl Strategy<Value = Edit> {
         1 => (0..4_u8).prop_map(Edit::NoPolicy),
         3 => (group_key(), group()).prop_map(|(key, group)| Edit::Group(key, group)),
         1 => group_key().prop_map(Edit::NoGroup),
-        3 => prop::collection::btree_set(prop_oneof![256..264_u32, Just(5)], 0..5)
+        3 => prop::collection::btree_set(prop_oneof![256..264_u32, Just(5), Just(1)], 0..5)
             .prop_map(Edit::Subjects),
+        1 => node_labels().prop_map(Edit::Node),
         4 => Just(Edit::Look),
     ]
+}
+
+/// Some of the labels that rules ask for.
+fn node_labels() -> impl Strategy<Value = Labels> {
+    let label = (select(vec!["app", "tier"]), select(vec!["a", "b"]));
+    let labels = prop::collection::vec(label, 0..3);
+    labels.prop_map(|labels| {
+        let label = |(key, value)| Label::new("k8s", key, value);
+        labels.into_iter().map(label).collect()
+    })
 }
 
 fn enforcement() -> impl Strategy<Value = Enforcement> {
@@ -86,6 +99,11 @@ fn apply(edit: &Edit, world: &mut World, engine: &mut Engine) {
         Edit::Subjects(ids) => {
             world.subjects = ids.iter().copied().map(Identity).collect();
             engine.set_subjects(world.subjects.clone());
+        }
+        Edit::Node(labels) => {
+            let news = world.node != *labels;
+            world.node = labels.clone();
+            assert_eq!(engine.set_node(labels.clone()), news);
         }
         Edit::Look => {}
     }
@@ -174,7 +192,8 @@ proptest! {
         identities in prop::collection::vec(identity(), 1..8),
         policies in prop::collection::vec(policy(), 0..4),
         groups in prop::collection::btree_map(group_key(), group(), 0..4),
-        subject in prop_oneof![256..264_u32, Just(5)],
+        subject in prop_oneof![256..264_u32, Just(5), Just(1)],
+        node in node_labels(),
     ) {
         let config =
             PolicyConfig { enforcement, allow_localhost, cidr_selects_pods, ..PolicyConfig::default() };
@@ -183,6 +202,7 @@ proptest! {
         world.identities.entry(Identity(subject)).or_default();
         world.policies = policies.into_iter().map(|p| (p.origin.clone(), p)).collect();
         world.groups = groups;
+        world.node = node;
         world.subjects = [Identity(subject)].into();
         let resolution = resolve(&config, &world, &mut Numbers::default());
         let set = &resolution.sets[&resolution.subjects[&Identity(subject)]];
@@ -257,8 +277,10 @@ fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet
         .values()
         .flat_map(|p| &p.rules)
         .filter(|rule| match &rule.subject {
-            Subject::Endpoints(selector) => selector.matches(&info.labels),
-            Subject::Nodes(_) => false,
+            Subject::Endpoints(selector) => {
+                subject != Identity::HOST && selector.matches(&info.labels)
+            }
+            Subject::Nodes(selector) => subject == Identity::HOST && selector.matches(&world.node),
         })
         .collect();
     let forced = config.enforcement == Enforcement::Always || subject == Identity::INIT;

@@ -55,15 +55,15 @@ pub(super) fn not_supported(path: &str) -> FieldError {
 
 fn rule_to_model(rule: &PolicyRule, path: &str, namespace: &str) -> Result<Rule, FieldError> {
     let at = |field: &str, message: &str| FieldError::new(format!("{path}.{field}"), message);
-    let selector = match (&rule.endpoint_selector, &rule.node_selector) {
-        (Some(selector), None) => selector,
+    let (selector, of_nodes) = match (&rule.endpoint_selector, &rule.node_selector) {
+        (Some(selector), None) => (selector, false),
         (None, Some(_)) if !namespace.is_empty() => {
             return Err(at(
                 "nodeSelector",
                 "only a CiliumClusterwideNetworkPolicy may select nodes",
             ));
         }
-        (None, Some(_)) => return Err(not_supported(&format!("{path}.nodeSelector"))),
+        (None, Some(selector)) => (selector, true),
         (Some(_), Some(_)) => {
             return Err(at("nodeSelector", "stands beside endpointSelector"));
         }
@@ -80,9 +80,16 @@ fn rule_to_model(rule: &PolicyRule, path: &str, namespace: &str) -> Result<Rule,
         ));
     }
     check_log(rule, path)?;
+    let subject = if of_nodes {
+        check_of_nodes(rule, path)?;
+        let path = format!("{path}.nodeSelector");
+        Subject::Nodes(Selector::new(requirements(selector, &path, key)?))
+    } else {
+        subject(selector, &format!("{path}.endpointSelector"), namespace)?
+    };
     let scope = Scope {
         namespace,
-        init: is_about_init(selector),
+        init: !of_nodes && is_about_init(selector),
     };
     let mut entries = Vec::new();
     for (field, action, list) in [
@@ -114,7 +121,7 @@ fn rule_to_model(rule: &PolicyRule, path: &str, namespace: &str) -> Result<Rule,
     let ingress = some(rule.ingress.as_ref()) || some(rule.ingress_deny.as_ref());
     let egress = some(rule.egress.as_ref()) || some(rule.egress_deny.as_ref());
     Ok(Rule {
-        subject: subject(selector, &format!("{path}.endpointSelector"), namespace)?,
+        subject,
         default_deny_ingress: rule.enable_default_deny.ingress.unwrap_or(ingress),
         default_deny_egress: rule.enable_default_deny.egress.unwrap_or(egress),
         entries,
@@ -122,6 +129,25 @@ fn rule_to_model(rule: &PolicyRule, path: &str, namespace: &str) -> Result<Rule,
         labels: labels(&rule.labels, &format!("{path}.labels"))?,
         log: field(&rule.log, "value").to_owned(),
     })
+}
+
+/// Nothing asks what is said to the node itself.
+fn check_of_nodes(rule: &PolicyRule, path: &str) -> Result<(), FieldError> {
+    let ingress = rule.ingress.iter().flatten().enumerate();
+    let ingress = ingress.map(|(n, item)| (format!("ingress[{n}]"), &item.to_ports));
+    let egress = rule.egress.iter().flatten().enumerate();
+    let egress = egress.map(|(n, item)| (format!("egress[{n}]"), &item.to_ports));
+    for (item, lists) in ingress.chain(egress) {
+        for (n, ports) in lists.iter().flatten().enumerate() {
+            if ports.rules.is_some() {
+                return Err(FieldError::new(
+                    format!("{path}.{item}.toPorts[{n}].rules"),
+                    "stands in a rule with nodeSelector; expected ports without rules",
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn some<T>(list: Option<&Vec<T>>) -> bool {

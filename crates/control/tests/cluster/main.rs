@@ -3,6 +3,7 @@
 mod cases;
 mod groups;
 mod histories;
+mod host;
 mod numbers;
 mod places;
 mod world;

@@ -1,0 +1,155 @@
+//! Policy for the node itself.
+
+use axon_abi::{Direction, Identity};
+use axon_control::{Capacity, ConditionKind, Config, WaitReason};
+use axon_model::{
+    Action, Entity, Node, Origin, Peer, Peers, PolicyKind, PolicyObject, Requirement, Rule,
+    Selector, Subject,
+};
+use axon_policy::evaluate;
+
+use crate::world::{Cluster, config, ingress};
+
+fn firewall() -> Config {
+    Config {
+        host_firewall: true,
+        ..config()
+    }
+}
+
+fn guard_origin() -> Origin {
+    Origin {
+        kind: PolicyKind::CiliumClusterwideNetworkPolicy,
+        namespace: String::new(),
+        name: "guard".into(),
+    }
+}
+
+/// A policy that lets nodes of a pool be reached on port 22 by the cluster.
+fn guard(c: &Cluster, pool: &str) {
+    let cluster = Peers::List(vec![Peer::Entity(Entity::Cluster)]);
+    let pool = Requirement::equals("any", "pool", pool);
+    let rule = Rule {
+        subject: Subject::Nodes(Selector::new(vec![pool])),
+        default_deny_ingress: true,
+        default_deny_egress: false,
+        entries: vec![ingress(Action::Allow, cluster, 22)],
+        description: String::new(),
+        labels: Vec::new(),
+        log: String::new(),
+    };
+    let policy = PolicyObject {
+        origin: guard_origin(),
+        uid: String::new(),
+        rules: vec![rule],
+    };
+    let policies = &c.observed.policies;
+    policies.write(|txn| txn.insert(policy.origin.clone(), policy));
+}
+
+fn pool(c: &Cluster, pool: &str) {
+    let own = "one".to_owned();
+    let node = c.observed.nodes.get(&own).expect("the node");
+    let labels = [("pool".to_owned(), pool.to_owned())].into();
+    let node = Node {
+        labels,
+        ..(*node).clone()
+    };
+    c.observed.nodes.write(|txn| txn.insert(own, node));
+}
+
+/// Whether somebody may reach a port of the node.
+fn may(c: &Cluster, from: Identity, port: u16) -> bool {
+    let set = c.controller.host().policy_set;
+    let rows = c.desired.policy_sets.get(&set).expect("rows of the set");
+    evaluate(&rows, Direction::Ingress, from, 6, port).is_allowed()
+}
+
+#[test]
+fn the_node_has_a_set_by_its_labels() {
+    let mut c = Cluster::new(firewall());
+    guard(&c, "edge");
+    c.complete();
+    c.step();
+    assert!(may(&c, Identity::WORLD_IPV4, 22), "no rule is about it");
+    pool(&c, "edge");
+    let report = c.step();
+    assert!(report.changed);
+    assert_eq!(report.conditions, []);
+    let world = Identity::WORLD_IPV4;
+    let seen = [(world, 22), (Identity::REMOTE_NODE, 22), (world, 80)];
+    let seen = seen.map(|(from, port)| may(&c, from, port));
+    assert_eq!(seen, [false, true, false]);
+    let uses = c.controller.policy_sets();
+    let own = uses.iter().find(|set| set.host).expect("its set");
+    assert_eq!(
+        (own.policies.as_slice(), own.retiring),
+        (&[guard_origin()][..], false)
+    );
+    pool(&c, "batch");
+    c.step();
+    assert!(may(&c, world, 80));
+}
+
+#[test]
+fn endpoints_and_the_node_are_told_apart() {
+    let mut c = Cluster::new(firewall());
+    c.pod("web", "one", "10.0.1.7");
+    c.endpoint(7, "web");
+    c.policy("p", "web", vec![ingress(Action::Deny, Peers::Any, 80)]);
+    guard(&c, "edge");
+    pool(&c, "edge");
+    c.complete();
+    c.step();
+    let world = Identity::WORLD_IPV4;
+    let web = [80, 22].map(|port| c.allowed(world.0, 7, port));
+    assert_eq!(web, [false, false], "by its own policy and default");
+    assert!(may(&c, Identity::REMOTE_NODE, 22));
+    let set = c.controller.endpoints()[&7].policy_set;
+    assert_ne!(set, c.controller.host().policy_set);
+}
+
+#[test]
+fn without_the_firewall_nothing_is_enforced_and_somebody_says_so() {
+    let mut c = Cluster::ready();
+    guard(&c, "edge");
+    pool(&c, "edge");
+    let report = c.step();
+    assert_eq!(c.controller.host().policy_set, 0);
+    let kinds: Vec<_> = report.conditions.iter().map(|c| c.kind).collect();
+    assert_eq!(kinds, [ConditionKind::PolicyUnsupported]);
+    assert!(report.conditions[0].remedy.contains("enable-host-firewall"));
+}
+
+#[test]
+fn the_node_waits_for_its_own_labels_and_for_all_policies() {
+    let mut c = Cluster::new(firewall());
+    c.observed.nodes.write(|txn| txn.remove(&"one".to_owned()));
+    c.complete();
+    c.step();
+    let host = c.controller.host();
+    assert_eq!(host.policy_set, 0, "its row stays as it is");
+    assert!(matches!(
+        host.waiting,
+        Some(WaitReason::Sources { what: "nodes" })
+    ));
+}
+
+#[test]
+fn what_does_not_fit_is_not_open() {
+    let capacity = Capacity {
+        entries: 3,
+        ..Capacity::default()
+    };
+    let mut c = Cluster::new(Config {
+        capacity,
+        ..firewall()
+    });
+    guard(&c, "edge");
+    pool(&c, "edge");
+    c.complete();
+    let report = c.step();
+    let kinds: Vec<_> = report.conditions.iter().map(|c| c.kind).collect();
+    assert_eq!(kinds, [ConditionKind::PolicyOverflow]);
+    assert!(!may(&c, Identity::REMOTE_NODE, 22));
+}
