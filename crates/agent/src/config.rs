@@ -1,5 +1,6 @@
 //! The configuration: every option, read and checked.
 
+mod firewall;
 mod logging;
 mod network;
 mod read;
@@ -9,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use firewall::Firewall;
 pub use logging::{LogFormat, Logging};
 pub use network::{Aggregation, Allocation, Enforcement, Monitor, Network};
 pub use sizes::Sizes;
@@ -29,6 +31,8 @@ pub struct Config {
     pub paths: Paths,
     /// Addresses, devices, policy.
     pub network: Network,
+    /// Policy for the node itself.
+    pub firewall: Firewall,
     /// What is reported of packets.
     pub monitor: Monitor,
     /// Sizes and lives of kernel tables.
@@ -100,6 +104,7 @@ impl Config {
                 bpf: reader.path("bpf-root"),
             },
             network: Network::read(&mut reader),
+            firewall: Firewall::read(&mut reader),
             monitor: Monitor::read(&mut reader),
             sizes: Sizes::read(&mut reader),
             ready_timeout: reader.duration("endpoint-ready-timeout"),
@@ -175,6 +180,9 @@ mod tests {
             ("--enable-bpf-masquerade=false", "masquerad"),
             ("--identity-allocation-mode=kvstore", "local, crd"),
             ("--policy-cidr-match-mode=nodes,hosts", "not \"hosts\""),
+            ("--enable-host-firewall=perhaps", "true or false"),
+            ("--host-firewall-failsafe-ingress=tcp/22,ssh", "not \"ssh\""),
+            ("--host-firewall-failsafe-egress=udp/0", "not \"udp/0\""),
         ] {
             let errors = read(&["--node-name=n1", flag]).expect_err(flag);
             let (name, value) = flag[2..].split_once('=').expect("flag");

@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use axon_abi::{EndpointRow, PolicySetFlags};
+use axon_abi::{EndpointRow, HOST_DEVICE, Identity, PolicySetFlags};
 use axon_control::{Controller, EndpointStatus, StepReport};
 use axon_hubble::NameTable;
 use axon_linux::{KernelReconciler, ReconcileReport};
-use axon_model::{Desired, Observed};
+use axon_model::{Desired, EndpointState, Observed};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::{clock_has_stepped, monotonic_ms};
@@ -39,6 +39,8 @@ pub(crate) struct View {
     pub(crate) report: StepReport,
     pub(crate) reconcile: ReconcileReport,
     pub(crate) endpoints: BTreeMap<u16, Enforced>,
+    /// What has become of the node itself, where policy is enforced on it.
+    pub(crate) host: Option<Enforced>,
     /// The policies of each set.
     pub(crate) policies: BTreeMap<u32, Vec<String>>,
     /// Why numbers could not be written to disk; no row is written meanwhile.
@@ -135,6 +137,8 @@ pub(crate) struct Engine {
     pub(crate) names: Arc<arc_swap::ArcSwap<NameTable>>,
     pub(crate) namer: Namer,
     pub(crate) node_name: Arc<str>,
+    /// The node's own number; 0 where policy is not enforced on it.
+    pub(crate) host_id: u16,
     pub(crate) uplinks: watch::Receiver<Arc<Uplinks>>,
     pub(crate) view: watch::Sender<Arc<View>>,
     pub(crate) journal: Journal,
@@ -297,25 +301,54 @@ impl Engine {
                 row.policy_set == status.policy_set
                     && self.reconciler.endpoint_enforced(ifindex, &row)
             });
-            let rows = self.desired.policy_sets.get(&status.policy_set);
-            let flags = rows.map_or(0, |rows| rows.set.flags);
             let endpoint = Enforced {
                 status: status.clone(),
                 enforced,
-                default_deny: [
-                    flags & PolicySetFlags::DEFAULT_DENY_INGRESS != 0,
-                    flags & PolicySetFlags::DEFAULT_DENY_EGRESS != 0,
-                ],
+                default_deny: self.default_deny(status.policy_set),
             };
             view.endpoints.insert(*id, endpoint);
         }
+        view.host = (self.host_id != 0).then(|| self.host());
         let settled = view.persist_error.is_none()
             && view.reconcile.tables.values().all(|t| t.failing.is_empty())
-            && view.endpoints.values().all(Enforced::is_ready);
+            && view.endpoints.values().all(Enforced::is_ready)
+            && view.host.iter().all(Enforced::is_ready);
         if settled {
             view.enforced_revision = view.report.policy_revision;
         }
         self.view.send_replace(Arc::new(view));
+    }
+
+    /// What has become of the node itself.
+    fn host(&self) -> Enforced {
+        let decided = self.controller.host();
+        let row = self.desired.endpoints.get(&HOST_DEVICE);
+        let enforced = row.is_some_and(|row| {
+            row.policy_set == decided.policy_set
+                && self.reconciler.endpoint_enforced(HOST_DEVICE, &row)
+        });
+        Enforced {
+            status: EndpointStatus {
+                id: self.host_id,
+                labels: self.controller.host_labels().clone(),
+                identity: Identity::HOST,
+                policy_set: decided.policy_set,
+                state: EndpointState::Regenerating,
+                waiting: decided.waiting.clone(),
+            },
+            enforced,
+            default_deny: self.default_deny(decided.policy_set),
+        }
+    }
+
+    /// Whether a set denies what no rule allows: ingress, then egress.
+    fn default_deny(&self, set: u32) -> [bool; 2] {
+        let rows = self.desired.policy_sets.get(&set);
+        let flags = rows.map_or(0, |rows| rows.set.flags);
+        [
+            flags & PolicySetFlags::DEFAULT_DENY_INGRESS != 0,
+            flags & PolicySetFlags::DEFAULT_DENY_EGRESS != 0,
+        ]
     }
 
     fn row_of(&self, id: u16) -> Option<(u32, EndpointRow)> {

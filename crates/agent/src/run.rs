@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::endpoints::{self, Endpoints, Flusher};
+use crate::endpoints::{self, Endpoints, Flusher, Records};
 use crate::engine::{Engine, EngineHandle, Inbox, View};
 use crate::flows::Flows;
 use crate::journal::Journal;
@@ -101,7 +101,8 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
     let facts = Arc::new(uplinks::look(&config, &observed)?);
     let datapath = setup::datapath(&config, &facts)?;
     let maps = datapath.maps().clone();
-    let controller = setup::controller(&config, &facts, &maps, persisted, &records);
+    let host_id = host_id(&config, &records, &store)?;
+    let controller = setup::controller(&config, &facts, &maps, persisted, (&records, host_id));
     let (handle, inbox) = EngineHandle::new();
     setup::wake_on_changes(&observed, &handle);
     let stop = CancellationToken::new();
@@ -119,6 +120,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         names: Arc::clone(&names),
         namer: Namer::default(),
         node_name: config.node_name.as_str().into(),
+        host_id,
         uplinks: known_uplinks.clone(),
         view,
         journal,
@@ -159,6 +161,16 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         uplinks,
         source,
     })
+}
+
+/// The node's own number among the endpoints; 0 where policy is not enforced on
+/// it.
+fn host_id(config: &Config, records: &Records, store: &Store) -> anyhow::Result<u16> {
+    if !config.firewall.enabled {
+        return Ok(0);
+    }
+    let id = records.host(store)?;
+    id.ok_or_else(|| anyhow!("every number of endpoints is taken, and none left for the node"))
 }
 
 /// Runs the parts until one of them breaks or somebody says stop.

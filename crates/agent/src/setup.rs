@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axon_abi::MAPS;
+use axon_abi::{HOST_DEVICE, MAPS};
 use axon_control::{Adopted, Capacity, Controller, IdentityMode, Persisted};
 use axon_linux::{Datapath, DatapathConfig, KernelReconciler, Maps, ReconcilerConfig};
 use axon_model::Observed;
@@ -78,9 +78,13 @@ pub(crate) fn controller(
     uplinks: &Uplinks,
     maps: &Maps,
     persisted: Persisted,
-    records: &Records,
+    (records, host_id): (&Records, u16),
 ) -> Controller {
-    let mut controller = Controller::new(control_config(config, uplinks.mtu), persisted);
+    let own = axon_control::Config {
+        host_id,
+        ..control_config(config, uplinks.mtu)
+    };
+    let mut controller = Controller::new(own, persisted);
     let sets = maps.policy_set.dump().unwrap_or_else(|error| {
         tracing::warn!(%error, "pinned policy sets cannot be read");
         Vec::new()
@@ -100,6 +104,10 @@ pub(crate) fn controller(
             .filter(|record| !record.endpoint.labels.is_empty())
             .map(|record| (record.endpoint.identity, record.endpoint.labels))
             .collect(),
+        host: maps.endpoint.get(&HOST_DEVICE).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the node's pinned row cannot be read");
+            None
+        }),
     });
     controller.set_local_addresses(uplinks.addresses.clone());
     controller.set_leaving_addresses(uplinks.leaving.clone(), uplinks.present.clone());
@@ -121,6 +129,8 @@ fn control_config(config: &Config, mtu: u32) -> axon_control::Config {
         },
         audit: network.audit,
         allow_localhost: network.allow_localhost,
+        host_firewall: config.firewall.enabled,
+        failsafe: config.firewall.failsafe.clone(),
         cidr_selects_nodes: network.cidr_selects_nodes,
         cidr_selects_pods: network.cidr_selects_pods,
         masquerade_ipv4: network.masquerade_ipv4,

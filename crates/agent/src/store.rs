@@ -6,6 +6,7 @@
 //! state-dir/control.changes   what has changed of them since, a line each time,
 //!                             after one that names the whole that they follow
 //! state-dir/ipam.json         addresses given out
+//! state-dir/host.json         the node's own number among the endpoints
 //! state-dir/events.json       how many lost events have been told
 //! state-dir/endpoints/ID.json one file for each endpoint
 //! ```
@@ -211,6 +212,8 @@ pub(crate) const CHANGES: &str = "control.changes";
 pub(crate) const EVENTS: &str = "events.json";
 /// File of the addresses given out.
 pub(crate) const IPAM: &str = "ipam.json";
+/// The node's own number among the endpoints.
+pub(crate) const HOST: &str = "host.json";
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! What the controller is told once, at start.
 
 use axon_abi::Timeouts;
-use axon_policy::{Enforcement, PolicyConfig};
+use axon_policy::{Enforcement, Failsafe, PolicyConfig};
 use ipnet::IpNet;
 
 use crate::labels::LabelFilter;
@@ -72,6 +72,10 @@ pub struct Config {
     pub allow_localhost: bool,
     /// Policy is enforced on the node itself too (`enable-host-firewall`).
     pub host_firewall: bool,
+    /// The node's number among the endpoints, where policy is enforced on it.
+    pub host_id: u16,
+    /// What is never denied to it.
+    pub failsafe: Failsafe,
     /// Prefixes that policy names select nodes too, by their addresses
     /// (`policy-cidr-match-mode: nodes`).
     pub cidr_selects_nodes: bool,
@@ -129,6 +133,8 @@ impl Default for Config {
             audit: false,
             allow_localhost: true,
             host_firewall: false,
+            host_id: 0,
+            failsafe: Failsafe::default(),
             cidr_selects_nodes: false,
             cidr_selects_pods: false,
             masquerade_ipv4: true,
@@ -172,6 +178,7 @@ impl Config {
             ipv6: self.ipv6,
             allow_localhost: self.allow_localhost,
             cidr_selects_pods: self.cidr_selects_pods,
+            failsafe: self.failsafe.clone(),
             ..PolicyConfig::default()
         }
     }

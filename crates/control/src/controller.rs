@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use axon_abi::{Identity, IdentityRow};
+use axon_abi::{EndpointRow, Identity, IdentityRow};
 use axon_model::{Desired, Labels, ObjectKey, Observed};
 use axon_policy::{Engine, reserved_identities};
 use ipnet::IpNet;
@@ -35,6 +35,9 @@ pub struct Adopted {
     pub identities: Vec<Identity>,
     /// Identities of endpoints, with their labels.
     pub labels: Vec<(Identity, Labels)>,
+    /// The row of the node itself in the pinned maps: it stays in force until
+    /// there is another.
+    pub host: Option<EndpointRow>,
 }
 
 /// Derives desired rows from observed ones.
@@ -53,6 +56,8 @@ pub struct Controller {
     pub(crate) epoch: Epoch,
     pub(crate) statuses: BTreeMap<u16, EndpointStatus>,
     pub(crate) host: HostStatus,
+    /// The node's row of another life.
+    pub(crate) adopted_host: Option<EndpointRow>,
     pub(crate) pod_cidrs: BTreeMap<IpNet, String>,
     pub(crate) overlaps: Vec<Overlap>,
     pub(crate) prefixes_exhausted: Option<Exhausted>,
@@ -111,6 +116,7 @@ impl Controller {
             epoch: Epoch::default(),
             statuses: BTreeMap::new(),
             host: HostStatus::default(),
+            adopted_host: None,
             pod_cidrs: BTreeMap::new(),
             overlaps: Vec::new(),
             prefixes_exhausted: None,
@@ -136,6 +142,7 @@ impl Controller {
             .sets
             .reserve_through(adopted.last_set);
         self.persisted.epoch = self.persisted.epoch.max(adopted.epoch);
+        self.adopted_host = adopted.host;
         let persisted = &mut self.persisted;
         for (identity, labels) in adopted.labels {
             let (numbers, range) = match Range::PLACES.holds(identity) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axon_abi::{EndpointFlags, EndpointRow, Identity, IpKey, IpcacheFlags};
+use axon_abi::{EndpointFlags, EndpointRow, HOST_DEVICE, Identity, IpKey, IpcacheFlags};
 use axon_model::{Desired, Endpoint, EndpointState, Labels, ObjectKey};
 use axon_policy::{PolicySet, Resolution, at_least_as_strict};
 
@@ -175,15 +175,11 @@ impl Controller {
         conditions
     }
 
-    /// What an endpoint, or the node, gets whose set does not fit: the set it has, if that
+    /// What an endpoint gets whose set does not fit: the set it has, if that
     /// allows nothing that the wanted one denies, else the set that allows
     /// nothing.
-    pub(crate) fn stricter(&mut self, current: u32, wanted: &Arc<PolicySet>) -> u32 {
-        let identities = || self.engine.identities().keys().copied();
-        if let Some(set) = self.sets.get(current).cloned()
-            && at_least_as_strict(&set.rows, &wanted.rows, identities())
-            && self.sets.admit(&set, &self.config.capacity).is_ok()
-        {
+    fn stricter(&mut self, current: u32, wanted: &Arc<PolicySet>) -> u32 {
+        if self.may_keep(current, wanted) {
             return current;
         }
         let lockdown = Arc::new(PolicySet::lockdown(&mut self.persisted.numbers));
@@ -193,6 +189,15 @@ impl Controller {
             Ok(()) => lockdown.number,
             Err(_) => 0,
         }
+    }
+
+    /// Whether a set fits that allows nothing that the wanted one denies.
+    pub(crate) fn may_keep(&mut self, current: u32, wanted: &PolicySet) -> bool {
+        let identities = || self.engine.identities().keys().copied();
+        self.sets.get(current).cloned().is_some_and(|set| {
+            at_least_as_strict(&set.rows, &wanted.rows, identities())
+                && self.sets.admit(&set, &self.config.capacity).is_ok()
+        })
     }
 
     pub(crate) fn overflow(&self, wanted: &PolicySet, message: &str) -> Condition {
@@ -205,8 +210,8 @@ impl Controller {
     }
 
     /// The rows of endpoints, as decided.
-    pub(crate) fn write_endpoints(&self, view: &View, desired: &Desired, complete: bool) {
-        let rows: BTreeMap<u32, EndpointRow> = view
+    pub(crate) fn write_endpoints(&mut self, view: &View, desired: &Desired, complete: bool) {
+        let mut rows: BTreeMap<u32, EndpointRow> = view
             .endpoints
             .rows
             .iter()
@@ -217,6 +222,13 @@ impl Controller {
                     .then(|| (endpoint.ifindex, endpoint_row(endpoint, status)))
             })
             .collect();
+        let host = self.host_row();
+        rows.extend(host.map(|row| (HOST_DEVICE, row)));
+        let old = desired.endpoints.get(&HOST_DEVICE);
+        if old.map(|row| row.policy_set) != host.map(|row| row.policy_set) {
+            // Flows keep no number of the node's set.
+            self.epoch.note_change();
+        }
         // A device's row goes as soon as the node says that the endpoint is
         // gone: that is a local fact.
         desired.endpoints.write(|txn| {

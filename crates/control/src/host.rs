@@ -1,7 +1,10 @@
 //! The node itself: who it is to policy, and what policy is enforced on it.
 
-use axon_abi::Identity;
-use axon_policy::{Resolution, node_labels, reserved_identities};
+use std::sync::Arc;
+
+use axon_abi::{EndpointRow, HOST_DEVICE, Identity};
+use axon_model::Labels;
+use axon_policy::{PolicySet, Resolution, node_labels, reserved_identities};
 
 use crate::controller::Controller;
 use crate::seen::View;
@@ -53,7 +56,7 @@ impl Controller {
         {
             Ok(()) => (wanted.number, None, None),
             Err(message) => (
-                self.stricter(self.host.policy_set, wanted),
+                self.stricter_for_host(wanted),
                 Some(WaitReason::Capacity(message.clone())),
                 Some(self.overflow(wanted, &message)),
             ),
@@ -69,6 +72,47 @@ impl Controller {
         let is_known = view.nodes.rows.get(&self.config.node_name).is_some();
         let nodes = (!is_known).then_some("nodes");
         view.endpoints_wait_for().or(nodes)
+    }
+
+    /// What the node gets whose set does not fit: the set it has, if that allows
+    /// nothing that the wanted one denies, else the one that allows nothing but
+    /// what is never denied. Should there be no room for that either, it keeps what
+    /// it has: a node that nobody reaches is a node that nobody mends.
+    fn stricter_for_host(&mut self, wanted: &PolicySet) -> u32 {
+        let current = self.host.policy_set;
+        if self.may_keep(current, wanted) {
+            return current;
+        }
+        let policy = self.config.policy();
+        let lockdown = PolicySet::lockdown_of_host(&policy, &mut self.persisted.numbers);
+        let lockdown = Arc::new(lockdown);
+        match self.sets.admit(&lockdown, &self.config.capacity) {
+            Ok(()) => lockdown.number,
+            Err(_) => current,
+        }
+    }
+
+    /// The row of the node itself. Until there is a set for it, the row of another
+    /// life stays in force.
+    pub(crate) fn host_row(&self) -> Option<EndpointRow> {
+        if !self.config.host_firewall {
+            return None;
+        }
+        match self.host.policy_set {
+            0 => self.adopted_host,
+            policy_set => Some(EndpointRow {
+                ifindex: HOST_DEVICE,
+                identity: Identity::HOST,
+                policy_set,
+                id: self.config.host_id,
+                ..EndpointRow::default()
+            }),
+        }
+    }
+
+    /// The labels by which policies are about the node itself.
+    pub fn host_labels(&self) -> &Labels {
+        self.engine.node()
     }
 
     /// What has been decided for the node itself.

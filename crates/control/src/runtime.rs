@@ -97,6 +97,7 @@ pub(crate) fn runtime_config(
             ConfigFlags::MASQUERADE_IPV6,
         ),
         (config.audit, ConfigFlags::AUDIT),
+        (config.host_firewall, ConfigFlags::HOST_FIREWALL),
         (config.event_verdict, ConfigFlags::EVENT_VERDICT),
         (config.event_trace, ConfigFlags::EVENT_TRACE),
         (config.event_received, ConfigFlags::EVENT_RECEIVED),

@@ -84,17 +84,36 @@ impl Lookup {
 
     /// The verdict on a packet of a class.
     pub fn of_class(&self, direction: Direction, class: u32, protocol: u8, port: u16) -> Verdict {
-        let (bit, prefixes, default_deny) = match direction {
-            Direction::Egress => (
-                PolicyKey::EGRESS,
-                self.set.egress_prefixes,
-                PolicySetFlags::DEFAULT_DENY_EGRESS,
-            ),
-            Direction::Ingress | Direction::Unknown => (
-                PolicyKey::INGRESS,
-                self.set.ingress_prefixes,
-                PolicySetFlags::DEFAULT_DENY_INGRESS,
-            ),
+        let default_deny = match direction {
+            Direction::Egress => PolicySetFlags::DEFAULT_DENY_EGRESS,
+            Direction::Ingress | Direction::Unknown => PolicySetFlags::DEFAULT_DENY_INGRESS,
+        };
+        match self.best(direction, class, protocol, port) {
+            Some(entry) if entry.flags & PolicyEntryFlags::REDIRECT != 0 => {
+                Verdict::Redirected { rule: entry.rule }
+            }
+            Some(entry) if entry.flags & PolicyEntryFlags::DENY != 0 => {
+                Verdict::Denied { rule: entry.rule }
+            }
+            Some(entry) => Verdict::Allowed { rule: entry.rule },
+            None if self.set.flags & default_deny != 0 => Verdict::DeniedByDefault,
+            None => Verdict::AllowedByDefault,
+        }
+    }
+
+    /// The entry that decides on a packet of a class, if one does.
+    fn best(
+        &self,
+        direction: Direction,
+        class: u32,
+        protocol: u8,
+        port: u16,
+    ) -> Option<&PolicyEntry> {
+        let (bit, prefixes) = match direction {
+            Direction::Egress => (PolicyKey::EGRESS, self.set.egress_prefixes),
+            Direction::Ingress | Direction::Unknown => {
+                (PolicyKey::INGRESS, self.set.ingress_prefixes)
+            }
         };
         let probe = |class: u32, protocol: u8, bits: u8| {
             let mask = u32::from(u16::MAX) << (16 - bits);
@@ -125,30 +144,25 @@ impl Lookup {
             };
             self.entries.get(&key).filter(|_| prefixes & 1 != 0)
         });
-        let best = of_protocol
+        of_protocol
             .chain(wildcards)
             .flatten()
-            .max_by_key(|entry| entry.precedence);
-        match best {
-            Some(entry) if entry.flags & PolicyEntryFlags::REDIRECT != 0 => {
-                Verdict::Redirected { rule: entry.rule }
-            }
-            Some(entry) if entry.flags & PolicyEntryFlags::DENY != 0 => {
-                Verdict::Denied { rule: entry.rule }
-            }
-            Some(entry) => Verdict::Allowed { rule: entry.rule },
-            None if self.set.flags & default_deny != 0 => Verdict::DeniedByDefault,
-            None => Verdict::AllowedByDefault,
-        }
+            .max_by_key(|entry| entry.precedence)
     }
 
-    /// The verdict on a packet of nobody known: no allow is for it, and where a
-    /// direction has entries none of which it matches, it is denied.
+    /// The verdict on a packet of nobody known: no allow is for it but what is
+    /// never denied to the node, and where a direction has entries none of which it
+    /// matches, it is denied.
     pub fn of_unknown(&self, direction: Direction, protocol: u8, port: u16) -> Verdict {
         let prefixes = match direction {
             Direction::Egress => self.set.egress_prefixes,
             Direction::Ingress | Direction::Unknown => self.set.ingress_prefixes,
         };
+        let best = self.best(direction, class::ANY, protocol, port);
+        let never_denied = |e: &PolicyEntry| e.flags & PolicyEntryFlags::UNKNOWN_TOO != 0;
+        if let Some(entry) = best.filter(|entry| never_denied(entry)) {
+            return Verdict::Allowed { rule: entry.rule };
+        }
         match self.of_class(direction, class::ANY, protocol, port) {
             Verdict::Denied { rule } => Verdict::Denied { rule },
             Verdict::AllowedByDefault if prefixes == 0 => Verdict::AllowedByDefault,

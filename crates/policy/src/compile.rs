@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axon_abi::{Direction, PolicyKey, PolicySetFlags};
+use axon_abi::{Direction, Identity, PolicyKey, PolicySetFlags};
 use axon_model::{Action, Entity, Peer, Peers, PortMatch, Ports, Protocol, Rule, RuleEntry};
 
 use crate::ports::{L4, PortTerm, terms};
@@ -15,19 +15,22 @@ use crate::{Enforcement, NamedPorts, PolicyConfig};
 pub(crate) struct SubjectTraits {
     /// It waits for its labels: nothing is allowed that no rule allows.
     pub(crate) is_init: bool,
+    /// It is the node itself.
+    pub(crate) is_host: bool,
     /// Those of its declared ports that its rules name.
     pub(crate) named_ports: NamedPorts,
 }
 
 impl SubjectTraits {
     /// The traits of a subject with these rules.
-    pub(crate) fn new(is_init: bool, declared: &NamedPorts, rules: &[(u32, &Rule)]) -> Self {
+    pub(crate) fn new(id: Identity, declared: &NamedPorts, rules: &[(u32, &Rule)]) -> Self {
         let names = port_names(rules, Direction::Ingress);
         let named = |(key, ports): (&(String, Protocol), &BTreeSet<u16>)| {
             names.contains(key).then(|| (key.clone(), ports.clone()))
         };
         Self {
-            is_init,
+            is_init: id == Identity::INIT,
+            is_host: id == Identity::HOST,
             named_ports: declared.iter().filter_map(named).collect(),
         }
     }
@@ -124,6 +127,9 @@ pub(crate) fn compile(
     if config.allow_localhost && flags & PolicySetFlags::DEFAULT_DENY_INGRESS != 0 {
         compiler.entry(0, &from_host());
     }
+    if traits.is_host {
+        compiler.add_failsafe(&config.failsafe, flags);
+    }
     let mut whos: Vec<(usize, Who)> = compiler.whos.into_iter().map(|(w, n)| (n, w)).collect();
     whos.sort_by_key(|(n, _)| *n);
     Compiled {
@@ -146,16 +152,16 @@ pub(crate) fn from_host() -> RuleEntry {
     }
 }
 
-struct Compiler<'a> {
+pub(crate) struct Compiler<'a> {
     proxy: bool,
     subject: &'a NamedPorts,
     declared: &'a NamedPorts,
     whos: BTreeMap<Who, usize>,
-    terms: Vec<Term>,
+    pub(crate) terms: Vec<Term>,
 }
 
 impl Compiler<'_> {
-    fn entry(&mut self, rule: u32, entry: &RuleEntry) {
+    pub(crate) fn entry(&mut self, rule: u32, entry: &RuleEntry) {
         let who = Who::new(&entry.peers);
         for term in terms(&entry.ports) {
             match term {

@@ -356,10 +356,9 @@ impl Engine {
                 continue;
             };
             let rules = subject.rules(&self.policies, numbers);
-            let is_init = id == Identity::INIT;
             let key = SetKey {
                 rules: rules.iter().map(|(number, _)| *number).collect(),
-                traits: SubjectTraits::new(is_init, &info.named_ports, &rules),
+                traits: SubjectTraits::new(id, &info.named_ports, &rules),
             };
             let set = match self.set_ids.get(&key) {
                 Some(set) => *set,

@@ -21,6 +21,7 @@
 
 mod compile;
 mod engine;
+mod failsafe;
 mod groups;
 mod l7;
 mod lockdown;
@@ -37,6 +38,7 @@ mod world;
 
 pub use axon_model::{Lookup, Packet, Verdict, at_least_as_strict, evaluate};
 pub use engine::Engine;
+pub use failsafe::Failsafe;
 pub use groups::{Group, Members, groups_in_use};
 pub use l7::{Connection, Request, passes};
 pub use numbers::{Numbers, RuleNumbers, RuleRef, SetNumbers};

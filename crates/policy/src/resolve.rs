@@ -110,8 +110,7 @@ pub fn resolve(config: &PolicyConfig, world: &World, numbers: &mut Numbers) -> R
                 }
             }
         }
-        let is_init = *subject == Identity::INIT;
-        let traits = SubjectTraits::new(is_init, &info.named_ports, &rules);
+        let traits = SubjectTraits::new(*subject, &info.named_ports, &rules);
         let compiled = compile(config, &traits, &rules, &declared);
         let set = version(config, world, compiled, numbers).set();
         resolution.subjects.insert(*subject, set.number);

@@ -9,12 +9,15 @@ use axon_abi::{
 use axon_model::PolicyRows;
 
 use crate::compile::{Compiled, Term};
+use crate::failsafe;
 use crate::ports::L4;
 use crate::select::Who;
 
 /// The tier of NetworkPolicy and Cilium's policies; a lower tier outranks a
 /// higher one.
 const TIER_NORMAL: u32 = 200;
+/// The tier of what is never denied to the node itself: above all others.
+const TIER_FAILSAFE: u32 = 0;
 
 /// Indices of the far sides that mean an identity, in order.
 pub(crate) type Vector = Vec<usize>;
@@ -144,6 +147,7 @@ fn entry(term: &Term, l4: L4, class: u32) -> PolicyEntry {
             (true, _) => PolicyEntryFlags::DENY,
             // Nothing carries it there yet: nobody passes whom nobody listens to.
             (false, true) => PolicyEntryFlags::DENY | PolicyEntryFlags::REDIRECT,
+            (false, false) if term.rank == failsafe::RANK => PolicyEntryFlags::UNKNOWN_TOO,
             (false, false) => 0,
         },
         ..PolicyEntry::default()
@@ -159,7 +163,11 @@ fn precedence(term: &Term, l4: L4, class: u32) -> u32 {
         _ if class < class::FIRST => 1,
         _ => 2,
     };
-    ((255 - TIER_NORMAL) << 24) | (u32::from(term.rank) << 16) | (l4.specificity() << 8) | remote
+    let tier = match term.rank {
+        failsafe::RANK => TIER_FAILSAFE,
+        _ => TIER_NORMAL,
+    };
+    ((255 - tier) << 24) | (u32::from(term.rank) << 16) | (l4.specificity() << 8) | remote
 }
 
 /// How many rows policy needs in the kernel: sets, and in each set one class

@@ -10,7 +10,7 @@ use axon_model::{
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::Group;
+use crate::{Failsafe, Group};
 
 /// Ports that the pods of an identity declare by name.
 pub type NamedPorts = BTreeMap<(String, Protocol), BTreeSet<u16>>;
@@ -93,6 +93,8 @@ pub struct PolicyConfig {
     /// A proxy listens to what is said. Where none does, connections of which
     /// it would be asked are dropped, unless they may pass whatever is said.
     pub proxy: bool,
+    /// What is never denied to the node itself.
+    pub failsafe: Failsafe,
     /// Bits of the numbers of classes. Fewer than 32 are for tests alone, in
     /// which two classes shall meet at one number.
     pub class_bits: u32,
@@ -108,6 +110,7 @@ impl Default for PolicyConfig {
             allow_localhost: false,
             cidr_selects_pods: false,
             proxy: false,
+            failsafe: Failsafe::default(),
             class_bits: 32,
         }
     }

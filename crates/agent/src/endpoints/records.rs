@@ -8,8 +8,9 @@ use axon_linux::link;
 use axon_model::{Endpoint, Observed};
 use serde::{Deserialize, Serialize};
 
+use super::readable;
 use crate::node::lock;
-use crate::store::{ENDPOINTS, Store, StoreError};
+use crate::store::{ENDPOINTS, HOST, Store, StoreError};
 
 /// How far an endpoint has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,8 @@ pub(crate) struct Records {
 struct Inner {
     by_id: BTreeMap<u16, Record>,
     last_id: u16,
+    /// The node's own number, where it is an endpoint too.
+    host: Option<u16>,
 }
 
 fn file(id: u16) -> String {
@@ -51,6 +54,14 @@ fn file(id: u16) -> String {
 }
 
 impl Inner {
+    /// The number that was free for longest; `None` if every one is taken.
+    fn free_id(&self) -> Option<u16> {
+        let after = (self.last_id.saturating_add(1).max(1))..=u16::MAX;
+        let before = 1..=self.last_id;
+        let is_free = |id: &u16| !self.by_id.contains_key(id) && self.host != Some(*id);
+        after.chain(before).find(is_free)
+    }
+
     /// A name for the host-side device that no other endpoint has: names are
     /// made from a hash, and two attachments may come to the same one.
     fn device_name(&self, endpoint: &Endpoint) -> String {
@@ -75,9 +86,7 @@ impl Records {
         mut record: Record,
     ) -> Result<Option<Record>, StoreError> {
         let mut inner = lock(&self.inner);
-        let after = (inner.last_id.saturating_add(1).max(1))..=u16::MAX;
-        let before = 1..=inner.last_id;
-        let Some(id) = after.chain(before).find(|id| !inner.by_id.contains_key(id)) else {
+        let Some(id) = inner.free_id() else {
             return Ok(None);
         };
         record.endpoint.id = id;
@@ -87,6 +96,23 @@ impl Records {
         inner.last_id = id;
         inner.by_id.insert(id, record.clone());
         Ok(Some(record))
+    }
+
+    /// The number of the node itself: the one that it has had, or a free one,
+    /// on disk too. `None` if every number is taken.
+    pub(crate) fn host(&self, store: &Store) -> Result<Option<u16>, StoreError> {
+        let mut inner = lock(&self.inner);
+        let known = readable(store.read::<u16>(HOST))?;
+        let known = known.filter(|id| *id != 0 && !inner.by_id.contains_key(id));
+        let Some(id) = known.or_else(|| inner.free_id()) else {
+            return Ok(None);
+        };
+        if known.is_none() {
+            store.write(HOST, &id)?;
+        }
+        inner.last_id = inner.last_id.max(id);
+        inner.host = Some(id);
+        Ok(Some(id))
     }
 
     /// Takes in a record that was read from disk.
@@ -230,6 +256,33 @@ mod tests {
             ..record()
         });
         assert_eq!(add(), 1, "after the last number comes the first free one");
+    }
+
+    #[test]
+    fn the_node_keeps_its_number_and_nobody_else_gets_it() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(dir.path()).expect("store");
+        let records = Records::default();
+        let add = |records: &Records| {
+            let added = records.add(&store, record()).expect("write");
+            added.expect("a number").endpoint.id
+        };
+        assert_eq!(add(&records), 1);
+        assert_eq!(records.host(&store).expect("write"), Some(2));
+        assert_eq!(add(&records), 3);
+        let again = Records::default();
+        assert_eq!(again.host(&store).expect("read"), Some(2));
+        assert_eq!(add(&again), 3);
+        // While the node had none an endpoint may have got it.
+        let other = Records::default();
+        other.adopt(Record {
+            endpoint: Endpoint {
+                id: 2,
+                ..Endpoint::default()
+            },
+            ..record()
+        });
+        assert_eq!(other.host(&store).expect("write"), Some(3));
     }
 
     #[test]

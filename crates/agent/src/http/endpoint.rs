@@ -14,7 +14,7 @@ use axum::http::StatusCode;
 
 use super::{Api, body};
 use crate::endpoints::{self, Record};
-use crate::engine::View;
+use crate::engine::{Enforced, View};
 use crate::node::Node;
 use crate::problem::Refusal;
 use crate::status::endpoint_state;
@@ -60,15 +60,60 @@ pub(super) async fn gc(State(api): State<Arc<Api>>, bytes: Bytes) -> Answer<Vec<
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<Vec<EndpointView>> {
     let view = api.node.view();
     let records = api.node.endpoints.records.all();
-    Json(records.iter().map(|r| show(&api.node, &view, r)).collect())
+    let endpoints = records.iter().map(|r| show(&api.node, &view, r));
+    let host = view
+        .host
+        .iter()
+        .map(|host| show_host(&api.node, &view, host));
+    let mut all: Vec<EndpointView> = endpoints.chain(host).collect();
+    all.sort_by_key(|endpoint| endpoint.id);
+    Json(all)
 }
 
 pub(super) async fn get(
     State(api): State<Arc<Api>>,
     Path(id): Path<String>,
 ) -> Answer<EndpointView> {
+    let view = api.node.view();
+    if let Some(host) = view.host.as_ref().filter(|host| is_host(host, &id)) {
+        return Ok(Json(show_host(&api.node, &view, host)));
+    }
     let record = endpoints::find(&api.node.endpoints.records, &id)?;
-    Ok(Json(show(&api.node, &api.node.view(), &record)))
+    Ok(Json(show(&api.node, &view, &record)))
+}
+
+/// Whether an id is the node's own number.
+fn is_host(host: &Enforced, id: &str) -> bool {
+    let number = id.strip_prefix("cilium-local:").unwrap_or(id);
+    number == host.status.id.to_string()
+}
+
+/// The node itself, which has no device of its own and its addresses from
+/// others.
+fn show_host(node: &Node, view: &View, host: &Enforced) -> EndpointView {
+    let status = &host.status;
+    let state = match &status.waiting {
+        _ if host.is_ready() => "ready",
+        Some(_) => "waiting-for-identity",
+        None => "regenerating",
+    };
+    EndpointView {
+        id: status.id,
+        status: EndpointStatus {
+            state: state.to_owned(),
+            identity: IdentityView {
+                id: status.identity.0,
+                labels: status.labels.clone(),
+            },
+            policy: policy(view, Some(host), node.config.network.audit),
+            message: status
+                .waiting
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            ..EndpointStatus::default()
+        },
+    }
 }
 
 fn show(node: &Node, view: &View, record: &Record) -> EndpointView {
@@ -99,7 +144,7 @@ fn show(node: &Node, view: &View, record: &Record) -> EndpointView {
                 mac: endpoint.mac.to_string(),
                 host_mac: endpoint.node_mac.to_string(),
             },
-            policy: policy(node, view, record),
+            policy: policy(view, decided, endpoint.audit || node.config.network.audit),
             external_identifiers: ExternalIdentifiers {
                 container_id: endpoint.container_id.clone(),
                 container_name: endpoint.process_name.clone(),
@@ -124,14 +169,13 @@ fn show(node: &Node, view: &View, record: &Record) -> EndpointView {
     }
 }
 
-fn policy(node: &Node, view: &View, record: &Record) -> EndpointPolicy {
-    let decided = view.endpoints.get(&record.endpoint.id);
+fn policy(view: &View, decided: Option<&Enforced>, audit: bool) -> EndpointPolicy {
     let set = decided.map_or(0, |d| d.status.policy_set);
     let [ingress, egress] = decided.map_or([false; 2], |d| d.default_deny);
     EndpointPolicy {
         ingress_enforced: ingress,
         egress_enforced: egress,
-        audit: record.endpoint.audit || node.config.network.audit,
+        audit,
         policies: view.policies.get(&set).cloned().unwrap_or_default(),
         set,
         revision: match decided {

@@ -117,15 +117,21 @@ fn ip(entry: IpEntry) -> IpView {
 pub(super) async fn policy(State(api): State<Arc<Api>>) -> Answer<PolicyView> {
     let sets = ask(&api, |controller| controller.policy_sets()).await?;
     let policies = api.node.observed.policies.snapshot();
+    let view = api.node.view();
     Ok(Json(PolicyView {
-        revision: api.node.view().report.policy_revision,
+        revision: view.report.policy_revision,
         policies: policies.values().map(|p| p.as_ref().clone()).collect(),
         sets: sets
             .into_iter()
             .map(|set| PolicySetView {
                 set: set.set,
                 policies: set.policies.iter().map(ToString::to_string).collect(),
-                endpoints: set.endpoints,
+                endpoints: match &view.host {
+                    Some(host) if set.host => {
+                        set.endpoints.into_iter().chain([host.status.id]).collect()
+                    }
+                    Some(_) | None => set.endpoints,
+                },
                 classes: set.classes,
                 entries: set.entries,
             })

@@ -222,6 +222,26 @@ pub const OPTIONS: &[Spec] = &[
         "Whom prefixes in policy select beside the world, by their addresses: nodes, pods",
     ),
     option(
+        "enable-host-firewall",
+        Bool,
+        "false",
+        "Enforce policies with nodeSelector on the node itself",
+    ),
+    option(
+        "host-firewall-failsafe-ingress",
+        List,
+        "tcp/22,tcp/2379-2380,tcp/6443,tcp/10250,udp/68,udp/546",
+        "Ports of the node that its policy never closes (SSH, etcd, API server, kubelet, DHCP); \
+         empty is none",
+    ),
+    option(
+        "host-firewall-failsafe-egress",
+        List,
+        "tcp/53,tcp/2379-2380,tcp/6443,udp/53,udp/67,udp/547",
+        "Ports that the node may always call, whatever its policy says (DNS, etcd, API server, \
+         DHCP); empty is none",
+    ),
+    option(
         "endpoint-ready-timeout",
         Duration,
         "10s",

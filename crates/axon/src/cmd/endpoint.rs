@@ -78,8 +78,11 @@ fn list(endpoints: &[EndpointView]) -> String {
     table(header, rows)
 }
 
-/// The pod, the plain process, or else the container.
+/// The pod, the plain process, the node itself, or else the container.
 fn name(endpoint: &EndpointView) -> String {
+    if endpoint.status.identity.id == 1 {
+        return "reserved:host".to_owned();
+    }
     let who = &endpoint.status.external_identifiers;
     if !who.pod_name.is_empty() {
         return who.pod_name.clone();

@@ -9,6 +9,7 @@
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod common;
 mod held;
+mod host;
 mod lab;
 mod policy;
 mod support;

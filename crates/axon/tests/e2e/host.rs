@@ -1,0 +1,427 @@
+//! The host firewall in a lab of two nodes: what policy says of the node itself,
+//! with real packets, over an agent that ends, is killed, and starts from
+//! nothing.
+
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::Value;
+
+use crate::held::Held;
+use crate::support::{How, Lab, at, eventually, lab, text, turn};
+
+use How::{Icmp, Tcp, Udp};
+
+const CLUSTER: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: cilium-config, namespace: kube-system}
+data: {enable-host-firewall: 'true'}
+---
+{apiVersion: v1, kind: Node, metadata: {name: a, labels: {pool: edge}}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: b}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  nodeName: a
+  containers: [{name: c, command: [axon, lab, serve, 'tcp:8001-8002', 'udp:8001']}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: far, labels: {app: far}}
+spec:
+  nodeName: b
+  containers: [{name: c, command: [axon, lab, serve, 'tcp:8001-8002', 'udp:8001']}]
+";
+
+const WORLD: &str = "node:outside";
+/// A port of the node, open to the cluster.
+const SERVED: u16 = 8001;
+/// A port of the node that no rule opens.
+const SHUT: u16 = 8002;
+/// A port that no policy closes.
+const SSH: u16 = 22;
+
+fn policy(rules: &str) -> String {
+    format!(
+        "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {{name: host}}\n\
+         spec:\n  nodeSelector: {{matchLabels: {{pool: edge}}}}\n  {rules}\n"
+    )
+}
+
+const INGRESS: &str = "ingress: [{fromEntities: [cluster], \
+                       toPorts: [{ports: [{port: '8001', protocol: TCP}]}]}]";
+const EGRESS: &str = "egress: [{toEntities: [cluster], \
+                      toPorts: [{ports: [{port: '8001', protocol: TCP}]}]}]";
+const DENY: &str = "ingressDeny: [{fromEntities: [all]}]";
+
+/// A client, whom it calls, how, and whether it gets through.
+type Probe = (&'static str, &'static str, How, bool);
+
+/// What holds while [`INGRESS`] is in force.
+const GUARDED: &[Probe] = &[
+    ("node:b", "node:a", Tcp(SERVED), true),
+    ("far", "node:a", Tcp(SERVED), true),
+    ("web", "node:a", Tcp(SERVED), true),
+    (WORLD, "node:a", Tcp(SSH), true),
+    (WORLD, "node:a", Tcp(SERVED), false),
+    ("node:b", "node:a", Tcp(SHUT), false),
+    ("node:b", "node:a", Udp(SERVED), false),
+    ("node:b", "node:a", Icmp, false),
+    ("far", "node:a", Tcp(SHUT), false),
+    ("web", "node:a", Tcp(SHUT), false),
+    ("web", "node:a", Icmp, false),
+    // What is not for the node, or not for this one.
+    (WORLD, "web", Tcp(SHUT), true),
+    ("far", "web", Udp(SERVED), true),
+    ("web", "far", Tcp(SHUT), true),
+    ("web", "node:b", Tcp(SHUT), true),
+    (WORLD, "node:b", Tcp(SHUT), true),
+    // What the node itself opens.
+    ("node:a", "node:b", Tcp(SHUT), true),
+    ("node:a", WORLD, Udp(SERVED), true),
+    ("node:a", "web", Tcp(SHUT), true),
+    ("node:a", "far", Icmp, true),
+];
+
+const OPEN: &[Probe] = &[
+    (WORLD, "node:a", Tcp(SERVED), true),
+    ("node:b", "node:a", Udp(SERVED), true),
+    ("web", "node:a", Tcp(SHUT), true),
+    ("node:a", "node:b", Tcp(SHUT), true),
+    ("node:b", "node:a", Icmp, true),
+];
+
+const KEPT_IN: &[Probe] = &[
+    ("node:a", "node:b", Tcp(SERVED), true),
+    ("node:a", "far", Tcp(SERVED), true),
+    ("node:a", "web", Tcp(SERVED), true),
+    ("node:a", WORLD, Tcp(SERVED), false),
+    ("node:a", "node:b", Tcp(SHUT), false),
+    ("node:a", "node:b", Icmp, false),
+    ("node:a", "far", Tcp(SHUT), false),
+    ("node:a", "far", Udp(SERVED), false),
+    ("node:a", "web", Tcp(SHUT), false),
+    ("web", WORLD, Tcp(SERVED), true),
+    (WORLD, "node:a", Tcp(SHUT), true),
+    ("web", "node:a", Icmp, true),
+];
+
+const DENIED: &[Probe] = &[
+    (WORLD, "node:a", Tcp(SSH), true),
+    (WORLD, "node:a", Tcp(SERVED), false),
+    ("node:b", "node:a", Tcp(SERVED), false),
+    ("web", "node:a", Tcp(SERVED), false),
+    ("node:a", "node:b", Tcp(SHUT), true),
+    (WORLD, "web", Tcp(SHUT), true),
+];
+
+/// Servers of nodes' own; gone when dropped.
+struct Servers(Vec<Child>);
+
+impl Servers {
+    fn start(lab: &Lab) -> Self {
+        let serve = [
+            "axon",
+            "lab",
+            "serve",
+            "tcp:8001-8002",
+            "tcp:22",
+            "udp:8001",
+        ];
+        let places = ["node:a", "node:b", WORLD];
+        Self(places.map(|place| lab.start(place, &serve)).into())
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
+fn policy_holds_for_the_node_itself() {
+    let _turn = turn();
+    let Some(lab) = lab("host", CLUSTER) else {
+        return;
+    };
+    let _servers = Servers::start(&lab);
+    eventually("the servers of the nodes answer", || {
+        ["node:b", WORLD]
+            .iter()
+            .all(|place| passes(&lab, (*place, "node:a", Tcp(SHUT), true), false))
+    });
+    check(&lab, "without a policy", OPEN);
+    lab.apply(&policy(INGRESS));
+    check(&lab, "ingress", GUARDED);
+    the_node_is_shown(&lab);
+    it_is_told(&lab);
+    for (name, end) in [
+        ("an agent that ends", end as fn(&Lab)),
+        ("an agent that is killed", kill),
+        ("an agent that starts from nothing", start_cold),
+    ] {
+        no_window(&lab, name, end);
+        check(&lab, name, GUARDED);
+    }
+    lab.apply(&policy(EGRESS));
+    check(&lab, "egress", KEPT_IN);
+    a_connection_is_cut(&lab);
+    check(&lab, "a deny of everybody", DENIED);
+    lab.delete(&policy(DENY));
+    check(&lab, "without a policy again", OPEN);
+}
+
+/// The address by which a place is called.
+fn address(lab: &Lab, place: &str, v6: bool) -> String {
+    match place.strip_prefix("node:") {
+        Some("outside") if v6 => "2001:db8::1".to_owned(),
+        Some("outside") => "198.51.100.1".to_owned(),
+        Some(node) => lab.node_ip(node, v6),
+        None => lab.pod_ip(place, v6),
+    }
+}
+
+fn passes(lab: &Lab, (from, to, how, expected): Probe, v6: bool) -> bool {
+    let client = lab.client(from, how, &address(lab, to, v6), expected);
+    client.wait_with_output().expect("it ends").status.success()
+}
+
+/// Tries everything over both families, at once.
+fn check(lab: &Lab, name: &str, probes: &[Probe]) {
+    let mut running = Vec::new();
+    for (from, to, how, expected) in probes {
+        for v6 in [false, true] {
+            let ip = address(lab, to, v6);
+            let client = lab.client(from, *how, &ip, *expected);
+            running.push((
+                format!("{name}: {from} {how:?} to {to} ({ip})"),
+                client,
+                expected,
+            ));
+        }
+    }
+    for (what, client, expected) in running {
+        let output = client.wait_with_output().expect("it ends");
+        assert_eq!(
+            output.status.success(),
+            *expected,
+            "{what}: {}",
+            text(&output)
+        );
+    }
+}
+
+fn json(lab: &Lab, path: &str) -> Value {
+    serde_json::from_str(&lab.ask("a", path)).expect("JSON")
+}
+
+/// The node is among its endpoints, and its policy among the policies.
+fn the_node_is_shown(lab: &Lab) {
+    let endpoints = json(lab, "/v1/endpoint");
+    let all = endpoints.as_array().expect("a list").iter();
+    let hosts: Vec<&Value> = all.filter(|e| e["status"]["identity"]["id"] == 1).collect();
+    let [host] = hosts.as_slice() else {
+        panic!("one endpoint is the node: {endpoints}");
+    };
+    let status = &host["status"];
+    assert_eq!(status["state"], "ready", "{host}");
+    assert_eq!(status["policy"]["ingress-enforced"], true, "{host}");
+    assert_eq!(status["policy"]["egress-enforced"], false, "{host}");
+    let labels = status["identity"]["labels"].to_string();
+    assert!(
+        labels.contains("reserved:host") && labels.contains("pool"),
+        "{labels}"
+    );
+    let one = json(lab, &format!("/v1/endpoint/{}", host["id"]));
+    assert_eq!(one, **host);
+    let policy = json(lab, "/v1/policy");
+    let sets = policy["sets"].as_array().expect("a list");
+    let of_host = sets.iter().any(|set| {
+        let endpoints = set["endpoints"].as_array().expect("a list");
+        endpoints.contains(&host["id"]) && set["policies"].to_string().contains("host")
+    });
+    assert!(of_host, "{policy}");
+}
+
+/// Drops and verdicts name the node, and the counters have them.
+fn it_is_told(lab: &Lab) {
+    let flows = lab.flows("a");
+    let of_port = |flow: &&Value| flow["l4"]["TCP"]["destination_port"] == SHUT;
+    let dropped = flows.iter().filter(of_port).any(|flow| {
+        flow["verdict"] == "DROPPED"
+            && flow["drop_reason_desc"] == "POLICY_DENIED"
+            && flow["destination"]["identity"] == 1
+            && flow["traffic_direction"] == "INGRESS"
+    });
+    assert!(dropped, "no drop names the node: {flows:#?}");
+    let allowed = flows.iter().any(|flow| {
+        flow["event_type"]["type"] == 5
+            && flow["verdict"] == "FORWARDED"
+            && flow["destination"]["identity"] == 1
+            && flow["l4"]["TCP"]["destination_port"] == SERVED
+    });
+    assert!(allowed, "no verdict names the node: {flows:#?}");
+    let metrics = lab.ask("a", "/v1/metrics");
+    let counted = metrics.lines().any(|line| {
+        line.starts_with("cilium_drop_count_total")
+            && line.contains("INGRESS")
+            && line.contains("Policy denied")
+    });
+    assert!(counted, "{metrics}");
+}
+
+fn pid(lab: &Lab) -> Option<u64> {
+    lab.node("a")["agentPid"].as_u64()
+}
+
+fn signal(lab: &Lab, signal: &str) {
+    let old = pid(lab).expect("an agent");
+    let done = Command::new("kill")
+        .args([signal, &old.to_string()])
+        .status();
+    assert!(done.expect("kill runs").success());
+    eventually("the next agent", || pid(lab).is_some_and(|new| new != old));
+}
+
+fn end(lab: &Lab) {
+    signal(lab, "-TERM");
+}
+
+fn kill(lab: &Lab) {
+    signal(lab, "-KILL");
+}
+
+/// As after a reboot: nothing is pinned, and no number is known.
+fn start_cold(lab: &Lab) {
+    // No agent starts with such an option.
+    let away = CLUSTER_CONFIG.replace("data: {", "data: {mtu: big, ");
+    let apply = |manifest: &str| {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), manifest).expect("writes");
+        let path = file.path().to_str().expect("UTF-8");
+        let done = lab.axon(&["apply", "--no-wait", path]);
+        assert!(done.status.success(), "{}", text(&done));
+    };
+    apply(&away);
+    eventually("the agent is away", || {
+        lab.try_ask("a", "/v1/healthz").is_err()
+    });
+    let node = lab.node("a");
+    let path = |key: &str| std::path::PathBuf::from(node[key].as_str().expect("a path"));
+    empty(&path("bpfRoot"));
+    let state = path("apiSocket")
+        .parent()
+        .expect("a directory")
+        .join("state");
+    // The pods live on here: what is known of them stays.
+    for file in ["control.json", "control.changes", "host.json"] {
+        let _ = std::fs::remove_file(state.join(file));
+    }
+    apply(CLUSTER_CONFIG);
+}
+
+const CLUSTER_CONFIG: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: cilium-config, namespace: kube-system}
+data: {enable-host-firewall: 'true'}
+";
+
+fn empty(dir: &std::path::Path) {
+    for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            empty(&entry.path());
+            let _ = std::fs::remove_dir(entry.path());
+        } else {
+            std::fs::remove_file(entry.path()).expect("unpinned");
+        }
+    }
+}
+
+fn is_ready(lab: &Lab) -> bool {
+    let status = lab.try_ask("a", "/v1/healthz").ok();
+    let status: Option<Value> = status.and_then(|text| serde_json::from_str(&text).ok());
+    status.is_some_and(|status| status["parts"]["agent"]["state"] == "Ok")
+}
+
+/// What is shut stays shut, and what is open stays open, all the while.
+fn no_window(lab: &Lab, name: &str, end: fn(&Lab)) {
+    let ssh = [false, true].map(|v6| {
+        let to = at(&address(lab, "node:a", v6), SSH);
+        Held::open(lab, WORLD, &to, "10000")
+    });
+    let pinned = name != "an agent that starts from nothing";
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut through = Vec::new();
+            while !over.load(Ordering::Acquire) {
+                let tries = [
+                    (WORLD, Tcp(SERVED)),
+                    ("node:b", Tcp(SHUT)),
+                    ("far", Tcp(SHUT)),
+                ];
+                let tries = tries.map(|(from, how)| (from, "node:a", how, false));
+                through.push(tries.iter().any(|probe| passes(lab, *probe, false)));
+            }
+            through
+        });
+        end(lab);
+        eventually("the next agent is ready", || is_ready(lab));
+        for held in &ssh {
+            held.goes_on();
+        }
+        over.store(true, Ordering::Release);
+        let through = watch.join().expect("it ends");
+        assert!(through.len() > 1, "{name}: {through:?}");
+        if pinned {
+            assert!(
+                !through.contains(&true),
+                "{name}: what is shut was open: {through:?}"
+            );
+        } else {
+            // Before the agent is there nobody guards the node; once shut it stays so.
+            let first = through
+                .iter()
+                .rposition(|open| *open)
+                .map_or(0, |last| last + 1);
+            let opened = through.iter().position(|open| *open).unwrap_or(first);
+            let flaps = through[opened..first].iter().any(|open| !open);
+            assert!(!flaps, "{name}: shut and open again: {through:?}");
+        }
+    });
+    for held in ssh {
+        held.close();
+    }
+}
+
+/// A connection that the node's policy turns against is cut, another is not.
+fn a_connection_is_cut(lab: &Lab) {
+    let cut = [false, true].map(|v6| {
+        let to = at(&address(lab, "node:a", v6), SERVED);
+        Held::open(lab, WORLD, &to, "2000")
+    });
+    let stay = [false, true].map(|v6| {
+        let to = at(&address(lab, "node:a", v6), SSH);
+        Held::open(lab, WORLD, &to, "10000")
+    });
+    for held in cut.iter().chain(&stay) {
+        held.goes_on();
+    }
+    lab.apply(&policy(DENY));
+    for held in cut {
+        held.last_answer();
+    }
+    for held in stay {
+        held.goes_on();
+        held.close();
+    }
+}
