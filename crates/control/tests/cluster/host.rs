@@ -1,7 +1,7 @@
 //! Policy for the node itself.
 
-use axon_abi::{Direction, Identity};
-use axon_control::{Capacity, ConditionKind, Config, WaitReason};
+use axon_abi::{ConfigFlags, Direction, EndpointRow, HOST_DEVICE, Identity};
+use axon_control::{Adopted, Capacity, ConditionKind, Config, WaitReason};
 use axon_model::{
     Action, Entity, Node, Origin, Peer, Peers, PolicyKind, PolicyObject, Requirement, Rule,
     Selector, Subject,
@@ -152,4 +152,88 @@ fn what_does_not_fit_is_not_open() {
     let kinds: Vec<_> = report.conditions.iter().map(|c| c.kind).collect();
     assert_eq!(kinds, [ConditionKind::PolicyOverflow]);
     assert!(!may(&c, Identity::REMOTE_NODE, 22));
+}
+
+/// The row that shall be in force for the node itself.
+fn row(c: &Cluster) -> Option<EndpointRow> {
+    c.desired.endpoints.get(&HOST_DEVICE).map(|row| *row)
+}
+
+fn epoch(c: &Cluster) -> u32 {
+    c.desired.config.get(&0).map_or(0, |config| config.epoch)
+}
+
+#[test]
+fn the_nodes_row_follows_its_set_and_begins_an_epoch() {
+    let mut c = Cluster::new(Config {
+        host_id: 77,
+        ..firewall()
+    });
+    guard(&c, "edge");
+    pool(&c, "batch");
+    c.complete();
+    c.step();
+    let open = row(&c).expect("a row");
+    assert_eq!((open.id, open.identity), (77, Identity::HOST));
+    assert_eq!((open.ipv4, open.ipv6), Default::default(), "no addresses");
+    assert_eq!(open.policy_set, c.controller.host().policy_set);
+    let flags = c.desired.config.get(&0).expect("a configuration").flags;
+    assert_ne!(flags & ConfigFlags::HOST_FIREWALL, 0);
+    let before = epoch(&c);
+    c.step();
+    assert_eq!(epoch(&c), before, "nothing has changed");
+    pool(&c, "edge");
+    c.step();
+    let guarded = row(&c).expect("a row");
+    assert_ne!(guarded.policy_set, open.policy_set);
+    assert_eq!(epoch(&c), before + 1);
+}
+
+#[test]
+fn without_the_firewall_there_is_no_row() {
+    let mut c = Cluster::ready();
+    guard(&c, "edge");
+    pool(&c, "edge");
+    c.controller.adopt(Adopted {
+        host: Some(EndpointRow {
+            policy_set: 9,
+            ..EndpointRow::default()
+        }),
+        ..Adopted::default()
+    });
+    c.step();
+    assert_eq!(row(&c), None);
+    let flags = c.desired.config.get(&0).expect("a configuration").flags;
+    assert_eq!(flags & ConfigFlags::HOST_FIREWALL, 0);
+}
+
+#[test]
+fn the_row_of_another_life_stays_until_there_is_another() {
+    let mut c = Cluster::new(firewall());
+    let pinned = EndpointRow {
+        ifindex: HOST_DEVICE,
+        identity: Identity::HOST,
+        policy_set: 9,
+        id: 77,
+        ..EndpointRow::default()
+    };
+    c.controller.adopt(Adopted {
+        last_set: 9,
+        host: Some(pinned),
+        ..Adopted::default()
+    });
+    guard(&c, "edge");
+    let own = c.observed.nodes.get(&"one".to_owned()).expect("the node");
+    c.observed.nodes.write(|txn| txn.remove(&"one".to_owned()));
+    c.step();
+    assert_eq!(row(&c), Some(pinned), "nothing is known yet");
+    c.complete();
+    c.step();
+    assert_eq!(row(&c), Some(pinned), "the node has no object");
+    c.observed
+        .nodes
+        .write(|txn| txn.insert("one".to_owned(), (*own).clone()));
+    c.step();
+    let set = row(&c).expect("a row").policy_set;
+    assert!(set > 9 && set == c.controller.host().policy_set);
 }
