@@ -43,41 +43,48 @@ fn receive<F: Family>(
     tables: &impl Tables,
     scratch: &mut Scratch,
 ) -> Result<Verdict, DropReason> {
+    aim::<F>(packet, tables, scratch)?;
+    if scratch.for_endpoint {
+        return deliver_to::<F>(packet, tables, scratch);
+    }
+    if host::is_held(tables) {
+        host::receive::<F>(packet, tables, scratch)?;
+    }
+    // What was translated back to the node is not what it was.
+    if scratch.of_host || scratch.translated {
+        Ok(Verdict::Pass)
+    } else {
+        Ok(Verdict::Ignore)
+    }
+}
+
+/// Finds out whether the packet is for an endpoint of this node, translated back
+/// if need be: then it is read, and `scratch.for_endpoint` says so.
+///
+/// Through memory, so that the verifier walks what follows once.
+#[inline(never)]
+fn aim<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    scratch.for_endpoint = false;
     let Some(destination) = F::destination(packet) else {
-        return Ok(Verdict::Ignore);
+        return Ok(());
     };
     let config = tables.config();
     if config.flags & F::MASQUERADE != 0 && same(&destination, &F::node(config)) {
-        return match nat::back::<F>(packet, tables, scratch)? {
-            Back::Endpoint => deliver_to::<F>(packet, tables, scratch),
-            Back::Node => to_host::<F>(packet, tables, scratch, Verdict::Pass),
-            Back::Untouched => to_host::<F>(packet, tables, scratch, Verdict::Ignore),
-        };
+        let back = nat::back::<F>(packet, tables, scratch)?;
+        scratch.for_endpoint = matches!(back, Back::Endpoint);
+        return Ok(());
     }
     if tables.receiver(&destination).is_none() {
-        return to_host::<F>(packet, tables, scratch, Verdict::Ignore);
+        return Ok(());
     }
     parse::<F>(packet, tables, scratch)?;
     event::report_received(packet, tables, scratch, ObservationPoint::FromNetwork);
-    deliver_to::<F>(packet, tables, scratch)
-}
-
-/// Holds what is for the node itself to its policy, if it has a firewall;
-/// `otherwise` is what becomes of anything else.
-#[inline(always)]
-fn to_host<F: Family>(
-    packet: &impl Packet,
-    tables: &impl Tables,
-    scratch: &mut Scratch,
-    otherwise: Verdict,
-) -> Result<Verdict, DropReason> {
-    if host::is_held(tables) {
-        host::receive::<F>(packet, tables, scratch)?;
-        if scratch.of_host {
-            return Ok(Verdict::Pass);
-        }
-    }
-    Ok(otherwise)
+    scratch.for_endpoint = true;
+    Ok(())
 }
 
 /// Holds a parsed packet to conntrack and policy, and delivers it.

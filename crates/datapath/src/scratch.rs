@@ -165,6 +165,8 @@ pub struct Scratch {
     pub(crate) of_host: bool,
     /// Whether an endpoint's policy was asked about this packet.
     pub(crate) judged: bool,
+    /// Whether the packet from the network is for an endpoint.
+    pub(crate) for_endpoint: bool,
     /// Whether the packet's destination was translated back.
     pub(crate) translated: bool,
     /// The device whose endpoint is the sender (egress) or the receiver
@@ -303,6 +305,7 @@ impl Scratch {
             of_node: true,
             of_host: true,
             judged: true,
+            for_endpoint: true,
             translated: true,
             device: 0xa5a5,
             endpoint: 0xa5a5,
