@@ -33,8 +33,6 @@ pub(crate) type Files = BTreeMap<String, String>;
 
 /// The file of names; not a manifest.
 const NAMES: &str = "names.json";
-/// What the agents call their cluster if nobody says otherwise.
-const CLUSTER_NAME: &str = "default";
 
 impl Brain {
     /// The brain of a lab.
@@ -126,18 +124,20 @@ impl Brain {
             service_account: account.as_str().unwrap_or("default").to_owned(),
             ..Pod::default()
         };
-        identity_labels(&pod, &namespace, CLUSTER_NAME, &self.filter)
+        let cluster_name = cluster.plan.option("cluster-name").unwrap_or("default");
+        identity_labels(&pod, &namespace, cluster_name, &self.filter)
     }
 
     /// The objects of the nodes' plain processes, which nobody else numbers.
     fn processes(&self, cluster: &mut Cluster) -> Result<Vec<(Id, Value)>> {
         let mut objects = Vec::new();
+        let cluster_name = cluster.plan.option("cluster-name").unwrap_or("default");
         for (node, processes) in &cluster.processes {
             let host = cluster.nodes.get(node);
             let host = host.and_then(|node| node.addresses.first().copied());
             for process in processes {
                 let (own, namespace) = (&process.labels, &process.namespace);
-                let labels = process_labels(own, namespace, CLUSTER_NAME, &self.filter);
+                let labels = process_labels(own, namespace, cluster_name, &self.filter);
                 let number = cluster.identities.allocate(&labels)?.0;
                 objects.push(identity_object(number, &labels));
                 objects.push(endpoint_object(

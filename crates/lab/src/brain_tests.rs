@@ -108,6 +108,33 @@ fn pods_of_the_same_labels_share_a_number_that_stays() {
 }
 
 #[test]
+fn the_cluster_has_the_name_that_agents_are_told() {
+    let brain = Brain::new(&lab());
+    let name_of = |options: &str| {
+        let objects = crate::manifest::parse(&format!("{OBJECTS}{options}")).expect("parses");
+        let objects = objects.into_iter().map(|o| (o.id.clone(), o)).collect();
+        let mut cluster = cluster();
+        cluster.plan = plan(&objects, &BTreeMap::new()).expect("plans");
+        let files = brain.think(&mut cluster).expect("thinks");
+        let file = format!("ciliumidentity_{}.yaml", cluster.numbers[&key("a")]);
+        let mut found = parse(files[&file].as_bytes()).expect("agents read it");
+        let Some(Object::CiliumIdentity(identity)) = found.documents.remove(0).object else {
+            panic!("no CiliumIdentity")
+        };
+        let labels = identity.to_model().expect("fits").labels;
+        let name = labels.get("k8s", "io.cilium.k8s.policy.cluster");
+        name.map(str::to_owned)
+    };
+    assert_eq!(name_of("").as_deref(), Some("default"));
+    let options = "---
+kind: ConfigMap
+metadata: {name: cilium-config, namespace: kube-system}
+data: {cluster-name: alpha}
+";
+    assert_eq!(name_of(options).as_deref(), Some("alpha"));
+}
+
+#[test]
 fn agents_read_what_is_written() {
     let brain = Brain::new(&lab());
     let mut cluster = cluster();

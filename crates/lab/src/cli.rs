@@ -86,7 +86,14 @@ pub enum Verb {
     /// Run a command on a node: `axon lab node NODE -- CMD...`; `outside` is the world.
     Node(Inside),
     /// Create or change objects; returns when they are in force.
-    Apply(Manifests),
+    Apply {
+        /// Manifests.
+        #[command(flatten)]
+        manifests: Manifests,
+        /// Delete every object that the manifests do not name.
+        #[arg(long)]
+        prune: bool,
+    },
     /// Delete the objects that manifests name; returns when they are gone.
     Delete(Manifests),
     /// Print a log: of a pod (`NAMESPACE/POD`), a node's agent (`NODE`) or the supervisor.
@@ -151,9 +158,9 @@ pub fn run(args: LabArgs) -> Result<ExitCode> {
             enter::become_command(&place, &inside.command, &env)?;
         }
         Verb::Node(inside) => on_node(&lab()?, &inside)?,
-        Verb::Apply(manifests) => {
+        Verb::Apply { manifests, prune } => {
             let objects = read(&manifests)?;
-            change(&lab()?, &manifests, &Request::Apply { objects })?;
+            change(&lab()?, &manifests, &Request::Apply { objects, prune })?;
         }
         Verb::Delete(manifests) => {
             let ids = read(&manifests)?.into_iter().map(|o| o.id).collect();
@@ -221,7 +228,7 @@ fn change(lab: &Lab, manifests: &Manifests, request: &Request) -> Result<()> {
         wait::settled(lab, Duration::from_secs(manifests.timeout), false)?;
     }
     match request {
-        Request::Apply { objects } => {
+        Request::Apply { objects, .. } => {
             for object in objects {
                 status::tell(&format!("{} is in force", object.id));
             }

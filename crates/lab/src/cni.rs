@@ -30,6 +30,8 @@ pub(crate) struct Attachment<'a> {
     pub(crate) uid: &'a str,
     /// Its network namespace.
     pub(crate) netns: &'a Path,
+    /// Addresses that it asks for.
+    pub(crate) ips: &'a [IpAddr],
 }
 
 /// Writes a node's network configuration list.
@@ -121,11 +123,16 @@ fn call(paths: &NodePaths, command: &str, pod: &Attachment<'_>) -> Result<Vec<u8
 }
 
 fn args(pod: &Attachment<'_>) -> String {
-    format!(
+    let mut args = format!(
         "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};\
          K8S_POD_UID={}",
         pod.namespace, pod.name, pod.uid, pod.uid
-    )
+    );
+    if !pod.ips.is_empty() {
+        let ips: Vec<String> = pod.ips.iter().map(ToString::to_string).collect();
+        args.push_str(&format!(";IP={}", ips.join(",")));
+    }
+    args
 }
 
 /// The configuration of the first plugin of a list, as a runtime hands it over.

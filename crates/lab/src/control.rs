@@ -22,6 +22,9 @@ pub(crate) enum Request {
     Apply {
         /// The objects.
         objects: Vec<Object>,
+        /// Every other object goes.
+        #[serde(default)]
+        prune: bool,
     },
     /// Delete objects; those that do not exist are named in the error.
     Delete {

@@ -101,18 +101,14 @@ impl Netlink {
 
     /// Gives a device an address, at once and without a search for duplicates.
     pub(crate) fn address(&mut self, index: u32, net: IpNet) -> Result<()> {
-        let mut message = AddressMessage::default();
-        message.header.index = index;
-        message.header.prefix_len = net.prefix_len();
-        message.header.family = family(net.addr());
-        message.header.flags = AddressHeaderFlags::Nodad;
-        message.attributes = vec![
-            AddressAttribute::Local(net.addr()),
-            AddressAttribute::Address(net.addr()),
-            AddressAttribute::Flags(AddressFlags::Nodad),
-        ];
-        self.create(RouteNetlinkMessage::NewAddress(message))
+        self.create(RouteNetlinkMessage::NewAddress(address(index, net)))
             .with_context(|| format!("adding address {net}"))
+    }
+
+    /// Takes an address from a device.
+    pub(crate) fn delete_address(&mut self, index: u32, net: IpNet) -> Result<()> {
+        self.ask(RouteNetlinkMessage::DelAddress(address(index, net)), 0)
+            .with_context(|| format!("deleting address {net}"))
     }
 
     /// Adds a route over a device: to neighbours on the link, or by a gateway.
@@ -179,6 +175,20 @@ fn named(name: &str) -> LinkMessage {
     let mut link = LinkMessage::default();
     link.attributes.push(LinkAttribute::IfName(name.into()));
     link
+}
+
+fn address(index: u32, net: IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = net.prefix_len();
+    message.header.family = family(net.addr());
+    message.header.flags = AddressHeaderFlags::Nodad;
+    message.attributes = vec![
+        AddressAttribute::Local(net.addr()),
+        AddressAttribute::Address(net.addr()),
+        AddressAttribute::Flags(AddressFlags::Nodad),
+    ];
+    message
 }
 
 fn family(ip: IpAddr) -> AddressFamily {

@@ -1,6 +1,6 @@
 //! From objects to what shall run where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +9,14 @@ use serde_json::{Value, json};
 
 use crate::container::{Container, RestartPolicy, containers, restart_policy};
 use crate::manifest::{Id, Object, text};
+
+/// The ConfigMap with the options of the agents.
+pub(crate) const AGENTS: &str = "cilium-config";
+/// The ConfigMap with those of the lab itself.
+pub(crate) const OWN: &str = "axon-lab";
+
+/// Its option with the addresses of the world outside.
+const OUTSIDE: &str = "outside-addresses";
 
 /// A node to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +50,8 @@ pub(crate) struct PodPlan {
     pub(crate) restart: RestartPolicy,
     /// It lives in the node's own network namespace.
     pub(crate) host_network: bool,
+    /// Addresses that it asks for: those of its manifest's status.
+    pub(crate) ips: Vec<IpAddr>,
 }
 
 impl PodPlan {
@@ -56,7 +66,9 @@ impl PodPlan {
     /// Whether only labels and annotations differ, so that the processes may
     /// stay.
     pub(crate) fn runs_like(&self, other: &Self) -> bool {
-        self.node == other.node && self.value.get("spec") == other.value.get("spec")
+        self.node == other.node
+            && self.ips == other.ips
+            && self.value.get("spec") == other.value.get("spec")
     }
 }
 
@@ -84,6 +96,25 @@ pub(crate) struct Plan {
     pub(crate) pods: BTreeMap<PodKey, PodPlan>,
     /// Objects that go to the agents as they are, namespaces included.
     pub(crate) others: BTreeMap<Id, Value>,
+    /// Addresses that the world outside has beside its own.
+    pub(crate) outside: BTreeSet<IpAddr>,
+}
+
+impl Plan {
+    /// The data of a ConfigMap of kube-system.
+    pub(crate) fn config_map(&self, name: &str) -> Option<&serde_json::Map<String, Value>> {
+        let id = Id {
+            kind: "ConfigMap".into(),
+            namespace: "kube-system".into(),
+            name: name.into(),
+        };
+        self.others.get(&id)?["data"].as_object()
+    }
+
+    /// An option of the agents, if the ConfigMap `cilium-config` has it.
+    pub(crate) fn option(&self, name: &str) -> Option<&str> {
+        self.config_map(AGENTS)?.get(name)?.as_str()
+    }
 }
 
 /// Plans a cluster. Pods without a node stay where `placed` has them, or go
@@ -125,7 +156,38 @@ pub(crate) fn plan(
         }
     }
     namespaces(&mut plan);
+    plan.outside = outside(&plan)?;
     Ok(plan)
+}
+
+/// The addresses that the ConfigMap `axon-lab` gives to the world outside.
+fn outside(plan: &Plan) -> Result<BTreeSet<IpAddr>> {
+    let Some(options) = plan.config_map(OWN) else {
+        return Ok(BTreeSet::new());
+    };
+    if let Some(other) = options.keys().find(|key| *key != OUTSIDE) {
+        bail!("ConfigMap kube-system/{OWN}: data.{other}: expected {OUTSIDE}");
+    }
+    let text = options.get(OUTSIDE).and_then(Value::as_str);
+    let words = text.unwrap_or_default().split([' ', ',', '\n']);
+    words
+        .filter(|word| !word.is_empty())
+        .map(|word| {
+            let failed = || format!("ConfigMap kube-system/{OWN}: data.{OUTSIDE}: {word:?}");
+            let ip: IpAddr = word.parse().with_context(failed)?;
+            let taken = |node: &NodePlan| {
+                node.addresses.contains(&ip) || node.pod_cidrs.iter().any(|net| net.contains(&ip))
+            };
+            match plan.nodes.iter().find(|node| taken(node)) {
+                Some(node) => bail!(
+                    "{} is an address of node {} or its pods",
+                    failed(),
+                    node.name
+                ),
+                None => Ok(ip),
+            }
+        })
+        .collect()
 }
 
 /// Makes the namespaces that objects live in and nobody wrote down.
@@ -329,10 +391,36 @@ fn pod(object: &Object, plan: &Plan, placed: &BTreeMap<PodKey, String>) -> Resul
         containers,
         restart: restart_policy(spec)?,
         host_network: spec["hostNetwork"] == true,
+        ips: pod_ips(object)?,
         namespace: key.namespace,
         name: key.name,
         value,
     })
+}
+
+/// The addresses of a pod's status: as a Node's, they say what it shall have.
+fn pod_ips(object: &Object) -> Result<Vec<IpAddr>> {
+    let many = object.at(&["status", "podIPs"]).and_then(Value::as_array);
+    let many = many
+        .into_iter()
+        .flatten()
+        .map(|item| ("podIPs", &item["ip"]));
+    let one = object.at(&["status", "podIP"]).map(|ip| ("podIP", ip));
+    let mut ips: Vec<IpAddr> = Vec::new();
+    for (field, ip) in one.into_iter().chain(many) {
+        let parsed = ip.as_str().and_then(|text| text.parse().ok());
+        let ip = parsed.with_context(|| format!("status.{field}: {ip} is no address"))?;
+        if ips
+            .iter()
+            .any(|other| *other != ip && other.is_ipv4() == IpAddr::is_ipv4(&ip))
+        {
+            bail!("status.{field}: {ip} is the second address of its family");
+        }
+        if !ips.contains(&ip) {
+            ips.push(ip);
+        }
+    }
+    Ok(ips)
 }
 
 /// The node with the fewest pods so far.

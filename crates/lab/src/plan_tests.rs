@@ -79,3 +79,68 @@ fn what_does_not_do_is_named() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+#[test]
+fn pods_ask_for_the_addresses_of_their_status() {
+    let ips = |status: &str| {
+        let text = format!("kind: Pod\nmetadata: {{name: a}}\n{POD}\nstatus: {status}");
+        let plan = planned(&text).map_err(|error| format!("{error:#}"))?;
+        let pod = plan.pods.values().next().expect("a pod");
+        Ok::<_, String>(pod.ips.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let none: &[&str] = &[];
+    for (status, expected) in [
+        ("{}", none),
+        ("{podIP: 10.244.1.9}", &["10.244.1.9"]),
+        (
+            "{podIP: 10.244.1.9, podIPs: [{ip: 10.244.1.9}, {ip: 'fd00::9'}]}",
+            &["10.244.1.9", "fd00::9"],
+        ),
+    ] {
+        assert_eq!(ips(status).expect(status), expected, "{status}");
+    }
+    for (status, expected) in [
+        ("{podIP: ten}", "status.podIP: \"ten\" is no address"),
+        ("{podIPs: [{}]}", "status.podIPs: null is no address"),
+        (
+            "{podIPs: [{ip: 10.244.1.9}, {ip: 10.244.1.8}]}",
+            "10.244.1.8 is the second address of its family",
+        ),
+    ] {
+        let error = ips(status).expect_err(status);
+        assert!(error.contains(expected), "{status}: {error}");
+    }
+}
+
+#[test]
+fn the_world_outside_gets_addresses_that_nobody_has() {
+    let outside = |data: &str| {
+        let text = format!(
+            "kind: ConfigMap\nmetadata: {{name: axon-lab, namespace: kube-system}}\ndata: {data}"
+        );
+        let plan = planned(&text).map_err(|error| format!("{error:#}"))?;
+        Ok::<_, String>(
+            plan.outside
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
+        )
+    };
+    for (data, expected) in [
+        ("{}", &[][..]),
+        (
+            "{outside-addresses: '192.0.2.10, 2001:db8:9::1 10.244.9.9'}",
+            &["10.244.9.9", "192.0.2.10", "2001:db8:9::1"],
+        ),
+    ] {
+        assert_eq!(outside(data).expect(data), expected, "{data}");
+    }
+    for (data, expected) in [
+        ("{outside-addresses: 192.0.2.300}", "\"192.0.2.300\""),
+        ("{outside-addresses: 10.244.1.7}", "address of node node-1"),
+        ("{outside: 192.0.2.3}", "expected outside-addresses"),
+    ] {
+        let error = outside(data).expect_err(data);
+        assert!(error.contains(expected), "{data}: {error}");
+    }
+}

@@ -228,6 +228,7 @@ impl Life<'_> {
             name: &self.key.name,
             uid: &self.uid,
             netns,
+            ips: &self.plan.ips,
         }
     }
 

@@ -20,7 +20,7 @@ use crate::control::{PodReport, Report, Request, Response};
 use crate::manifest::{Id, Object};
 use crate::node;
 use crate::paths::{Lab, write_whole};
-use crate::plan::{Plan, PodKey, plan};
+use crate::plan::{AGENTS, Plan, PodKey, plan};
 use crate::pod;
 use crate::state::{Cluster, NodeState, PodState, Shared, log};
 use crate::wire;
@@ -38,9 +38,8 @@ pub(crate) fn run(lab: Lab) -> Result<()> {
     let draft = lab.scratch().join("lab.sock");
     let listener = UnixListener::bind(&draft).context("making the control socket")?;
     let socket = lab.socket();
-    let own = own_objects(&lab)?;
     let shared = Arc::new(Shared::new(lab));
-    shared.cluster().objects = own.into_iter().map(|o| (o.id.clone(), o)).collect();
+    shared.cluster().objects = own(&shared)?;
     // Only now may anyone find it.
     std::fs::rename(&draft, &socket)?;
     log("the lab is ready for objects");
@@ -56,8 +55,9 @@ pub(crate) fn run(lab: Lab) -> Result<()> {
     Ok(())
 }
 
-/// The name server's pod and its Service.
-fn own_objects(lab: &Lab) -> Result<Vec<Object>> {
+/// What is there of itself: the name server's pod and its Service.
+fn own(shared: &Shared) -> Result<BTreeMap<Id, Object>> {
+    let lab = &shared.lab;
     let axon = crate::enter::axon()?;
     let (namespace, name) = pod::DNS;
     let labels = json!({"k8s-app": "kube-dns"});
@@ -81,7 +81,8 @@ fn own_objects(lab: &Lab) -> Result<Vec<Object>> {
         ]},
     });
     let text = format!("{pod}\n---\n{service}\n");
-    crate::manifest::parse(&text)
+    let objects = crate::manifest::parse(&text)?;
+    Ok(objects.into_iter().map(|o| (o.id.clone(), o)).collect())
 }
 
 fn serve(shared: &Arc<Shared>, stream: UnixStream) -> Result<()> {
@@ -91,7 +92,10 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> Result<()> {
     let response = match serde_json::from_str(&line) {
         Err(error) => refused(&error.into()),
         Ok(Request::Report) => Response::Report(report(shared)),
-        Ok(Request::Apply { objects }) => answer(change(shared, |all| {
+        Ok(Request::Apply { objects, prune }) => answer(change(shared, |all| {
+            if prune {
+                *all = own(shared)?;
+            }
             all.extend(objects.into_iter().map(|o| (o.id.clone(), o)));
             Ok(())
         })),
@@ -129,7 +133,7 @@ fn change(
     shared: &Arc<Shared>,
     edit: impl FnOnce(&mut BTreeMap<Id, Object>) -> Result<()>,
 ) -> Result<()> {
-    shared.update(|cluster| -> Result<()> {
+    let (old, new) = shared.update(|cluster| -> Result<_> {
         let mut objects = cluster.objects.clone();
         edit(&mut objects)?;
         let placed = cluster.pods.iter();
@@ -139,9 +143,11 @@ fn change(
         let plan = plan(&objects, &placed)?;
         check_nodes(&cluster.plan, &plan)?;
         cluster.objects = objects;
+        let outside = (cluster.plan.outside.clone(), plan.outside.clone());
         cluster.plan = plan;
-        Ok(())
+        Ok(outside)
     })?;
+    wire::change_outside(&shared.lab, &old, &new)?;
     configure(shared)?;
     reconcile(shared);
     Ok(())
@@ -176,17 +182,11 @@ fn configure(shared: &Shared) -> Result<()> {
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
     let mut cluster = shared.cluster();
-    let id = Id {
-        kind: "ConfigMap".into(),
-        namespace: "kube-system".into(),
-        name: "cilium-config".into(),
-    };
-    let given = cluster.plan.others.get(&id);
-    let given = given.and_then(|map| map["data"].as_object());
+    let given = cluster.plan.config_map(AGENTS);
     for (name, value) in given.into_iter().flatten() {
         let value = value
             .as_str()
-            .with_context(|| format!("{id}: data.{name} is no text; quote it"))?;
+            .with_context(|| format!("ConfigMap {AGENTS}: data.{name} is no text; quote it"))?;
         options.insert(name.clone(), value.to_owned());
     }
     let names: Vec<String> = cluster.plan.nodes.iter().map(|n| n.name.clone()).collect();

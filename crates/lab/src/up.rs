@@ -38,7 +38,11 @@ pub(crate) fn up(lab: &Lab, objects: Vec<Object>) -> Result<()> {
         start(lab)?;
     }
     drop(turn);
-    control::ask(lab, &Request::Apply { objects }).map(drop)
+    let request = Request::Apply {
+        objects,
+        prune: false,
+    };
+    control::ask(lab, &request).map(drop)
 }
 
 /// Waits until no other lab is being started: of two that are brought up under

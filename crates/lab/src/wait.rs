@@ -2,10 +2,11 @@
 //! node told of every pod.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use axon_api::agent::{IpView, PolicyView, Status};
+use axon_api::agent::{EndpointView, IdentityView, IpView, PolicyView, Status};
 use axon_api::manifest;
 use axon_model::PolicyObject;
 
@@ -160,65 +161,171 @@ fn missing(lab: &Lab, report: &Report) -> Result<Option<String>> {
     Ok(None)
 }
 
+/// What a node is still to come to. An agent that does not say so has it yet
+/// to come.
 fn missing_on(
     lab: &Lab,
     node: &str,
     policies: &[PolicyObject],
     pods: &[PodReport],
 ) -> Option<String> {
+    look(lab, node, policies, pods).unwrap_or_else(|error| Some(format!("{error:#}")))
+}
+
+fn look(
+    lab: &Lab,
+    node: &str,
+    policies: &[PolicyObject],
+    pods: &[PodReport],
+) -> Result<Option<String>> {
     let socket = lab.node(node).socket();
-    let view: PolicyView = match http::get_json(&socket, "/v1/policy") {
-        Ok(view) => view,
-        Err(error) => return Some(format!("{error:#}")),
-    };
+    let view: PolicyView = http::get_json(&socket, "/v1/policy")?;
     for policy in policies {
         let there = view.policies.iter().find(|p| p.origin == policy.origin);
         if there.is_none_or(|p| p.rules != policy.rules) {
-            return Some(format!(
-                "{} {} is not in force",
-                policy.origin.kind, policy.origin
-            ));
+            let PolicyObject { origin, .. } = policy;
+            return Ok(Some(format!("{} {origin} is not in force", origin.kind)));
         }
     }
     let wanted: BTreeSet<_> = policies.iter().map(|p| &p.origin).collect();
     if let Some(gone) = view.policies.iter().find(|p| !wanted.contains(&p.origin)) {
-        return Some(format!(
-            "{} {} is still in force",
-            gone.origin.kind, gone.origin
-        ));
+        let PolicyObject { origin, .. } = gone;
+        return Ok(Some(format!("{} {origin} is still in force", origin.kind)));
     }
-    let status: Status = match http::get_json(&socket, "/v1/healthz") {
-        Ok(status) => status,
-        Err(error) => return Some(format!("{error:#}")),
-    };
+    let status: Status = http::get_json(&socket, "/v1/healthz")?;
     if status.policy_enforced_revision < view.revision {
-        return Some(format!(
+        return Ok(Some(format!(
             "policy revision {} is not enforced yet, {} is",
             view.revision, status.policy_enforced_revision
-        ));
+        )));
     }
-    let ips: Vec<IpView> = match http::get_json(&socket, "/v1/ip") {
-        Ok(ips) => ips,
-        Err(error) => return Some(format!("{error:#}")),
+    let known = Known {
+        ips: http::get_json(&socket, "/v1/ip")?,
+        endpoints: http::get_json(&socket, "/v1/endpoint")?,
+        identities: http::get_json(&socket, "/v1/identity")?,
     };
-    unknown_pod(&ips, pods)
+    let pods = || pods.iter().filter(|pod| !pod.host_network);
+    let own = pods().filter(|pod| pod.node == node);
+    let missing = known.without_address(pods());
+    Ok(missing.or_else(|| known.without_identity(own)))
 }
 
-/// A pod whose address the node does not take for it.
-fn unknown_pod(known: &[IpView], pods: &[PodReport]) -> Option<String> {
-    let known: BTreeMap<&str, u32> = known
-        .iter()
-        .map(|ip| (ip.cidr.split('/').next().unwrap_or_default(), ip.identity))
-        .collect();
-    for pod in pods.iter().filter(|pod| !pod.host_network) {
-        for ip in &pod.ips {
-            if known.get(ip.to_string().as_str()) != Some(&pod.identity) {
-                return Some(format!(
-                    "{ip} is not known as {}/{} (identity {}) yet",
-                    pod.namespace, pod.name, pod.identity
-                ));
-            }
+/// What a node knows of pods.
+struct Known {
+    ips: Vec<IpView>,
+    endpoints: Vec<EndpointView>,
+    identities: Vec<IdentityView>,
+}
+
+impl Known {
+    /// Whether a number stands for who has another in the cluster: where
+    /// prefixes select pods, a node tells pods of one identity apart by the
+    /// prefix that they are in.
+    fn is(&self, found: Option<u32>, wanted: u32) -> bool {
+        let labels = |id: u32| {
+            let identity = self.identities.iter().find(|i| i.id == id)?;
+            let all = identity.labels.iter();
+            let own = all.filter(|(of, ..)| *of != axon_model::source::CIDR);
+            Some(own.collect::<Vec<_>>())
+        };
+        found.is_some_and(|found| {
+            let of_found = labels(found);
+            found == wanted || (of_found.is_some() && of_found == labels(wanted))
+        })
+    }
+
+    /// A pod whose address is not taken for it.
+    fn without_address<'p>(&self, mut pods: impl Iterator<Item = &'p PodReport>) -> Option<String> {
+        let host = |ip: &IpView| ip.cidr.split('/').next().unwrap_or_default().to_owned();
+        let ips: BTreeMap<String, u32> =
+            self.ips.iter().map(|ip| (host(ip), ip.identity)).collect();
+        pods.find_map(|pod| {
+            let found = |ip: &IpAddr| ips.get(&ip.to_string()).copied();
+            let ip = pod
+                .ips
+                .iter()
+                .find(|ip| !self.is(found(ip), pod.identity))?;
+            Some(format!(
+                "{ip} is not known as {}/{} (identity {}) yet",
+                pod.namespace, pod.name, pod.identity
+            ))
+        })
+    }
+
+    /// A pod of this node whose endpoint has another identity.
+    fn without_identity<'p>(
+        &self,
+        mut pods: impl Iterator<Item = &'p PodReport>,
+    ) -> Option<String> {
+        let pod = pods.find(|pod| {
+            let of_pod = |e: &&EndpointView| e.status.external_identifiers.container_id == pod.uid;
+            let endpoint = self.endpoints.iter().find(of_pod);
+            !self.is(endpoint.map(|e| e.status.identity.id), pod.identity)
+        })?;
+        Some(format!(
+            "the endpoint of {}/{} has not got identity {} yet",
+            pod.namespace, pod.name, pod.identity
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axon_api::agent::{EndpointView, IdentityView, IpView};
+    use axon_model::Label;
+
+    use super::Known;
+    use crate::control::PodReport;
+
+    fn identity(id: u32, labels: &[&str]) -> IdentityView {
+        let label = |text: &&str| text.parse::<Label>().expect("a label");
+        IdentityView {
+            id,
+            labels: labels.iter().map(label).collect(),
         }
     }
-    None
+
+    fn endpoint(uid: &str, identity: u32) -> EndpointView {
+        let mut view = EndpointView::default();
+        view.status.external_identifiers.container_id = uid.into();
+        view.status.identity.id = identity;
+        view
+    }
+
+    #[test]
+    fn a_pod_is_known_by_its_number_or_by_one_of_its_place() {
+        let pod = PodReport {
+            uid: "u".into(),
+            ips: vec!["10.0.0.9".parse().expect("an address")],
+            identity: 300,
+            ..PodReport::default()
+        };
+        for (number, expected) in [
+            (Some(300), true),
+            (Some(400), true),
+            (Some(301), false),
+            (Some(999), false),
+            (None, false),
+        ] {
+            let ip = |identity| IpView {
+                cidr: "10.0.0.9/32".into(),
+                identity,
+                ..IpView::default()
+            };
+            let known = Known {
+                ips: number.map(ip).into_iter().collect(),
+                endpoints: number.map(|n| endpoint("u", n)).into_iter().collect(),
+                identities: vec![
+                    identity(300, &["k8s:app=a"]),
+                    identity(301, &["k8s:app=b"]),
+                    identity(400, &["k8s:app=a", "cidr:10.0.0.0/24="]),
+                ],
+            };
+            let pods = || std::iter::once(&pod);
+            let found = known.without_address(pods());
+            assert_eq!(found.is_none(), expected, "{number:?}: {found:?}");
+            let found = known.without_identity(pods());
+            assert_eq!(found.is_none(), expected, "{number:?}: {found:?}");
+        }
+    }
 }

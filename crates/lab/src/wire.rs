@@ -11,6 +11,7 @@
 //! own to each other one's. The nodes' default route goes to the world, which
 //! can reach pods only through the nodes that hold them.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -92,6 +93,35 @@ pub(crate) fn make_underlay(lab: &Lab) -> Result<()> {
         let mut netlink = Netlink::open()?;
         let index = up_at_once(&mut netlink)?;
         for ip in world() {
+            netlink.address(index, IpNet::from(ip))?;
+        }
+        Ok(())
+    })
+    .context("the world outside")
+}
+
+/// Gives the world outside these addresses in place of those, beside its own.
+pub(crate) fn change_outside(
+    lab: &Lab,
+    old: &BTreeSet<IpAddr>,
+    new: &BTreeSet<IpAddr>,
+) -> Result<()> {
+    let own = world();
+    let differ = |a: &BTreeSet<IpAddr>, b: &BTreeSet<IpAddr>| -> Vec<IpAddr> {
+        let ips = a.difference(b).copied();
+        ips.filter(|ip| !own.contains(ip)).collect()
+    };
+    let (gone, come) = (differ(old, new), differ(new, old));
+    if gone.is_empty() && come.is_empty() {
+        return Ok(());
+    }
+    in_netns(&lab.outside(), || {
+        let mut netlink = Netlink::open()?;
+        let index = nix::net::if_::if_nametoindex(UPLINK)?;
+        for ip in gone {
+            netlink.delete_address(index, IpNet::from(ip))?;
+        }
+        for ip in come {
             netlink.address(index, IpNet::from(ip))?;
         }
         Ok(())

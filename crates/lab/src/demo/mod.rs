@@ -133,7 +133,11 @@ fn play(stage: &Stage<'_>, script: Script, show: &mut Show) -> Result<()> {
     show.text(&script.text);
     let began = Instant::now();
     let objects = script.policy;
-    control::ask(lab, &Request::Apply { objects })?;
+    let request = Request::Apply {
+        objects,
+        prune: false,
+    };
+    control::ask(lab, &request)?;
     wait::settled(lab, stage.patience, false)?;
     show.note(&format!(
         "enforced {} ms after it was given",
