@@ -59,6 +59,8 @@ pub struct Controller {
     /// The node's row of another life.
     pub(crate) adopted_host: Option<EndpointRow>,
     pub(crate) pod_cidrs: BTreeMap<IpNet, String>,
+    /// Addresses of the API servers.
+    pub(crate) apiservers: BTreeSet<IpAddr>,
     pub(crate) overlaps: Vec<Overlap>,
     pub(crate) prefixes_exhausted: Option<Exhausted>,
     /// Conditions of policies that ask for what is not enforced.
@@ -118,6 +120,7 @@ impl Controller {
             host: HostStatus::default(),
             adopted_host: None,
             pod_cidrs: BTreeMap::new(),
+            apiservers: BTreeSet::new(),
             overlaps: Vec::new(),
             prefixes_exhausted: None,
             unsupported: Vec::new(),

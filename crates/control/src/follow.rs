@@ -180,7 +180,8 @@ impl Controller {
 
     /// Brings nodes up to date: their addresses, their pods' prefixes.
     pub(crate) fn follow_nodes(&mut self, view: &View) {
-        if !view.nodes.is_changed() {
+        let servers_changed = self.follow_apiservers(view);
+        if !view.nodes.is_changed() && !servers_changed {
             return;
         }
         let own = self.config.node_name.clone();
@@ -198,8 +199,11 @@ impl Controller {
                     addresses.insert(single(address.addr), claim);
                 }
             }
-            self.claims
-                .set(&(IpSource::Node, node.name.clone()), addresses);
+            // Until the API servers are known, nobody is taken for none.
+            if is_own || view.endpoint_slices.rows.is_complete() {
+                self.claims
+                    .set(&(IpSource::Node, node.name.clone()), addresses);
+            }
             let of_node = |(_, owner): &(&IpNet, &String)| **owner == node.name;
             let prefixes = cidrs.iter().filter(of_node).map(|(prefix, _)| {
                 let claim = Claim {
@@ -226,6 +230,9 @@ impl Controller {
 
     fn node_claim(&mut self, node: &Node, is_own: bool, addr: IpAddr) -> Claim {
         let mut claim = node_claim(node, is_own, addr);
+        if !is_own && self.apiservers.contains(&addr) {
+            claim.identity = Identity::KUBE_APISERVER;
+        }
         if !is_own && self.config.cidr_selects_nodes {
             let numbers = &mut self.persisted.node_identities;
             // Where no number is left, a node is told by its scope alone.
@@ -301,9 +308,10 @@ impl Controller {
     fn info_of(&self, id: Identity) -> Option<IdentityInfo> {
         if id.is_world() {
             let prefix = self.persisted.cidr_identities.prefix(id)?;
+            let labels = cidr_labels(&self.config.policy(), prefix);
             return Some(IdentityInfo {
                 prefix: Some(prefix),
-                ..IdentityInfo::labelled(cidr_labels(&self.config.policy(), prefix))
+                ..IdentityInfo::labelled(self.with_apiserver(labels, &prefix))
             });
         }
         if id.scope() == Scope::RemoteNode {
@@ -313,9 +321,10 @@ impl Controller {
                 Label::new(source::RESERVED, name, ""),
                 places::label(address),
             ];
+            let labels = labels.into_iter().collect();
             return Some(IdentityInfo {
                 addresses: [address].into(),
-                ..IdentityInfo::labelled(labels.into_iter().collect())
+                ..IdentityInfo::labelled(self.with_apiserver(labels, &address))
             });
         }
         let labels: &Labels = match self.config.identity_mode {

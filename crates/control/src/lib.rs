@@ -12,6 +12,7 @@
 //! what does not fit is reported and never makes enforcement weaker.
 #![forbid(unsafe_code)]
 
+mod apiserver;
 mod config;
 mod controller;
 mod endpoints;

@@ -25,7 +25,7 @@ impl Controller {
             self.follow_groups(view);
         }
         if groups || view.nodes.is_changed() {
-            self.follow_prefixes(view.policies_are_complete());
+            self.follow_prefixes(view);
         }
     }
 
@@ -87,10 +87,11 @@ impl Controller {
         }
     }
 
-    /// Numbers the prefixes that policies name, themselves or by groups. One
-    /// inside a pod CIDR is left out: its addresses are the cluster's, known or
-    /// not.
-    fn follow_prefixes(&mut self, complete: bool) {
+    /// Numbers the prefixes that policies name, themselves or by groups, and
+    /// API servers outside the cluster. One inside a pod CIDR is left out: its
+    /// addresses are the cluster's, known or not.
+    fn follow_prefixes(&mut self, view: &View) {
+        let complete = view.policies_are_complete();
         let by_policies = self.engine.policies().values().flat_map(policy_prefixes);
         let by_groups = self.engine.groups().values().flat_map(Group::prefixes);
         let named: BTreeSet<IpNet> = by_policies
@@ -101,7 +102,16 @@ impl Controller {
             self.places.set_named(named.clone());
         }
         let outside = |prefix: &&IpNet| !self.pod_cidrs.keys().any(|pods| pods.contains(*prefix));
-        let outside: BTreeSet<IpNet> = named.iter().filter(outside).copied().collect();
+        let servers = self.apiservers_outside(view);
+        let servers = servers
+            .iter()
+            .filter(|ip| self.carries(ip.addr().is_ipv6()));
+        let outside: BTreeSet<IpNet> = named
+            .iter()
+            .chain(servers)
+            .filter(outside)
+            .copied()
+            .collect();
         self.prefixes_exhausted = None;
         let mut claims = BTreeMap::new();
         for prefix in &outside {

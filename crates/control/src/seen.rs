@@ -34,6 +34,11 @@ impl<K: Ord + Clone, V: PartialEq> Seen<K, V> {
         self.changed.as_ref().is_none_or(|keys| !keys.is_empty())
     }
 
+    /// Whether a row may have changed whose key is such.
+    pub(crate) fn is_changed_where(&self, is: impl Fn(&K) -> bool) -> bool {
+        self.changed.as_ref().is_none_or(|keys| keys.iter().any(is))
+    }
+
     /// The keys that may have changed: those in the table, and those that the
     /// caller knows from before.
     pub(crate) fn keys<'a>(&self, known: impl Iterator<Item = &'a K>) -> BTreeSet<K>

@@ -20,11 +20,9 @@ fn nothing_is_decided_before_everything_is_known() {
     assert_eq!(kinds, [ConditionKind::SourceIncomplete; 8]);
     assert!(!c.desired.endpoints.snapshot().is_complete());
     assert!(!c.desired.ipcache.snapshot().is_complete());
-    assert_eq!(
-        c.identity("192.0.2.2"),
-        Some(6),
-        "what is known is there at once"
-    );
+    let found = ["192.0.2.1", "192.0.2.2"].map(|addr| c.identity(addr));
+    let why = "what is known is there at once; whether another node is an API server is not";
+    assert_eq!(found, [Some(1), None], "{why}");
 
     c.complete();
     let report = c.step();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{Direction, Identity};
 use axon_model::{
-    Action, CidrGroup, EndpointSlice, GroupRef, ObjectKey, Peer, Peers, RuleEntry, Service,
+    Action, CidrGroup, EndpointSlice, Entity, GroupRef, ObjectKey, Peer, Peers, RuleEntry, Service,
 };
 
 use crate::world::{Cluster, ingress, ip};
@@ -208,4 +208,74 @@ fn a_service_is_its_pods_or_its_addresses() {
         .write(|txn| txn.remove(&ObjectKey::new("shop", "partner")));
     c.step();
     assert_eq!(look(&c), [false; 3]);
+}
+
+/// The endpoints of the API servers' Service.
+fn apiservers(c: &Cluster, addresses: &[&str]) {
+    let row = EndpointSlice {
+        service: "kubernetes".into(),
+        addresses: addresses.iter().map(|a| ip(a)).collect(),
+    };
+    let key = ObjectKey::new("default", "kubernetes");
+    c.observed.endpoint_slices.write(|txn| txn.insert(key, row));
+}
+
+fn to_apiserver() -> RuleEntry {
+    let peers = Peers::List(vec![Peer::Entity(Entity::KubeApiserver)]);
+    RuleEntry {
+        direction: Direction::Egress,
+        ..ingress(Action::Allow, peers, 443)
+    }
+}
+
+#[test]
+fn api_servers_are_who_their_service_says() {
+    let mut c = web();
+    c.policy("p", "web", vec![to_apiserver()]);
+    c.step();
+    let places = ["192.0.2.1", "192.0.2.2", "203.0.113.50", "203.0.113.51"];
+    let seen = |c: &Cluster| places.map(|addr| may(c, addr));
+    assert_eq!(seen(&c), [false; 4], "none is known");
+
+    // Of the Service of another namespace by that name nobody is.
+    slice(&c, "kubernetes", &["203.0.113.51"]);
+    apiservers(&c, &["192.0.2.2", "203.0.113.50"]);
+    c.step();
+    assert_eq!(seen(&c), [false, true, true, false]);
+    assert_eq!(c.identity("192.0.2.2"), Some(Identity::KUBE_APISERVER.0));
+    let outside = c.identity("203.0.113.50").map(Identity);
+    assert!(
+        outside.is_some_and(Identity::is_world),
+        "{outside:?}: outside"
+    );
+
+    apiservers(&c, &["192.0.2.1", "203.0.113.51"]);
+    c.step();
+    assert_eq!(seen(&c), [true, false, false, true]);
+    assert_eq!(c.identity("192.0.2.1"), Some(Identity::HOST.0));
+    assert_eq!(c.identity("192.0.2.2"), Some(Identity::REMOTE_NODE.0));
+
+    apiservers(&c, &[]);
+    c.step();
+    assert_eq!(seen(&c), [false; 4]);
+    assert_eq!(c.identity("203.0.113.51"), None);
+}
+
+#[test]
+fn what_denies_api_servers_denies_them_while_a_new_agent_learns_who_they_are() {
+    let mut c = web();
+    apiservers(&c, &["192.0.2.2"]);
+    c.step();
+    c.restart(crate::world::config());
+    c.observed = Cluster::new(crate::world::config()).observed;
+    c.observed.nodes.mark_complete();
+    c.step();
+    let wrong = c
+        .identity("192.0.2.2")
+        .filter(|id| *id != Identity::KUBE_APISERVER.0);
+    assert_eq!(wrong, None, "no other row is written before that");
+    apiservers(&c, &["192.0.2.2"]);
+    c.complete();
+    c.step();
+    assert_eq!(c.identity("192.0.2.2"), Some(Identity::KUBE_APISERVER.0));
 }

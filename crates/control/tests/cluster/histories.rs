@@ -196,6 +196,7 @@ proptest! {
 fn nothing_goes_before_everything_is_known() {
     let mut c = Cluster::new(config());
     c.observed.namespaces.mark_complete();
+    c.observed.endpoint_slices.mark_complete();
     c.pod("client", "two", "10.0.2.7");
     c.policy(
         "p",
