@@ -1,6 +1,6 @@
 # One-line names for `cargo xtask`, which does the work. Needs rustup's cargo, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test kernels fuzz soak bench lint clean
+.PHONY: help setup build demo test kernels fuzz soak conformance bench lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ fuzz: ## hunt for inputs that break anything, a minute each (TIME=600 TARGET=pac
 soak: ## kill and exchange the agent under traffic, 200 and 20 times (root)
 	@cargo xtask setup --build
 	@cargo xtask soak
+
+conformance: ## every policy case with real packets, on its nodes (root; ONLY=cidr JSON=file)
+	@cargo xtask setup --build
+	@cargo xtask conformance $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON))
 
 bench: ## measure packets, pods, the agent and pod-to-pod speed (root)
 	@cargo xtask setup --build

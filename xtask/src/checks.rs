@@ -189,6 +189,49 @@ pub(crate) fn soak(args: &[String]) -> Result<()> {
     cmd::run(&mut soak)
 }
 
+/// Plays every policy case with real packets, or those with a text in their names.
+pub(crate) fn conformance(args: &[String]) -> Result<()> {
+    let mut test = cmd::cargo();
+    test.args([
+        "test",
+        "--quiet",
+        "--package",
+        "axon",
+        "--test",
+        "conformance",
+    ]);
+    test.args([
+        "--",
+        "--nocapture",
+        "--exact",
+        "policies_hold_on_real_nodes",
+    ]);
+    test.env("AXON_CONFORMANCE_ALL", "1");
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let (name, inline) = match arg.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (arg.as_str(), None),
+        };
+        let variable = match name {
+            "--only" => "AXON_CONFORMANCE_ONLY",
+            "--labs" => "AXON_CONFORMANCE_LABS",
+            "--json" => "AXON_CONFORMANCE_JSON",
+            "--cases" => "AXON_POLICY_CASES",
+            other => bail!("{other:?}: expected --only, --cases, --labs or --json"),
+        };
+        let value = inline.or_else(|| args.next().map(String::as_str));
+        let value = value.with_context(|| format!("{name} needs a value"))?;
+        // The test runs elsewhere.
+        if ["--json", "--cases"].contains(&name) {
+            test.env(variable, std::path::absolute(value)?);
+        } else {
+            test.env(variable, value);
+        }
+    }
+    cmd::run(&mut test)
+}
+
 /// Removes build results; the toolchain cache only when asked, as it is slow to refill.
 pub(crate) fn clean(with_cache: bool) -> Result<()> {
     // Not through cargo, which would keep the folder of detached crates.

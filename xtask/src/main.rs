@@ -48,6 +48,8 @@ cargo xtask VERB
   miri                the tests of the pure crates, interpreted
   soak [--kills=N] [--exchanges=N] [--layouts=N] [--streams=N]
                       kill and exchange the agent under traffic (root)
+  conformance [--only TEXT] [--cases DIR] [--labs N] [--json FILE]
+                      every policy case with real packets, on the nodes that it names (root)
   bench [ARGS]        run the benchmarks
   runtimes [--all]    fetch container runtimes for tests into the cache; with --all the
         [--force]     newest containerd too, from another Debian release
@@ -86,6 +88,7 @@ fn run(verb: &str, args: &[String]) -> anyhow::Result<ExitCode> {
         "fuzz" => fuzz::fuzz(args)?,
         "miri" => report(&miri::miri()?),
         "soak" => checks::soak(args)?,
+        "conformance" => checks::conformance(args)?,
         "bench" => checks::bench(args)?,
         "runtimes" => runtimes::install(has("--all"), has("--force"))?,
         "kernels" => return vm::kernels(args),

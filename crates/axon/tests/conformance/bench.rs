@@ -1,0 +1,370 @@
+//! A lab whose pods, nodes and world are places to talk from and to.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use axon_linux::netns;
+use serde_json::Value;
+
+use crate::case::{Cluster, Config, End, Probe, Protocol, Word};
+use crate::common::axon;
+use crate::events::{Drop, Events};
+use crate::process::Process;
+use crate::serve::{Ports, Servers};
+use crate::support::{Lab, lab_of, text};
+use crate::talk::{self, Order, Outcome, Told};
+use crate::world::{manifests, of_family};
+
+/// How long an event of what has happened may take.
+const EVENTS: Duration = Duration::from_secs(5);
+
+/// A state to reach.
+pub(crate) struct Wanted<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) config: &'a Config,
+    pub(crate) policies: &'a [Value],
+    pub(crate) probes: &'a [Probe],
+}
+
+impl Wanted<'_> {
+    fn text(&self) -> String {
+        let objects = manifests(self.cluster, self.config, self.policies, self.probes);
+        let documents: Vec<String> = objects.iter().map(Value::to_string).collect();
+        documents.join("\n---\n")
+    }
+}
+
+/// A network namespace with servers in it.
+struct Place {
+    netns: PathBuf,
+    inode: u64,
+    node: Option<String>,
+    ips: Vec<IpAddr>,
+    /// None where nobody will be sought.
+    servers: Option<Servers>,
+}
+
+/// A lab and who talks in it.
+pub(crate) struct Bench {
+    lab: Lab,
+    dir: tempfile::TempDir,
+    ports: Ports,
+    places: BTreeMap<End, Place>,
+    /// What stands for pods that Kubernetes has no labels for, by their ends.
+    processes: BTreeMap<End, Process>,
+    events: Events,
+}
+
+/// The world outside, where there is one place for all of its addresses.
+fn outside() -> End {
+    End::Ip(String::new())
+}
+
+fn place_of(end: &End) -> End {
+    match end {
+        End::Ip(_) => outside(),
+        End::Pod(_) | End::Node(_) | End::Special(_) => end.clone(),
+    }
+}
+
+fn absent(end: &End) -> String {
+    format!("there is no {end}")
+}
+
+impl Bench {
+    /// Brings a lab up in this state; none without the privileges for that.
+    pub(crate) fn up(name: &str, wanted: &Wanted<'_>, ports: Ports) -> Option<Self> {
+        let lab = lab_of(&axon(), name, &wanted.text())?;
+        Some(Self {
+            lab,
+            dir: tempfile::tempdir().expect("a temporary directory"),
+            ports,
+            places: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            events: Events::default(),
+        })
+    }
+
+    /// Brings the lab into a state; it is in force on every node then.
+    pub(crate) fn reach(&mut self, wanted: &Wanted<'_>) -> Result<(), String> {
+        self.processes.clear();
+        let file = self.dir.path().join("state.yaml");
+        std::fs::write(&file, wanted.text()).map_err(|error| error.to_string())?;
+        let file = file.to_str().unwrap_or_default();
+        let done = self
+            .lab
+            .axon(&["apply", "--prune", "--timeout", "60", file]);
+        if !done.status.success() {
+            return Err(format!("axon lab apply: {}", text(&done)));
+        }
+        let status = self.lab.status();
+        for pod in wanted
+            .cluster
+            .pods
+            .iter()
+            .filter(|pod| !pod.extra_labels.is_empty())
+        {
+            let end = End::Pod(format!("{}/{}", pod.namespace, pod.name));
+            self.processes
+                .insert(end, Process::start(&self.lab, &status, pod)?);
+        }
+        self.find_places(&status, wanted.cluster)?;
+        self.serve(wanted.probes)?;
+        self.events.listen(&status)
+    }
+
+    /// Keeps a place for every namespace there is.
+    fn find_places(&mut self, status: &Value, cluster: &Cluster) -> Result<(), String> {
+        let mut found = BTreeMap::new();
+        for pod in &cluster.pods {
+            let end = End::Pod(format!("{}/{}", pod.namespace, pod.name));
+            if let Some(process) = self.processes.get(&end) {
+                let at = process.netns.display().to_string();
+                found.insert(end, (at, Some(pod.node.clone()), vec![pod.ip.as_str()]));
+            }
+        }
+        for pod in list(status, "pods") {
+            let name = format!("{}/{}", word(pod, "namespace"), word(pod, "name"));
+            let ips = ["ipv4", "ipv6"]
+                .into_iter()
+                .filter_map(|key| pod[key].as_str());
+            let node = Some(word(pod, "node").to_owned());
+            found.insert(
+                End::Pod(name),
+                (word(pod, "netns").to_owned(), node, ips.collect()),
+            );
+        }
+        for node in list(status, "nodes") {
+            let name = word(node, "name").to_owned();
+            let ips: Vec<&str> = list(node, "addresses")
+                .iter()
+                .filter_map(Value::as_str)
+                .collect();
+            let at = word(node, "netns").to_owned();
+            found.insert(End::Node(name.clone()), (at, Some(name), ips));
+        }
+        let world = format!("/run/axon-lab/{}/netns/outside", self.lab.name);
+        found.insert(outside(), (world, None, Vec::new()));
+        let inode = |at: &str| netns::inode_of(Path::new(at)).map_err(|e| format!("{at}: {e}"));
+        self.places.retain(|end, place| {
+            let there = found.get(end).and_then(|(at, ..)| inode(at).ok());
+            there == Some(place.inode)
+        });
+        for (end, (at, node, ips)) in found {
+            let ips = ips.iter().filter_map(|ip| ip.parse().ok()).collect();
+            if let Some(place) = self.places.get_mut(&end) {
+                place.ips = ips;
+                continue;
+            }
+            let place = Place {
+                inode: inode(&at)?,
+                netns: at.into(),
+                node,
+                ips,
+                servers: None,
+            };
+            self.places.insert(end, place);
+        }
+        Ok(())
+    }
+
+    /// Has servers wherever these probes go.
+    fn serve(&mut self, probes: &[Probe]) -> Result<(), String> {
+        for probe in probes {
+            let to = &probe.to;
+            let place = self
+                .places
+                .get_mut(&place_of(to))
+                .ok_or_else(|| absent(to))?;
+            if place.servers.is_none() {
+                let servers = Servers::start(place.netns.clone(), self.ports.clone());
+                let failed = |error| format!("servers in {to}: {error}");
+                place.servers = Some(servers.map_err(failed)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&self, end: &End) -> Result<&Place, String> {
+        self.places.get(&place_of(end)).ok_or_else(|| absent(end))
+    }
+
+    fn address(&self, end: &End, v6: bool) -> Result<IpAddr, String> {
+        let found = match end {
+            End::Ip(ip) => of_family([ip.as_str()].into_iter(), v6),
+            End::Pod(_) | End::Node(_) | End::Special(_) => {
+                let mut ips = self.place(end)?.ips.iter().copied();
+                ips.find(|ip| ip.is_ipv6() == v6)
+            }
+        };
+        found.ok_or_else(|| format!("{end} has no address of that family"))
+    }
+
+    fn order(&self, probe: &Probe) -> Result<Order, String> {
+        let v6 = probe.protocol.is_v6();
+        let from = match &probe.from {
+            End::Ip(_) => Some(self.address(&probe.from, v6)?),
+            End::Pod(_) | End::Node(_) | End::Special(_) => None,
+        };
+        Ok(Order {
+            protocol: probe.protocol,
+            from,
+            to: self.address(&probe.to, v6)?,
+            port: probe.port,
+            icmp_type: probe.icmp_type,
+            is_hopeful: probe.expect == Word::Allow,
+        })
+    }
+
+    /// Tries everything at once, and tells what is not as expected.
+    pub(crate) fn check(&self, probes: &[Probe]) -> Result<Vec<String>, String> {
+        self.events.forget();
+        for servers in self
+            .places
+            .values()
+            .filter_map(|place| place.servers.as_ref())
+        {
+            servers.forget();
+        }
+        let mut by_place: BTreeMap<&Path, (Vec<usize>, Vec<Order>)> = BTreeMap::new();
+        for (number, probe) in probes.iter().enumerate() {
+            let (numbers, orders) = by_place.entry(&self.place(&probe.from)?.netns).or_default();
+            numbers.push(number);
+            orders.push(self.order(probe)?);
+        }
+        let mut told = vec![Told::default(); probes.len()];
+        std::thread::scope(|scope| {
+            let running: Vec<_> = by_place
+                .iter()
+                .map(|(netns, (numbers, orders))| {
+                    (numbers, scope.spawn(move || talk::talk(netns, orders)))
+                })
+                .collect();
+            for (numbers, thread) in running {
+                let all = thread.join().map_err(|_| "a client panicked".to_owned())?;
+                let all = all.map_err(|error| format!("entering a namespace: {error}"))?;
+                for (number, one) in numbers.iter().zip(all) {
+                    told[*number] = one;
+                }
+            }
+            Ok::<_, String>(())
+        })?;
+        let end = Instant::now() + EVENTS;
+        let mut wrong = Vec::new();
+        for (probe, told) in probes.iter().zip(&told) {
+            if let Some(what) = self.judge(probe, told, end) {
+                wrong.push(format!("{probe}: {what}"));
+            }
+        }
+        Ok(wrong)
+    }
+
+    /// What is wrong, if anything.
+    fn judge(&self, probe: &Probe, told: &Told, end: Instant) -> Option<String> {
+        if let Some(problem) = &told.problem {
+            return Some(problem.clone());
+        }
+        let seen = self.was_seen(probe, told);
+        match (probe.expect, told.outcome) {
+            (Word::Redirect, _) => Some("no proxy is there".to_owned()),
+            (Word::Allow, Outcome::Answered) => None,
+            (Word::Allow, outcome) => Some(format!(
+                "expected an answer, got {outcome:?}; {}{}",
+                if seen {
+                    "the server saw it"
+                } else {
+                    "the server saw nothing"
+                },
+                self.drops_of(probe, told)
+            )),
+            (Word::Deny, Outcome::Silent) if !seen => self.misjudged(probe, told, end),
+            (Word::Deny, Outcome::Silent) => Some("denied, but the server saw it".to_owned()),
+            (Word::Deny, outcome) => Some(format!("expected silence, got {outcome:?}")),
+        }
+    }
+
+    fn was_seen(&self, probe: &Probe, told: &Told) -> bool {
+        let servers = self
+            .place(&probe.to)
+            .ok()
+            .and_then(|place| place.servers.as_ref());
+        let Some(servers) = servers else {
+            return false;
+        };
+        servers.seen(|seen| {
+            told.tries.iter().any(|one| {
+                let accepted = probe.protocol == Protocol::Tcp && seen.peers.contains(&one.source);
+                accepted || seen.numbers.contains(&one.number)
+            })
+        })
+    }
+
+    /// Whether another end than expected has denied it, by the events.
+    fn misjudged(&self, probe: &Probe, told: &Told, end: Instant) -> Option<String> {
+        let (at, direction) = match (probe.egress, probe.ingress) {
+            (Some(Word::Deny), _) => (&probe.from, "EGRESS"),
+            (_, Some(Word::Deny)) => (&probe.to, "INGRESS"),
+            _ => return None,
+        };
+        let node = self.place(at).ok()?.node.clone()?;
+        for one in &told.tries {
+            let drops = loop {
+                let drops = self.drops(probe, one);
+                if !drops.is_empty() || Instant::now() > end {
+                    break drops;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            };
+            if drops.is_empty() {
+                return Some(format!("denied, but no event tells of {}", one.source));
+            }
+            let is_right = |drop: &Drop| {
+                drop.node == node
+                    && drop.direction == direction
+                    && drop.reason.starts_with("POLICY_DEN")
+            };
+            if let Some(other) = drops.iter().find(|drop| !is_right(drop)) {
+                return Some(format!(
+                    "expected {direction} of {node} to deny it, got {other:?}"
+                ));
+            }
+        }
+        None
+    }
+
+    fn drops(&self, probe: &Probe, one: &talk::Try) -> std::collections::BTreeSet<Drop> {
+        let Ok(ip) = self.address(&probe.to, probe.protocol.is_v6()) else {
+            return Default::default();
+        };
+        let port = match probe.protocol {
+            Protocol::Icmp | Protocol::IcmpV6 => u16::from(probe.icmp_type),
+            Protocol::Tcp | Protocol::Udp | Protocol::Sctp => probe.port,
+        };
+        self.events
+            .of(&(probe.protocol, one.source, SocketAddr::new(ip, port)))
+    }
+
+    /// The drops of what should have passed, for people.
+    fn drops_of(&self, probe: &Probe, told: &Told) -> String {
+        let all = told.tries.iter().flat_map(|one| self.drops(probe, one));
+        let all: std::collections::BTreeSet<Drop> = all.collect();
+        all.iter()
+            .map(|drop| {
+                format!(
+                    "; dropped: {} of {}, {}",
+                    drop.direction, drop.node, drop.reason
+                )
+            })
+            .collect()
+    }
+}
+
+fn list<'v>(value: &'v Value, field: &str) -> &'v [Value] {
+    value[field].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn word<'v>(value: &'v Value, field: &str) -> &'v str {
+    value[field].as_str().unwrap_or_default()
+}
