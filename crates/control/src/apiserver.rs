@@ -9,13 +9,11 @@ use std::net::IpAddr;
 
 use axon_abi::Identity;
 use axon_model::{Label, Labels, source};
-use axon_policy::reserved_identities;
 use ipnet::IpNet;
 
 use crate::controller::Controller;
 use crate::ipcache::single;
 use crate::seen::View;
-use crate::views::IpSource;
 
 /// The namespace and the name of their Service.
 const SERVICE: (&str, &str) = ("default", "kubernetes");
@@ -59,31 +57,5 @@ impl Controller {
             labels.insert(Label::new(source::RESERVED, name, ""));
         }
         labels
-    }
-
-    /// Tells the policy engine what the host has that only this node knows:
-    /// its addresses, where prefixes select nodes, and whether it is an API
-    /// server. It is one identity with all of that.
-    pub(crate) fn follow_host(&mut self) {
-        let own = [self.config.node_name.clone(), String::new()];
-        let owners = own.map(|name| (IpSource::Node, name));
-        let addresses: BTreeSet<IpNet> = owners
-            .iter()
-            .flat_map(|owner| self.claims.of(owner))
-            .copied()
-            .collect();
-        let policy = self.config.policy();
-        let Some(mut info) = reserved_identities(&policy).remove(&Identity::HOST) else {
-            return;
-        };
-        for address in &addresses {
-            info.labels = self.with_apiserver(info.labels, address);
-        }
-        if self.config.cidr_selects_nodes {
-            info.addresses = addresses;
-        }
-        if self.engine.upsert_identity(Identity::HOST, info) {
-            self.epoch.note_change();
-        }
     }
 }

@@ -1,33 +1,42 @@
 //! The node itself: who it is to policy, and what policy is enforced on it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axon_abi::{EndpointRow, HOST_DEVICE, Identity};
 use axon_model::Labels;
 use axon_policy::{PolicySet, Resolution, node_labels, reserved_identities};
+use ipnet::IpNet;
 
 use crate::controller::Controller;
 use crate::seen::View;
 use crate::views::{Condition, HostStatus, IpSource, WaitReason};
 
 impl Controller {
-    /// Tells the policy engine the node's labels, by which policies are about
-    /// it, and where prefixes select nodes its addresses: the host is one
-    /// identity with all of them.
+    /// Tells the policy engine what the host has that only this node knows: its
+    /// labels, by which policies are about it, whether it is an API server,
+    /// and where prefixes select nodes its addresses. It is one identity with
+    /// all of that.
     pub(crate) fn follow_host(&mut self, view: &View) {
         if let Some(node) = view.nodes.rows.get(&self.config.node_name) {
             self.engine.set_node(node_labels(&node.labels));
         }
-        if !self.config.cidr_selects_nodes {
-            return;
-        }
+        let own = [self.config.node_name.clone(), String::new()];
+        let owners = own.map(|name| (IpSource::Node, name));
+        let addresses: BTreeSet<IpNet> = owners
+            .iter()
+            .flat_map(|owner| self.claims.of(owner))
+            .copied()
+            .collect();
         let policy = self.config.policy();
         let Some(mut info) = reserved_identities(&policy).remove(&Identity::HOST) else {
             return;
         };
-        for name in [self.config.node_name.clone(), String::new()] {
-            let owner = (IpSource::Node, name);
-            info.addresses.extend(self.claims.of(&owner).copied());
+        for address in &addresses {
+            info.labels = self.with_apiserver(info.labels, address);
+        }
+        if self.config.cidr_selects_nodes {
+            info.addresses = addresses;
         }
         if self.engine.upsert_identity(Identity::HOST, info) {
             self.epoch.note_change();

@@ -87,7 +87,7 @@ fn a_policy_that_changes_judges_anew() {
         for (there, first, back, answer) in flows {
             let mut native = Native::default();
             native.set_world(&scene(0));
-            let mut passes = |native: &mut Native| {
+            let passes = |native: &mut Native| {
                 let first = run(native, there.0, there.1, &first);
                 let answer = run(native, back.0, back.1, &answer);
                 let told = of_kind(&first, EventKind::Drop);
