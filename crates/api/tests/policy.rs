@@ -45,10 +45,10 @@ fn labels_and_log_of_a_rule_are_kept() {
 
 /// The rules in a line each: subject; default denies; entries.
 fn short(rule: &Rule) -> String {
-    let Subject::Endpoints(subject) = &rule.subject else {
-        panic!("nodes");
+    let mut text = match &rule.subject {
+        Subject::Endpoints(subject) => subject.to_string(),
+        Subject::Nodes(subject) => format!("nodes {subject}"),
     };
-    let mut text = subject.to_string();
     if rule.default_deny_ingress {
         text.push_str(" !in");
     }
@@ -87,6 +87,8 @@ fn peer(peer: &Peer) -> String {
         Peer::Entity(entity) => format!("{entity:?}"),
         Peer::Cidr { cidr, except } if except.is_empty() => cidr.to_string(),
         Peer::Cidr { cidr, except } => format!("{cidr} but {except:?}"),
+        Peer::Nodes(selector) => format!("nodes [{selector}]"),
+        Peer::Name(pattern) => format!("name {pattern}"),
         Peer::Group { of, except } if except.is_empty() => of.to_string(),
         Peer::Group { of, except } => format!("{of} but {except:?}"),
     }
@@ -176,6 +178,20 @@ fn ciliums_rules_are_the_models() {
             ),
         ),
         (
+            "names, nodes",
+            "spec: {endpointSelector: {}, egress: [{toFQDNs: [{matchName: A.example.}, {matchPattern: '**.b.example'}]}, \
+             {toNodes: [{matchLabels: {pool: edge}}, {}]}], ingress: [{fromNodes: []}]}",
+            format!(
+                "{own} !in !out; from ; to name a.example or name **.b.example; \
+                 to nodes [any:pool=edge] or nodes [{{}}]"
+            ),
+        ),
+        (
+            "protocols without ports",
+            "spec: {endpointSelector: {}, egress: [{toPorts: [{ports: [{protocol: VRRP}, {port: '0', protocol: gre}]}]}]}",
+            format!("{own} !out; to any on VRRP/* 47/*"),
+        ),
+        (
             "deny, default deny switched off, null is absent",
             "spec: {endpointSelector: {}, enableDefaultDeny: {ingress: false}, ingressDeny: [{fromEntities: [host], fromEndpoints: null}], \
              egress: [{toEntities: [all], authentication: {mode: disabled}}], log: {value: x}, labels: [{key: a}, {key: b, source: k8s, value: c}]}",
@@ -196,6 +212,10 @@ fn clusterwide_peers_have_some_namespace() {
         (
             "spec: {endpointSelector: {}, ingress: [{fromEndpoints: [{}]}]}",
             format!("{{}} !in; from [{NS}]"),
+        ),
+        (
+            "spec: {nodeSelector: {matchLabels: {pool: edge}}, ingress: [{fromEndpoints: [{matchLabels: {a: b}}]}]}",
+            format!("nodes any:pool=edge !in; from [any:a=b,{NS}]"),
         ),
         (
             "spec: {endpointSelector: {matchLabels: {'reserved:init': ''}}, ingress: [{fromEndpoints: [{matchLabels: {a: b}}]}]}",
@@ -540,16 +560,21 @@ fn refusals_name_the_field() {
         (CCNP, "spec: {nodeSelector: {}, ingress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}]}".to_owned(), "spec.ingress[0].toPorts[0].rules".to_owned(), "nodeSelector"),
         (CCNP, "spec: {nodeSelector: {}, endpointSelector: {}, ingress: [{}]}".to_owned(), "spec.nodeSelector".to_owned(), "endpointSelector"),
         (CNP, "spec: {nodeSelector: {}, ingress: [{}]}".to_owned(), "spec.nodeSelector".to_owned(), "Clusterwide"),
-        (CNP, item("toFQDNs: [{matchName: a}]"), at("toFQDNs"), later),
+        (CNP, item("toFQDNs: [{matchName: a..b}]"), at("toFQDNs[0].matchName"), "a..b"),
+        (CNP, item("toFQDNs: [{matchName: '*.b'}]"), at("toFQDNs[0].matchName"), "matchPattern"),
+        (CNP, item("toFQDNs: [{matchName: a, matchPattern: a}]"), at("toFQDNs[0]"), "one of them"),
+        (CNP, item("toFQDNs: [{}]"), at("toFQDNs[0]"), "matchPattern"),
+        (CNP, item("toFQDNs: [{matchName: a}], toCIDR: [10.0.0.0/8]"), at("toFQDNs"), "toCIDR"),
+        (CNP, "spec: {endpointSelector: {}, egressDeny: [{toFQDNs: [{matchName: a}]}]}".to_owned(), "spec.egressDeny[0].toFQDNs".to_owned(), "denied"),
         (CNP, item("toGroups: [{}]"), at("toGroups"), later),
-        (CNP, item("toNodes: [{}]"), at("toNodes"), later),
+        (CNP, item("toNodes: [{matchLabels: {a: b c}}]"), at("toNodes[0].matchLabels.a"), "b c"),
         (CNP, item("toCIDRSet: [{cidrGroupRef: A}]"), at("toCIDRSet[0].cidrGroupRef"), "\"A\""),
         (CNP, item("toCIDRSet: [{cidrGroupRef: a, cidr: 10.0.0.0/8}]"), at("toCIDRSet[0]"), "one of cidr"),
         (CNP, item("toCIDRSet: [{cidrGroupRef: a, cidrGroupSelector: {}}]"), at("toCIDRSet[0]"), "one of cidr"),
         (CNP, item("toCIDRSet: [{cidrGroupRef: a, except: [10.0.0.1]}]"), at("toCIDRSet[0].except[0]"), "address/length"),
         (CNP, item("toCIDRSet: [{cidrGroupSelector: {matchLabels: {a: b c}}}]"), at("toCIDRSet[0].cidrGroupSelector.matchLabels.a"), "b c"),
         (CNP, item("toEntities: [all], authentication: {mode: required}"), at("authentication"), later),
-        (CNP, item("toPorts: [{ports: [{port: '80', protocol: VRRP}]}]"), at("toPorts[0].ports[0].protocol"), later),
+        (CNP, item("toPorts: [{ports: [{port: '80', protocol: VRRP}]}]"), at("toPorts[0].ports[0].port"), "VRRP"),
         (CNP, item("toEntities: [World]"), at("toEntities[0]"), "\"World\""),
         (CNP, item("toCIDR: [10.0.0.0/33]"), at("toCIDR[0]"), "10.0.0.0/33"),
         (CNP, item("toCIDRSet: [{cidr: 10.0.0.1}]"), at("toCIDRSet[0].cidr"), "address/length"),

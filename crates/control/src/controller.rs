@@ -61,10 +61,14 @@ pub struct Controller {
     pub(crate) pod_cidrs: BTreeMap<IpNet, String>,
     /// Addresses of the API servers.
     pub(crate) apiservers: BTreeSet<IpAddr>,
+    /// They have changed since prefixes were numbered.
+    pub(crate) apiservers_changed: bool,
     pub(crate) overlaps: Vec<Overlap>,
     pub(crate) prefixes_exhausted: Option<Exhausted>,
     /// Conditions of policies that ask for what is not enforced.
     pub(crate) unsupported: Vec<Condition>,
+    /// Policies, and all that they refer to, were complete in the last step.
+    pub(crate) policies_complete: bool,
     /// Identities that may have come, changed or gone in this step.
     pub(crate) touched: BTreeSet<Identity>,
     /// Identities whose rows are not what the engine knows.
@@ -121,9 +125,11 @@ impl Controller {
             adopted_host: None,
             pod_cidrs: BTreeMap::new(),
             apiservers: BTreeSet::new(),
+            apiservers_changed: false,
             overlaps: Vec::new(),
             prefixes_exhausted: None,
             unsupported: Vec::new(),
+            policies_complete: false,
             touched: BTreeSet::new(),
             rows_due: BTreeSet::new(),
             renamed: Renamed::default(),

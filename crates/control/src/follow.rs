@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use axon_abi::{Identity, IpcacheFlags, Scope};
 use axon_model::{Label, Labels, Node, NodeAddressKind, ObjectKey, source};
-use axon_policy::{IdentityInfo, cidr_labels};
+use axon_policy::{IdentityInfo, cidr_label, cidr_labels};
 use ipnet::IpNet;
 
 use crate::config::IdentityMode;
@@ -181,6 +181,7 @@ impl Controller {
     /// Brings nodes up to date: their addresses, their pods' prefixes.
     pub(crate) fn follow_nodes(&mut self, view: &View) {
         let servers_changed = self.follow_apiservers(view);
+        self.apiservers_changed |= servers_changed;
         if !view.nodes.is_changed() && !servers_changed {
             return;
         }
@@ -317,10 +318,7 @@ impl Controller {
         if id.scope() == Scope::RemoteNode {
             let address = self.persisted.node_identities.prefix(id)?;
             let name = Identity::REMOTE_NODE.reserved_name()?;
-            let labels = [
-                Label::new(source::RESERVED, name, ""),
-                places::label(address),
-            ];
+            let labels = [Label::new(source::RESERVED, name, ""), cidr_label(address)];
             let labels = labels.into_iter().collect();
             return Some(IdentityInfo {
                 addresses: [address].into(),

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use axon_abi::Identity;
-use axon_model::{Endpoint, Label, Labels, ObjectKey, source};
-use axon_policy::{PolicyConfig, narrowest};
+use axon_model::{Endpoint, Labels, ObjectKey, source};
+use axon_policy::{PolicyConfig, cidr_label, narrowest};
 use ipnet::IpNet;
 
 /// The prefixes that policy names, and who is in them.
@@ -64,7 +64,7 @@ impl Places {
     pub(crate) fn labels(&self, base: &Labels, addresses: &[IpAddr]) -> Labels {
         let mut labels = base.clone();
         for prefix in addresses.iter().filter_map(|a| narrowest(&self.named, *a)) {
-            labels.insert(label(prefix));
+            labels.insert(cidr_label(prefix));
         }
         labels
     }
@@ -87,12 +87,6 @@ impl Places {
 pub(crate) fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {
     let v4 = endpoint.ipv4.map(IpAddr::V4);
     v4.into_iter().chain(endpoint.ipv6.map(IpAddr::V6))
-}
-
-/// The label of a prefix, as Cilium writes it: keys may not hold colons.
-pub(crate) fn label(prefix: IpNet) -> Label {
-    let key = prefix.trunc().to_string().replace(':', "-");
-    Label::new(source::CIDR, &key, "")
 }
 
 /// The prefixes by which prefixes select a workload of these labels: where its

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::Identity;
 use axon_model::{GroupRef, PolicyKind, PolicyObject, Rule, Subject};
-use axon_policy::{Group, groups_in_use, policy_groups, policy_prefixes};
+use axon_policy::{
+    Group, PolicyConfig, Unmet, groups_in_use, policy_groups, policy_names, policy_prefixes, unmet,
+};
 use ipnet::IpNet;
 
 use crate::controller::Controller;
@@ -17,22 +19,26 @@ impl Controller {
     /// the prefixes they name.
     pub(crate) fn follow_policies(&mut self, view: &View) {
         let policies = view.policies.is_changed();
-        let groups = policies || view.groups_are_changed();
         if policies {
             self.follow_rules(view);
         }
-        if groups {
-            self.follow_groups(view);
-        }
-        if groups || view.nodes.is_changed() {
+        let groups = (policies || view.groups_are_changed()) && self.follow_groups(view);
+        let complete = view.policies_are_complete();
+        let was_complete = std::mem::replace(&mut self.policies_complete, complete);
+        let servers = std::mem::take(&mut self.apiservers_changed);
+        let nodes = view.nodes.is_changed();
+        if policies || groups || servers || nodes || complete && !was_complete {
             self.follow_prefixes(view);
         }
     }
 
     fn follow_rules(&mut self, view: &View) {
+        let config = self.config.policy();
         let known: BTreeSet<_> = self.engine.policies().keys().cloned().collect();
         for origin in view.policies.keys(known.iter()) {
             match view.policies.rows.get(&origin) {
+                // What was in force stays.
+                Some(policy) if unmet(&config, policy).is_some() => {}
                 Some(policy) => {
                     self.engine.upsert_policy((**policy).clone());
                 }
@@ -47,17 +53,19 @@ impl Controller {
         let policies = self.engine.policies().values();
         let host_firewall = self.config.host_firewall;
         let unsupported = policies.filter_map(|policy| unsupported(policy, host_firewall));
-        self.unsupported = unsupported.collect();
+        let refused = view.policies.rows.values();
+        let refused = refused.filter_map(|policy| refused_by(&config, policy));
+        self.unsupported = unsupported.chain(refused).collect();
         self.rules_due = true;
     }
 
     /// Tells the policy engine of the groups that policies refer to. One that
-    /// nobody refers to costs nothing.
-    fn follow_groups(&mut self, view: &View) {
+    /// nobody refers to costs nothing. Says whether any has changed.
+    fn follow_groups(&mut self, view: &View) -> bool {
         let policies = self.engine.policies().values();
         let refs: BTreeSet<GroupRef> = policies.flat_map(policy_groups).collect();
         if refs.is_empty() && self.engine.groups().is_empty() {
-            return;
+            return false;
         }
         let wanted = groups_in_use(
             &refs,
@@ -74,17 +82,21 @@ impl Controller {
             .cloned()
             .collect();
         let mut changed = BTreeSet::new();
+        let mut news = false;
         for (key, group) in wanted {
+            news |= self.engine.groups().get(&key) != Some(&group);
             changed.extend(self.engine.upsert_group(&key, group));
         }
         if view.policies_are_complete() {
             for key in gone {
+                news = true;
                 changed.extend(self.engine.remove_group(&key));
             }
         }
         if !changed.is_empty() {
             self.epoch.note_change();
         }
+        news
     }
 
     /// Numbers the prefixes that policies name, themselves or by groups, and
@@ -156,6 +168,12 @@ fn unsupported(policy: &PolicyObject, host_firewall: bool) -> Option<Condition> 
              serverNames, TLS or listeners are dropped",
             "leave them out of toPorts to allow the ports whatever is said",
         )
+    } else if !policy_names(policy).is_empty() {
+        (
+            "there is no proxy yet to tell which addresses names are given for: toFQDNs allows \
+             nobody",
+            "name their addresses with toCIDR",
+        )
     } else {
         return None;
     };
@@ -163,6 +181,24 @@ fn unsupported(policy: &PolicyObject, host_firewall: bool) -> Option<Condition> 
         kind: ConditionKind::PolicyUnsupported,
         policies: vec![policy.origin.clone()],
         message: format!("{}: {message}", policy.origin),
+        remedy: remedy.to_owned(),
+    })
+}
+
+/// Why a policy is not in force as it is now.
+fn refused_by(config: &PolicyConfig, policy: &PolicyObject) -> Option<Condition> {
+    let why = unmet(config, policy)?;
+    let remedy = match why {
+        Unmet::NodeLabels => "set enable-node-selector-labels",
+        Unmet::ExtendedProtocols => "leave these protocols out",
+    };
+    Some(Condition {
+        kind: ConditionKind::PolicyUnsupported,
+        policies: vec![policy.origin.clone()],
+        message: format!(
+            "{}: {why}; the policy is not applied, not even in part",
+            policy.origin
+        ),
         remedy: remedy.to_owned(),
     })
 }

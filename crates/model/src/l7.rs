@@ -223,7 +223,8 @@ pub struct NamePattern(String);
 /// A text that is no pattern of names.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is no pattern of names; expected at most 255 letters, digits, '-', '_', '.' and '*'"
+    "{text:?} is no pattern of names; expected labels of letters, digits, '-', '_' and '*', at most \
+     255 letters"
 )]
 pub struct NamePatternError {
     text: String,
@@ -233,11 +234,12 @@ impl NamePattern {
     /// A pattern, if it is one. Case and a final dot do not count.
     ///
     /// # Errors
-    /// Other letters, too many of them, or none.
+    /// Other letters, too many of them, or a label without any.
     pub fn new(text: &str) -> Result<Self, NamePatternError> {
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '*');
-        let name = text.trim_end_matches('.').to_ascii_lowercase();
-        if text.len() > NAME_CHARS_MAX || name.is_empty() || !name.chars().all(good) {
+        let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        let empty = name.split('.').any(str::is_empty);
+        if text.len() > NAME_CHARS_MAX || empty || !name.chars().all(good) {
             return Err(NamePatternError {
                 text: text.to_owned(),
             });
@@ -368,7 +370,7 @@ mod tests {
             let parsed = NamePattern::new(pattern).expect("a pattern");
             assert_eq!(parsed.matches(name), expected, "{pattern} {name}");
         }
-        for text in ["", ".", "a b", "\u{e9}.x", &"a".repeat(256)] {
+        for text in ["", ".", "a..b", ".a", "a b", "\u{e9}.x", &"a".repeat(256)] {
             assert!(NamePattern::new(text).is_err(), "{text}");
         }
     }

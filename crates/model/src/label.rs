@@ -18,6 +18,8 @@ pub mod source {
     pub const CIDR_GROUP: &str = "cidrgroup";
     /// Node labels.
     pub const NODE: &str = "node";
+    /// Names that addresses were given for.
+    pub const FQDN: &str = "fqdn";
     /// Given by hand (`axon run --label`).
     pub const UNSPEC: &str = "unspec";
     /// In selectors: whatever the source.

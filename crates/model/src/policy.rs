@@ -8,7 +8,7 @@ use axon_abi::Direction;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupRef, L7, Selector};
+use crate::{GroupRef, L7, NamePattern, Selector};
 
 /// Kinds of policy objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -139,6 +139,11 @@ pub enum Peer {
         /// Those of them that are not meant.
         except: Vec<IpNet>,
     },
+    /// Other nodes with these labels.
+    Nodes(Selector),
+    /// Addresses outside the cluster that name servers have given for names like
+    /// this one.
+    Name(NamePattern),
     /// Members of groups; a group that does not exist has none.
     Group {
         /// The groups.

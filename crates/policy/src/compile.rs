@@ -162,7 +162,7 @@ pub(crate) struct Compiler<'a> {
 
 impl Compiler<'_> {
     pub(crate) fn entry(&mut self, rule: u32, entry: &RuleEntry) {
-        let who = Who::new(&entry.peers);
+        let who = Who::new(&entry.peers, entry.action);
         for term in terms(&entry.ports) {
             match term {
                 PortTerm::Prefixes(l4) => self.push(rule, entry, who.clone(), l4),

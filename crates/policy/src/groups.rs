@@ -30,15 +30,28 @@ pub enum Members {
 }
 
 impl Members {
-    /// Whether an identity is among them.
-    pub(crate) fn hold(&self, id: Identity, info: &IdentityInfo) -> bool {
+    /// By which of its addresses an identity is among them; `None` if it is not.
+    pub(crate) fn hold(&self, id: Identity, info: &IdentityInfo) -> Option<BTreeSet<IpNet>> {
         match self {
-            Self::Prefixes(prefixes) => prefixes.iter().any(|p| info.is_within(p, &[])),
-            Self::Endpoints(selector) => {
-                id.scope() == Scope::Cluster && selector.matches(&info.labels)
+            Self::Prefixes(prefixes) => {
+                let inside = |own: &&IpNet| prefixes.iter().any(|p| p.contains(*own));
+                let own: BTreeSet<IpNet> = info.prefixes().filter(inside).copied().collect();
+                (!own.is_empty()).then_some(own)
             }
+            Self::Endpoints(selector) => (id.scope() == Scope::Cluster
+                && selector.matches(&info.labels))
+            .then(|| info.prefixes().copied().collect()),
         }
     }
+}
+
+/// How an identity is in a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    /// The group's labels.
+    pub labels: Arc<Labels>,
+    /// Those of its prefixes by which it is.
+    pub by: BTreeSet<IpNet>,
 }
 
 /// A group.
@@ -58,6 +71,14 @@ impl Group {
             Members::Prefixes(_) => vec![Pivot::Scope(Scope::World), Pivot::Addressed],
             Members::Endpoints(selector) => pivots_of_selector(selector),
         }
+    }
+
+    /// How an identity is in it; `None` if it is not.
+    pub(crate) fn member(&self, id: Identity, info: &IdentityInfo) -> Option<Member> {
+        Some(Member {
+            labels: Arc::clone(&self.labels),
+            by: self.members.hold(id, info)?,
+        })
     }
 
     /// The prefixes that need identities of their own.
@@ -121,7 +142,7 @@ impl Groups {
     }
 
     /// The groups that an identity is in.
-    pub(crate) fn of(&self, id: Identity, info: &IdentityInfo) -> BTreeMap<GroupKey, Arc<Labels>> {
+    pub(crate) fn of(&self, id: Identity, info: &IdentityInfo) -> BTreeMap<GroupKey, Member> {
         let mut within: BTreeSet<&GroupKey> = BTreeSet::new();
         if !self.by_prefix.is_empty() {
             let around = info.prefixes().flat_map(supernets);
@@ -131,16 +152,13 @@ impl Groups {
         if !self.by_pivot.is_empty() && id.scope() == Scope::Cluster {
             let pivots = pivots_of(id, info);
             let candidates = pivots.iter().filter_map(|pivot| self.by_pivot.get(pivot));
-            within.extend(candidates.flatten().filter(|key| {
-                let group = self.known.get(key);
-                group.is_some_and(|group| group.members.hold(id, info))
-            }));
+            within.extend(candidates.flatten());
         }
-        let labels = |key: &GroupKey| {
+        let member = |key: &GroupKey| {
             let group = self.known.get(key)?;
-            Some((key.clone(), Arc::clone(&group.labels)))
+            Some((key.clone(), group.member(id, info)?))
         };
-        within.into_iter().filter_map(labels).collect()
+        within.into_iter().filter_map(member).collect()
     }
 }
 

@@ -110,7 +110,7 @@ fn is_for(entry: &RuleEntry, connection: &Connection<'_>) -> bool {
     };
     entry.action == Action::Allow
         && entry.direction == connection.direction
-        && Who::new(&entry.peers).selects(id, info)
+        && Who::new(&entry.peers, entry.action).selects(id, info)
         && terms(&entry.ports).into_iter().any(has_port)
 }
 

@@ -32,6 +32,7 @@ mod rows;
 mod select;
 mod selectors;
 mod state;
+mod unmet;
 mod version;
 mod whos;
 mod world;
@@ -39,13 +40,15 @@ mod world;
 pub use axon_model::{Lookup, Packet, Verdict, at_least_as_strict, evaluate};
 pub use engine::Engine;
 pub use failsafe::Failsafe;
-pub use groups::{Group, Members, groups_in_use};
+pub use groups::{Group, Member, Members, groups_in_use};
 pub use l7::{Connection, Request, passes};
 pub use numbers::{Numbers, RuleNumbers, RuleRef, SetNumbers};
 pub use resolve::{PolicySet, Resolution, resolve};
 pub use rows::RowCount;
 pub use selectors::SelectorUse;
+pub use unmet::{Unmet, unmet};
 pub use world::{
-    Enforcement, IdentityInfo, NamedPorts, PolicyConfig, World, cidr_labels, narrowest,
-    node_labels, policy_groups, policy_prefixes, reserved_identities,
+    Enforcement, IdentityInfo, NamedPorts, PolicyConfig, World, cidr_label, cidr_labels,
+    named_addresses, narrowest, node_labels, policy_groups, policy_names, policy_prefixes,
+    reserved_identities, whole,
 };

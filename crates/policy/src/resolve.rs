@@ -83,10 +83,9 @@ pub(crate) fn declared_ports<'a>(identities: impl Iterator<Item = &'a IdentityIn
 pub fn resolve(config: &PolicyConfig, world: &World, numbers: &mut Numbers) -> Resolution {
     let grouped = |(id, info): (&Identity, &IdentityInfo)| {
         let mut info = info.clone();
-        let within = world.groups.iter();
-        let within = within.filter(|(_, group)| group.members.hold(*id, &info));
-        let labels = |(key, group): (&GroupKey, &Group)| (key.clone(), Arc::clone(&group.labels));
-        info.groups = within.map(labels).collect();
+        let member =
+            |(key, group): (&GroupKey, &Group)| Some((key.clone(), group.member(*id, &info)?));
+        info.groups = world.groups.iter().filter_map(member).collect();
         (*id, info)
     };
     let world = &World {

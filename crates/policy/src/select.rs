@@ -1,8 +1,9 @@
 //! Whom a peer of a rule selects.
 
 use axon_abi::{Identity, Scope};
-use axon_model::{Entity, Label, Operator, Peer, Peers, Protocol, Selector, source};
+use axon_model::{Action, Entity, Label, Operator, Peer, Peers, Protocol, Selector, source};
 
+use crate::world::is_in;
 use crate::{IdentityInfo, PolicyConfig, reserved_identities};
 
 /// Key of the label that names a pod's namespace.
@@ -15,12 +16,14 @@ const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Who {
     peers: Peers,
+    /// For whom it is in doubt, a deny counts: see [`peer_selects`].
+    action: Action,
     declares: Option<(String, Protocol, u16)>,
 }
 
 impl Who {
     /// The far side of an entry, in a canonical form.
-    pub(crate) fn new(peers: &Peers) -> Self {
+    pub(crate) fn new(peers: &Peers, action: Action) -> Self {
         let peers = match peers {
             Peers::Any => Peers::Any,
             Peers::List(list) if list.contains(&Peer::Entity(Entity::All)) => Peers::Any,
@@ -31,8 +34,18 @@ impl Who {
                 Peers::List(list)
             }
         };
+        let holes = |peer: &Peer| match peer {
+            Peer::Cidr { except, .. } | Peer::Group { except, .. } => !except.is_empty(),
+            Peer::Endpoints(_) | Peer::Entity(_) | Peer::Nodes(_) | Peer::Name(_) => false,
+        };
+        let differs = match &peers {
+            Peers::Any => false,
+            Peers::List(list) => list.iter().any(holes),
+        };
         Self {
             peers,
+            // One far side where allows and denies mean the same.
+            action: if differs { action } else { Action::Allow },
             declares: None,
         }
     }
@@ -41,6 +54,7 @@ impl Who {
     pub(crate) fn declaring(&self, name: &str, protocol: Protocol, port: u16) -> Self {
         Self {
             peers: self.peers.clone(),
+            action: self.action,
             declares: Some((name.to_owned(), protocol, port)),
         }
     }
@@ -74,24 +88,51 @@ impl Who {
         declared
             && match &self.peers {
                 Peers::Any => true,
-                Peers::List(peers) => peers.iter().any(|peer| peer_selects(peer, id, info)),
+                Peers::List(peers) => peers
+                    .iter()
+                    .any(|peer| peer_selects(peer, self.action, id, info)),
             }
     }
 }
 
 /// Whether a peer of a rule selects an identity.
-pub(crate) fn peer_selects(peer: &Peer, id: Identity, info: &IdentityInfo) -> bool {
+///
+/// One with several addresses of which some are in holes is allowed nothing
+/// by the peer, and denied everything: whom a deny means shall not slip
+/// through by another address.
+pub(crate) fn peer_selects(peer: &Peer, action: Action, id: Identity, info: &IdentityInfo) -> bool {
     match peer {
         Peer::Endpoints(selector) => endpoints_select(selector, id, info),
         Peer::Entity(entity) => entity_selects(*entity, id, info),
         // Pods and nodes have addresses here only if the configuration says so
         // (`policy-cidr-match-mode`).
-        Peer::Cidr { cidr, except } => info.is_within(cidr, except),
+        Peer::Cidr { cidr, except } => match action {
+            Action::Allow => info.is_within(cidr) && !info.is_in_hole(except),
+            Action::Deny => {
+                let mut own = info.prefixes();
+                own.any(|own| cidr.contains(own) && !is_in(own, except))
+            }
+        },
         Peer::Group { of, except } => {
-            let meant = |(key, labels): (&_, &std::sync::Arc<_>)| of.matches(key, labels);
-            info.groups.iter().any(meant) && !info.is_in_hole(except)
+            let mut groups = info.groups.iter();
+            groups.any(|(key, member)| {
+                of.matches(key, &member.labels)
+                    && match action {
+                        Action::Allow => !info.is_in_hole(except),
+                        Action::Deny => {
+                            let own = &member.by;
+                            own.is_empty() || own.iter().any(|own| !is_in(own, except))
+                        }
+                    }
+            })
         }
+        Peer::Nodes(selector) => is_other_node(id) && selector.matches(&info.labels),
+        Peer::Name(pattern) => info.names.contains(pattern),
     }
+}
+
+fn is_other_node(id: Identity) -> bool {
+    matches!(id.scope(), Scope::RemoteNode | Scope::KubeApiserver)
 }
 
 /// A selector that asks for no label to be there (a wildcard, or only
@@ -166,7 +207,7 @@ pub(crate) fn stand_ins(config: &PolicyConfig) -> Vec<(Scope, Identity, Identity
 #[cfg(test)]
 mod tests {
     use axon_abi::Identity;
-    use axon_model::{Entity, Label, Labels, Operator, Peer, Requirement, Selector};
+    use axon_model::{Action, Entity, Label, Labels, Operator, Peer, Requirement, Selector};
 
     use super::peer_selects;
     use crate::{IdentityInfo, PolicyConfig, cidr_labels, reserved_identities};
@@ -197,7 +238,7 @@ mod tests {
     fn selected(config: &PolicyConfig, peer: &Peer) -> Vec<u32> {
         world(config)
             .iter()
-            .filter(|(id, info)| peer_selects(peer, **id, info))
+            .filter(|(id, info)| peer_selects(peer, Action::Allow, **id, info))
             .map(|(id, _)| id.0)
             .collect()
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axon_abi::Identity;
-use axon_model::{Entity, Peer, Peers, Subject};
+use axon_model::{Action, Entity, Peer, Peers, Subject};
 use ipnet::IpNet;
 
 use crate::Engine;
@@ -54,7 +54,7 @@ impl Engine {
         self.identities()
             .iter()
             .filter(|(id, info)| match named {
-                Named::Peer(peer) => peer_selects(peer, **id, info),
+                Named::Peer(peer) => peer_selects(peer, Action::Allow, **id, info),
                 Named::Subject(Subject::Endpoints(selector)) => selector.matches(&info.labels),
                 Named::Subject(Subject::Nodes(selector)) => {
                     **id == Identity::HOST && selector.matches(self.node())
@@ -75,10 +75,12 @@ impl Named {
     fn text(&self) -> String {
         match self {
             Self::Subject(Subject::Endpoints(selector)) => format!("subject {selector}"),
-            Self::Subject(Subject::Nodes(selector)) => format!("nodes {selector}"),
+            Self::Subject(Subject::Nodes(selector)) => format!("subject nodes {selector}"),
             Self::Peer(Peer::Endpoints(selector)) => selector.to_string(),
             Self::Peer(Peer::Entity(entity)) => format!("entity {}", entity_name(*entity)),
             Self::Peer(Peer::Cidr { cidr, except }) => format!("cidr {cidr}{}", holes(except)),
+            Self::Peer(Peer::Nodes(selector)) => format!("nodes {selector}"),
+            Self::Peer(Peer::Name(pattern)) => format!("fqdn {pattern}"),
             Self::Peer(Peer::Group { of, except }) => format!("{of}{}", holes(except)),
         }
     }

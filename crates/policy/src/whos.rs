@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{Identity, Scope};
-use axon_model::{Entity, GroupKey, Operator, Peer, Selector};
+use axon_model::{Entity, GroupKey, NamePattern, Operator, Peer, Selector};
 
 use crate::select::Who;
 use crate::{IdentityInfo, NamedPorts};
@@ -34,6 +34,8 @@ pub(crate) enum Pivot {
     Scope(Scope),
     /// Everyone inside the cluster whom prefixes select.
     Addressed,
+    /// Everyone whose addresses were given for names like this.
+    Name(NamePattern),
     /// Everyone in a group.
     Group(GroupKey),
     /// Everyone in any group.
@@ -287,12 +289,14 @@ pub(crate) fn pivots_of(id: Identity, info: &IdentityInfo) -> BTreeSet<Pivot> {
         });
     let scope = [Pivot::Scope(id.scope())];
     let addressed = (!info.addresses.is_empty()).then_some(Pivot::Addressed);
+    let names = info.names.iter().cloned().map(Pivot::Name);
     let groups = info.groups.keys().cloned().map(Pivot::Group);
     let grouped = (!info.groups.is_empty()).then_some(Pivot::Grouped);
     labels
         .chain(ports)
         .chain(scope)
         .chain(addressed)
+        .chain(names)
         .chain(groups)
         .chain(grouped)
         .collect()
@@ -332,13 +336,24 @@ fn whole_scopes(peer: &Peer) -> Vec<Scope> {
             .into_iter()
             .filter(|scope| !matches!(scope, Scope::World | Scope::Unknown))
             .collect(),
-        Peer::Entity(_) | Peer::Endpoints(_) | Peer::Cidr { .. } | Peer::Group { .. } => Vec::new(),
+        Peer::Entity(_)
+        | Peer::Endpoints(_)
+        | Peer::Cidr { .. }
+        | Peer::Nodes(_)
+        | Peer::Name(_)
+        | Peer::Group { .. } => Vec::new(),
     }
 }
 
 fn pivots_of_peer(peer: &Peer) -> Vec<Pivot> {
     match peer {
         Peer::Endpoints(selector) => pivots_of_selector(selector),
+        Peer::Nodes(selector) => asked_label(selector).unwrap_or_else(|| {
+            [Scope::RemoteNode, Scope::KubeApiserver]
+                .map(Pivot::Scope)
+                .into()
+        }),
+        Peer::Name(pattern) => vec![Pivot::Name(pattern.clone())],
         Peer::Entity(Entity::WorldIpv4 | Entity::WorldIpv6) => vec![Pivot::Scope(Scope::World)],
         Peer::Cidr { .. } => vec![Pivot::Scope(Scope::World), Pivot::Addressed],
         Peer::Group { of, .. } => vec![of.only().map_or(Pivot::Grouped, Pivot::Group)],
@@ -352,6 +367,11 @@ fn pivots_of_peer(peer: &Peer) -> Vec<Pivot> {
 /// such a requirement it means the stand-in of workloads, or no workload that
 /// the stand-in is not like.
 pub(crate) fn pivots_of_selector(selector: &Selector) -> Vec<Pivot> {
+    asked_label(selector).unwrap_or_else(|| vec![Pivot::Scope(Scope::Cluster)])
+}
+
+/// A label that the selector asks for, if it asks for one to be there.
+fn asked_label(selector: &Selector) -> Option<Vec<Pivot>> {
     let asked = |common: bool| {
         selector.requirements().iter().find_map(|r| {
             // Nearly everyone has these: the other labels are the better ones.
@@ -367,6 +387,5 @@ pub(crate) fn pivots_of_selector(selector: &Selector) -> Vec<Pivot> {
             }
         })
     };
-    let asked = asked(false).or_else(|| asked(true));
-    asked.unwrap_or_else(|| vec![Pivot::Scope(Scope::Cluster)])
+    asked(false).or_else(|| asked(true))
 }

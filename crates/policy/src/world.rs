@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 
 use axon_abi::Identity;
 use axon_model::{
-    GroupKey, GroupRef, Label, Labels, Origin, Peer, Peers, PolicyObject, Protocol, source,
+    GroupKey, GroupRef, Label, Labels, NamePattern, Origin, Peer, Peers, PolicyObject, Protocol,
+    RuleEntry, source,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::{Failsafe, Group};
+use crate::{Failsafe, Group, Member};
 
 /// Ports that the pods of an identity declare by name.
 pub type NamedPorts = BTreeMap<(String, Protocol), BTreeSet<u16>>;
@@ -25,9 +25,12 @@ pub struct IdentityInfo {
     /// Where prefixes select identities inside the cluster too: the prefixes
     /// that its addresses are in.
     pub addresses: BTreeSet<IpNet>,
-    /// The groups that it is in, with their labels. They follow from
-    /// [`World::groups`]: those who resolve fill them in.
-    pub groups: BTreeMap<GroupKey, Arc<Labels>>,
+    /// The groups that it is in. They follow from [`World::groups`]: those who
+    /// resolve fill them in.
+    pub groups: BTreeMap<GroupKey, Member>,
+    /// Patterns of the names that its addresses, outside the cluster, were given
+    /// for; of those patterns that policies ask for.
+    pub names: BTreeSet<NamePattern>,
     /// The ports that its pods declare by name.
     pub named_ports: NamedPorts,
 }
@@ -41,23 +44,25 @@ impl IdentityInfo {
         }
     }
 
-    /// Whether a prefix, but for its holes, selects the identity. One of several
-    /// addresses is enough, to be in the prefix and to be in a hole.
-    pub(crate) fn is_within(&self, cidr: &IpNet, except: &[IpNet]) -> bool {
-        let inside = |around: &IpNet| self.prefixes().any(|own| around.contains(own));
-        inside(cidr) && !self.is_in_hole(except)
+    /// Whether an address of the identity is in a prefix.
+    pub(crate) fn is_within(&self, cidr: &IpNet) -> bool {
+        self.prefixes().any(|own| cidr.contains(own))
     }
 
     /// Whether an address of the identity is in one of these prefixes.
     pub(crate) fn is_in_hole(&self, except: &[IpNet]) -> bool {
-        let inside = |around: &IpNet| self.prefixes().any(|own| around.contains(own));
-        except.iter().any(inside)
+        self.prefixes().any(|own| is_in(own, except))
     }
 
     /// The prefixes by which prefixes select it.
     pub(crate) fn prefixes(&self) -> impl Iterator<Item = &IpNet> {
         self.prefix.iter().chain(&self.addresses)
     }
+}
+
+/// Whether a prefix is in one of others.
+pub(crate) fn is_in(own: &IpNet, others: &[IpNet]) -> bool {
+    others.iter().any(|around| around.contains(own))
 }
 
 /// Whether endpoints are enforced upon, in the words of Cilium's
@@ -90,6 +95,12 @@ pub struct PolicyConfig {
     /// Prefixes select pods too, by their addresses
     /// (`policy-cidr-match-mode: pods`).
     pub cidr_selects_pods: bool,
+    /// Nodes have labels, by which rules mean them
+    /// (`enable-node-selector-labels`).
+    pub node_labels: bool,
+    /// Packets of protocols without ports are carried
+    /// (`enable-extended-ip-protocols`).
+    pub extended_protocols: bool,
     /// A proxy listens to what is said. Where none does, connections of which
     /// it would be asked are dropped, unless they may pass whatever is said.
     pub proxy: bool,
@@ -109,6 +120,8 @@ impl Default for PolicyConfig {
             ipv6: true,
             allow_localhost: false,
             cidr_selects_pods: false,
+            node_labels: false,
+            extended_protocols: false,
             proxy: false,
             failsafe: Failsafe::default(),
             class_bits: 32,
@@ -152,7 +165,7 @@ pub struct World {
 }
 
 /// Every address of a family.
-fn whole(v6: bool) -> IpNet {
+pub fn whole(v6: bool) -> IpNet {
     if v6 {
         IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))
     } else {
@@ -210,10 +223,41 @@ pub fn node_labels(known: &BTreeMap<String, String>) -> Labels {
 pub fn cidr_labels(config: &PolicyConfig, prefix: IpNet) -> Labels {
     let world = config.world_of(matches!(prefix, IpNet::V6(_)));
     let mut labels = reserved_labels(world);
-    // Label keys may not hold colons, so Cilium writes IPv6 with dashes.
-    let key = prefix.trunc().to_string().replace(':', "-");
-    labels.insert(Label::new(source::CIDR, &key, ""));
+    labels.insert(cidr_label(prefix));
     labels
+}
+
+/// The label of a prefix. Keys may not hold colons, nor begin or end with
+/// dashes: Cilium writes IPv6 with dashes, and a 0 where they would.
+pub fn cidr_label(prefix: IpNet) -> Label {
+    let text = prefix.trunc().to_string();
+    let (address, bits) = text.split_once('/').unwrap_or((&text, ""));
+    let dashed = address.replace(':', "-");
+    let first = if dashed.starts_with('-') { "0" } else { "" };
+    let last = if dashed.ends_with('-') { "0" } else { "" };
+    Label::new(source::CIDR, &format!("{first}{dashed}{last}/{bits}"), "")
+}
+
+/// What policy knows of the identity of addresses that were given for names
+/// like these, all in one prefix that policies name, or in none but the whole of
+/// their family.
+pub fn named_addresses(
+    config: &PolicyConfig,
+    place: IpNet,
+    names: BTreeSet<NamePattern>,
+) -> IdentityInfo {
+    let mut labels = match place.prefix_len() {
+        0 => reserved_labels(config.world_of(matches!(place, IpNet::V6(_)))),
+        _ => cidr_labels(config, place),
+    };
+    for name in &names {
+        labels.insert(Label::new(source::FQDN, &name.to_string(), ""));
+    }
+    IdentityInfo {
+        prefix: Some(place),
+        names,
+        ..IdentityInfo::labelled(labels)
+    }
 }
 
 /// The prefixes that a policy names itself, holes too: each needs an identity,
@@ -225,7 +269,9 @@ pub fn policy_prefixes(policy: &PolicyObject) -> BTreeSet<IpNet> {
             let (cidr, except) = match peer {
                 Peer::Cidr { cidr, except } => (Some(cidr), except.as_slice()),
                 Peer::Group { except, .. } => (None, except.as_slice()),
-                Peer::Endpoints(_) | Peer::Entity(_) => (None, &[][..]),
+                Peer::Endpoints(_) | Peer::Entity(_) | Peer::Nodes(_) | Peer::Name(_) => {
+                    (None, &[][..])
+                }
             };
             cidr.into_iter().chain(except)
         })
@@ -247,16 +293,37 @@ pub fn policy_groups(policy: &PolicyObject) -> BTreeSet<GroupRef> {
     peers(policy)
         .filter_map(|peer| match peer {
             Peer::Group { of, .. } => Some(of.clone()),
-            Peer::Cidr { .. } | Peer::Endpoints(_) | Peer::Entity(_) => None,
+            Peer::Cidr { .. }
+            | Peer::Endpoints(_)
+            | Peer::Entity(_)
+            | Peer::Nodes(_)
+            | Peer::Name(_) => None,
         })
         .collect()
 }
 
-fn peers(policy: &PolicyObject) -> impl Iterator<Item = &Peer> {
-    policy
-        .rules
-        .iter()
-        .flat_map(|rule| &rule.entries)
+/// The patterns of names that a policy asks for.
+pub fn policy_names(policy: &PolicyObject) -> BTreeSet<NamePattern> {
+    peers(policy)
+        .filter_map(|peer| match peer {
+            Peer::Name(pattern) => Some(pattern.clone()),
+            Peer::Cidr { .. }
+            | Peer::Endpoints(_)
+            | Peer::Entity(_)
+            | Peer::Nodes(_)
+            | Peer::Group { .. } => None,
+        })
+        .collect()
+}
+
+/// Every entry of a policy.
+pub(crate) fn entries(policy: &PolicyObject) -> impl Iterator<Item = &RuleEntry> {
+    policy.rules.iter().flat_map(|rule| &rule.entries)
+}
+
+/// Every peer of a policy.
+pub(crate) fn peers(policy: &PolicyObject) -> impl Iterator<Item = &Peer> {
+    entries(policy)
         .filter_map(|entry| match &entry.peers {
             Peers::Any => None,
             Peers::List(peers) => Some(peers),

@@ -14,6 +14,7 @@ use axon_policy::{
     Enforcement, Engine, Group, IdentityInfo, Lookup, Members, Numbers, Packet, PolicyConfig,
     PolicySet, World, at_least_as_strict, reserved_identities, resolve,
 };
+use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::sample::select;
 use worlds::{PORTS, PROTOCOLS, group, group_key, identity, origin, policy};
@@ -300,7 +301,10 @@ fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet
         .filter(|entry| entry.direction == packet.direction)
         .filter(|entry| match &entry.peers {
             Peers::Any => true,
-            Peers::List(peers) => peers.iter().any(|p| naive_peer(p, world, packet.remote)),
+            Peers::List(peers) => {
+                let mut peers = peers.iter();
+                peers.any(|p| naive_peer(p, entry.action, world, packet.remote))
+            }
         })
         .filter(|entry| match &entry.ports {
             Ports::Any => true,
@@ -315,7 +319,7 @@ fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet
     allowed && !matching.contains(&Action::Deny)
 }
 
-fn naive_peer(peer: &Peer, all: &World, id: Identity) -> bool {
+fn naive_peer(peer: &Peer, action: Action, all: &World, id: Identity) -> bool {
     let info = &all.identities[&id];
     let world = id.is_world();
     let v6 = info.prefix.map(|p| p.addr().is_ipv6());
@@ -347,7 +351,12 @@ fn naive_peer(peer: &Peer, all: &World, id: Identity) -> bool {
         Peer::Entity(Entity::Unmanaged) => id == Identity::UNMANAGED,
         Peer::Entity(Entity::Ingress) => id == Identity::INGRESS,
         Peer::Entity(Entity::None) => false,
-        Peer::Cidr { cidr, except } => naive_within(cidr, info) && !naive_hole(except, info),
+        Peer::Cidr { cidr, except } => naive_cidrs(&[*cidr], except, action, info),
+        Peer::Nodes(selector) => {
+            let other = [6, 7].contains(&id.0) || id.0 >> 24 == 2;
+            other && selector.matches(&info.labels)
+        }
+        Peer::Name(pattern) => info.names.contains(pattern),
         Peer::Group { of, except } => {
             let meant = |key: &GroupKey, group: &Group| match (of, key) {
                 (GroupRef::CidrGroup(wanted), GroupKey::CidrGroup(name)) => wanted == name,
@@ -371,26 +380,42 @@ fn naive_peer(peer: &Peer, all: &World, id: Identity) -> bool {
                 _ => false,
             };
             let holds = |group: &Group| match &group.members {
-                Members::Prefixes(prefixes) => prefixes.iter().any(|p| naive_within(p, info)),
+                Members::Prefixes(prefixes) => {
+                    let prefixes: Vec<_> = prefixes.iter().copied().collect();
+                    naive_cidrs(&prefixes, except, action, info)
+                }
                 Members::Endpoints(selector) => {
-                    (256..1 << 24).contains(&id.0) && selector.matches(&info.labels)
+                    let own: Vec<_> = naive_own(info).collect();
+                    (256..1 << 24).contains(&id.0)
+                        && selector.matches(&info.labels)
+                        && (own.is_empty() || naive_cidrs(&own, except, action, info))
                 }
             };
             all.groups
                 .iter()
                 .any(|(key, group)| meant(key, group) && holds(group))
-                && !naive_hole(except, info)
         }
     }
 }
 
-fn naive_within(cidr: &ipnet::IpNet, info: &IdentityInfo) -> bool {
-    info.prefix.is_some_and(|own| cidr.contains(&own))
-        || info.addresses.iter().any(|own| cidr.contains(own))
+fn naive_own(info: &IdentityInfo) -> impl Iterator<Item = IpNet> {
+    info.prefix
+        .into_iter()
+        .chain(info.addresses.iter().copied())
 }
 
-fn naive_hole(except: &[ipnet::IpNet], info: &IdentityInfo) -> bool {
-    except.iter().any(|hole| naive_within(hole, info))
+/// Whether prefixes but for their holes mean an identity: an allow only whom
+/// no hole means, a deny whoever has a prefix that no hole means.
+fn naive_cidrs(cidrs: &[IpNet], except: &[IpNet], action: Action, info: &IdentityInfo) -> bool {
+    let within = |own: &IpNet, around: &[IpNet]| around.iter().any(|p| p.contains(own));
+    let inside = |own: &IpNet| within(own, cidrs);
+    match action {
+        Action::Allow => {
+            naive_own(info).any(|own| inside(&own))
+                && !naive_own(info).any(|own| within(&own, except))
+        }
+        Action::Deny => naive_own(info).any(|own| inside(&own) && !within(&own, except)),
+    }
 }
 
 fn naive_port(rule: &PortRule, packet: Packet, receiver: &IdentityInfo) -> bool {

@@ -2,6 +2,7 @@
 
 use axon_model::{EntityError, GroupRef, ObjectKey, Peer, Peers, Requirement, Selector, source};
 
+use super::l7::{NameField, name_pattern};
 use super::policy::{CidrRule, ServiceRule};
 use super::rule::not_supported;
 use crate::k8s::{LabelSelector, check_name, check_namespace, is_label_key};
@@ -129,6 +130,17 @@ impl PeerLists {
             (true, false) => Some(Peers::List(self.peers)),
         })
     }
+}
+
+/// Other nodes by their labels.
+pub(super) fn nodes(selector: &LabelSelector, path: &str) -> Result<Peer, FieldError> {
+    let list = requirements(selector, path, key)?;
+    Ok(Peer::Nodes(Selector::new(list)))
+}
+
+/// Addresses that are given for names.
+pub(super) fn name(field: &NameField, path: &str) -> Result<Peer, FieldError> {
+    name_pattern(field, path).map(Peer::Name)
 }
 
 pub(super) fn entity(text: &str, path: &str) -> Result<Peer, FieldError> {

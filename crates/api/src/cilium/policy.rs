@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::l7::{L7Field, ListenerField, TlsField};
+use super::l7::{L7Field, ListenerField, NameField, TlsField};
 use crate::k8s::{IntOrString, LabelSelector, Metadata};
 
 /// A policy of either kind.
@@ -86,7 +86,7 @@ pub struct IngressRule {
     /// From groups of a cloud.
     pub from_groups: Option<Vec<Value>>,
     /// From nodes with these labels.
-    pub from_nodes: Option<Vec<Value>>,
+    pub from_nodes: Option<Vec<LabelSelector>>,
     /// No longer part of the language.
     pub from_requires: Option<Vec<Value>>,
     /// On these ports.
@@ -116,10 +116,10 @@ pub struct EgressRule {
     /// To groups of a cloud.
     pub to_groups: Option<Vec<Value>>,
     /// To nodes with these labels.
-    pub to_nodes: Option<Vec<Value>>,
+    pub to_nodes: Option<Vec<LabelSelector>>,
     /// To names.
     #[serde(rename = "toFQDNs")]
-    pub to_fqdns: Option<Vec<Value>>,
+    pub to_fqdns: Option<Vec<NameField>>,
     /// No longer part of the language.
     pub to_requires: Option<Vec<Value>>,
     /// To these ports.

@@ -6,7 +6,6 @@ use axon_model::{L7, PortMatch, PortRule, Ports, Protocol};
 use super::icmp;
 use super::l7::l7;
 use super::policy::{IcmpRule, PortProtocol, ToPorts};
-use super::rule::not_supported;
 use crate::manifest::FieldError;
 use crate::select::is_port_name;
 
@@ -61,6 +60,9 @@ pub(super) fn ports(
 }
 
 fn port_rules(port: &PortProtocol, path: &str) -> Result<Vec<PortRule>, FieldError> {
+    if let Some(protocol) = without_ports(&port.protocol) {
+        return portless(port, protocol, path);
+    }
     let protocols: &[Protocol] = match port.protocol.to_ascii_uppercase().as_str() {
         "" | "ANY" => &WITH_PORTS,
         "TCP" => &[Protocol::TCP],
@@ -75,9 +77,6 @@ fn port_rules(port: &PortProtocol, path: &str) -> Result<Vec<PortRule>, FieldErr
                 ),
             ));
         }
-        "VRRP" | "IGMP" | "GRE" | "IPIP" | "IPV6" | "ESP" | "AH" => {
-            return Err(not_supported(&format!("{path}.protocol")));
-        }
         _ => {
             return Err(FieldError::new(
                 format!("{path}.protocol"),
@@ -91,6 +90,40 @@ fn port_rules(port: &PortProtocol, path: &str) -> Result<Vec<PortRule>, FieldErr
         port: port.clone(),
     };
     Ok(protocols.iter().map(rule).collect())
+}
+
+/// The protocols that have no ports, of those that Cilium has words for.
+fn without_ports(text: &str) -> Option<Protocol> {
+    Some(Protocol(match text.to_ascii_uppercase().as_str() {
+        "IGMP" => 2,
+        "IPIP" => 4,
+        "IPV6" => 41,
+        "GRE" => 47,
+        "ESP" => 50,
+        "AH" => 51,
+        "VRRP" => 112,
+        _ => return None,
+    }))
+}
+
+fn portless(
+    port: &PortProtocol,
+    protocol: Protocol,
+    path: &str,
+) -> Result<Vec<PortRule>, FieldError> {
+    if !matches!(port.port.as_str(), "" | "0") || port.end_port != 0 {
+        return Err(FieldError::new(
+            format!("{path}.port"),
+            format!(
+                "{:?} beside {}, which has no ports; expected none",
+                port.port, port.protocol
+            ),
+        ));
+    }
+    Ok(vec![PortRule {
+        protocol,
+        port: PortMatch::Any,
+    }])
 }
 
 fn port_match(port: &PortProtocol, path: &str) -> Result<PortMatch, FieldError> {

@@ -10,7 +10,9 @@ use axon_model::{
 
 use serde_json::Value;
 
-use super::peers::{PeerLists, Scope, cidr, cidr_rule, endpoints, entity, key, services};
+use super::peers::{
+    PeerLists, Scope, cidr, cidr_rule, endpoints, entity, key, name, nodes, services,
+};
 use super::policy::{
     Authentication, CiliumNetworkPolicy, EgressRule, IcmpRule, IngressRule, PolicyRule, ToPorts,
 };
@@ -254,7 +256,7 @@ fn ingress(
         |e, path| entity(e, path),
     )?;
     lists.add_unsupported("fromGroups", item.from_groups.as_ref(), path)?;
-    lists.add_unsupported("fromNodes", item.from_nodes.as_ref(), path)?;
+    lists.add("fromNodes", item.from_nodes.as_ref(), path, nodes)?;
     lists.add_unsupported("fromRequires", item.from_requires.as_ref(), path)?;
     let peers = lists.finish(path)?;
     check_authentication(item.authentication.as_ref(), action, path)?;
@@ -283,8 +285,15 @@ fn egress(
     })?;
     lists.add_all("toServices", item.to_services.as_ref(), path, services)?;
     lists.add_unsupported("toGroups", item.to_groups.as_ref(), path)?;
-    lists.add_unsupported("toNodes", item.to_nodes.as_ref(), path)?;
-    lists.add_unsupported("toFQDNs", item.to_fqdns.as_ref(), path)?;
+    lists.add("toNodes", item.to_nodes.as_ref(), path, nodes)?;
+    if action == Action::Deny && item.to_fqdns.is_some() {
+        return Err(FieldError::new(
+            format!("{path}.toFQDNs"),
+            "can be allowed, not denied: which addresses will be given for a name is not known \
+             before somebody asks",
+        ));
+    }
+    lists.add("toFQDNs", item.to_fqdns.as_ref(), path, name)?;
     lists.add_unsupported("toRequires", item.to_requires.as_ref(), path)?;
     let peers = lists.finish(path)?;
     check_authentication(item.authentication.as_ref(), action, path)?;

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use axon_abi::{Direction, Identity};
 use axon_model::{
-    Action, Entity, GroupKey, GroupRef, Label, ObjectKey, Operator, Origin, Peer, Peers,
-    PolicyKind, PolicyObject, PortMatch, PortRule, Ports, Protocol, Requirement, Rule, RuleEntry,
-    Selector, Subject, source,
+    Action, Entity, GroupKey, GroupRef, Label, NamePattern, ObjectKey, Operator, Origin, Peer,
+    Peers, PolicyKind, PolicyObject, PortMatch, PortRule, Ports, Protocol, Requirement, Rule,
+    RuleEntry, Selector, Subject, source,
 };
-use axon_policy::{Group, IdentityInfo, Members, NamedPorts, PolicyConfig, cidr_labels};
+use axon_policy::{
+    Group, IdentityInfo, Members, NamedPorts, PolicyConfig, cidr_labels, named_addresses,
+};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -75,18 +77,31 @@ pub(crate) fn identity() -> impl Strategy<Value = (Identity, IdentityInfo)> {
         };
         (Identity(Identity::LOCAL_MIN.0 + n as u32), info)
     });
+    let patterns = prop::collection::btree_set(name_pattern(), 1..4);
+    let named = (0..PREFIXES.len(), patterns, 0..3_u32).prop_map(|(n, patterns, id)| {
+        let info = named_addresses(&PolicyConfig::default(), prefix(n), patterns);
+        (Identity(Identity::LOCAL_MIN.0 + 0x100 + id), info)
+    });
     let ids = select(vec![1, 0x0200_0001, 0x0200_0002]);
-    let node = (ids, any::<bool>(), addresses()).prop_map(|(id, api, addresses)| {
+    let pool = prop::option::of((select(vec!["app", "pool"]), select(vec!["a", "b"])));
+    let node = (ids, any::<bool>(), pool, addresses()).prop_map(|(id, api, pool, addresses)| {
         let own = if id == 1 { "host" } else { "remote-node" };
         let names = [own].into_iter().chain(api.then_some("kube-apiserver"));
         let labels = names.map(|name| Label::new(source::RESERVED, name, ""));
+        let pool = pool.map(|(key, value)| Label::new(source::NODE, key, value));
+        let labels = labels.chain(pool);
         let info = IdentityInfo {
             addresses,
             ..IdentityInfo::labelled(labels.collect())
         };
         (Identity(id), info)
     });
-    prop_oneof![6 => workload, 2 => outside, 1 => node]
+    prop_oneof![6 => workload, 2 => outside, 2 => named, 2 => node]
+}
+
+fn name_pattern() -> impl Strategy<Value = NamePattern> {
+    let texts = select(vec!["a.example", "*.example", "**.example", "*"]);
+    texts.prop_map(|text| NamePattern::new(text).expect("pattern"))
 }
 
 /// Where prefixes select an identity inside the cluster; mostly nowhere.
@@ -141,6 +156,7 @@ fn requirement() -> impl Strategy<Value = Requirement> {
         "io.kubernetes.pod.namespace",
         "kube-apiserver",
         "remote-node",
+        "pool",
     ]);
     let values = || prop::collection::btree_set(select(vec!["a", "b", "red"]), 1..3);
     let owned = |v: std::collections::BTreeSet<&str>| v.into_iter().map(str::to_owned).collect();
@@ -192,6 +208,8 @@ fn peer() -> impl Strategy<Value = Peer> {
         1 => entity.prop_map(Peer::Entity),
         1 => cidr,
         1 => group,
+        1 => name_pattern().prop_map(Peer::Name),
+        1 => selector().prop_map(Peer::Nodes),
     ]
 }
 
