@@ -277,6 +277,7 @@ mod tests {
         observed.cidr_groups.mark_complete();
         observed.services.mark_complete();
         observed.endpoint_slices.mark_complete();
+        observed.names.mark_complete();
         observed.endpoints.mark_complete();
         let (node, uplinks): (Arc<str>, _) = ("one".into(), Uplinks::default());
         let sources = Sources {

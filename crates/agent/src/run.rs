@@ -98,6 +98,8 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         axon_model::Observed::default(),
         axon_model::Desired::default(),
     );
+    // Nobody hears name servers yet: that is all there is to know of names.
+    observed.names.mark_complete();
     let facts = Arc::new(uplinks::look(&config, &observed)?);
     let datapath = setup::datapath(&config, &facts)?;
     let maps = datapath.maps().clone();

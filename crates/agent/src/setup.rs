@@ -131,6 +131,7 @@ fn control_config(config: &Config, mtu: u32) -> axon_control::Config {
         allow_localhost: network.allow_localhost,
         host_firewall: config.firewall.enabled,
         failsafe: config.firewall.failsafe.clone(),
+        node_labels: network.node_labels,
         cidr_selects_nodes: network.cidr_selects_nodes,
         cidr_selects_pods: network.cidr_selects_pods,
         masquerade_ipv4: network.masquerade_ipv4,
@@ -209,5 +210,6 @@ pub(crate) fn wake_on_changes(observed: &Observed, engine: &EngineHandle) {
     observed.endpoint_slices.on_change(wake());
     observed.cilium_endpoints.on_change(wake());
     observed.identities.on_change(wake());
+    observed.names.on_change(wake());
     observed.endpoints.on_change(wake());
 }

@@ -296,7 +296,7 @@ pub struct IpView {
     /// The pod (`namespace/name`); empty if it is none.
     pub pod: String,
     /// Where the row comes from (`endpoint`, `cilium-endpoint`, `node`,
-    /// `pod-cidr`, `policy-cidr`, `world`).
+    /// `pod-cidr`, `fqdn`, `policy-cidr`, `world`).
     pub source: String,
 }
 

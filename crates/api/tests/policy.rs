@@ -314,6 +314,11 @@ fn what_must_be_said_is_kept() {
             "\"*.b\"",
         ),
         (
+            "rules: {http: [{headerMatches: [{name: a, value: b, secret: {name: c}}]}]}",
+            "/rules/http/0/headers/0/value/secretor",
+            r#"[{"name":"c","namespace":""},"b"]"#,
+        ),
+        (
             "rules: {kafka: [{role: produce, topic: t}]}",
             "/rules/kafka/0/api_keys",
             "[0,3,18]",
@@ -388,10 +393,10 @@ fn refusals_of_what_must_be_said_name_the_field() {
         (
             "egress",
             format!(
-                "{tcp}, rules: {{http: [{{headerMatches: [{{name: a, value: b, secret: {{name: c}}}}]}}]}}"
+                "{tcp}, rules: {{http: [{{headerMatches: [{{name: a, value: b, secret: {{namespace: c}}}}]}}]}}"
             ),
-            "rules.http[0].headerMatches[0].secret",
-            "one of them",
+            "rules.http[0].headerMatches[0].secret.name",
+            "missing",
         ),
         (
             "egress",
@@ -621,4 +626,24 @@ fn refusals_name_the_field() {
         assert!(refusal.error.message.contains(part), "{spec}: {}", refusal.error);
         assert!(refusal.error.line >= 1, "{spec}: {}", refusal.error);
     }
+}
+
+#[test]
+fn a_policy_asks_for_so_many_expressions_and_no_more() {
+    let of = |count: usize| {
+        let rules = "{path: /a}, ".repeat(count);
+        let ports = "ports: [{port: '80', protocol: TCP}]";
+        let spec = format!(
+            "spec: {{endpointSelector: {{}}, ingress: [{{toPorts: [{{{ports}, rules: {{http: [{rules}]}}}}]}}]}}"
+        );
+        parse(text("CiliumNetworkPolicy", &spec).as_bytes()).expect("form")
+    };
+    assert_eq!(of(1024).refused.len(), 0);
+    let refused = of(1025).refused;
+    assert_eq!(refused[0].error.path, "spec");
+    assert!(
+        refused[0].error.message.contains("1025"),
+        "{}",
+        refused[0].error
+    );
 }

@@ -76,6 +76,9 @@ pub struct Config {
     pub host_id: u16,
     /// What is never denied to it.
     pub failsafe: Failsafe,
+    /// Rules may mean other nodes by their labels
+    /// (`enable-node-selector-labels`).
+    pub node_labels: bool,
     /// Prefixes that policy names select nodes too, by their addresses
     /// (`policy-cidr-match-mode: nodes`).
     pub cidr_selects_nodes: bool,
@@ -135,6 +138,7 @@ impl Default for Config {
             host_firewall: false,
             host_id: 0,
             failsafe: Failsafe::default(),
+            node_labels: false,
             cidr_selects_nodes: false,
             cidr_selects_pods: false,
             masquerade_ipv4: true,
@@ -179,6 +183,7 @@ impl Config {
             allow_localhost: self.allow_localhost,
             cidr_selects_pods: self.cidr_selects_pods,
             failsafe: self.failsafe.clone(),
+            node_labels: self.node_labels,
             ..PolicyConfig::default()
         }
     }

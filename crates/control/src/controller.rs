@@ -12,6 +12,7 @@ use crate::config::{Config, IdentityMode};
 use crate::follow::host_claim;
 use crate::identity::{Exhausted, Range};
 use crate::ipcache::{Claim, Claims, single};
+use crate::names::Names;
 use crate::persisted::Persisted;
 use crate::places::Places;
 use crate::pods::{Numbering, Pods};
@@ -63,6 +64,13 @@ pub struct Controller {
     pub(crate) apiservers: BTreeSet<IpAddr>,
     /// They have changed since prefixes were numbered.
     pub(crate) apiservers_changed: bool,
+    /// Prefixes outside the cluster that policies name.
+    pub(crate) named_prefixes: BTreeSet<IpNet>,
+    /// They, or the patterns of names that policies ask for, have changed.
+    pub(crate) places_changed: bool,
+    pub(crate) names: Names,
+    /// All was known in the last step that followed names.
+    pub(crate) names_complete: bool,
     pub(crate) overlaps: Vec<Overlap>,
     pub(crate) prefixes_exhausted: Option<Exhausted>,
     /// Conditions of policies that ask for what is not enforced.
@@ -126,6 +134,10 @@ impl Controller {
             pod_cidrs: BTreeMap::new(),
             apiservers: BTreeSet::new(),
             apiservers_changed: false,
+            named_prefixes: BTreeSet::new(),
+            places_changed: false,
+            names: Names::default(),
+            names_complete: false,
             overlaps: Vec::new(),
             prefixes_exhausted: None,
             unsupported: Vec::new(),
@@ -165,6 +177,10 @@ impl Controller {
             persisted.placed_identities.reserve(Range::PLACES, identity);
             persisted.cidr_identities.reserve(Range::PREFIXES, identity);
             persisted.node_identities.reserve(Range::NODES, identity);
+            persisted.name_identities.reserve(Range::NAMES, identity);
+            persisted
+                .labelled_nodes
+                .reserve(Range::NODE_LABELS, identity);
         }
     }
 
@@ -216,6 +232,7 @@ impl Controller {
         self.rules_due |= room;
         let overflow = |c: &Condition| c.kind == ConditionKind::PolicyOverflow;
         news |= room && self.conditions.iter().any(overflow);
+        news |= self.names.next_due_ms().is_some_and(|at| at <= now_ms);
         if news || became_complete {
             self.follow((now_ms, whole), &view, desired, complete);
         }
@@ -229,10 +246,14 @@ impl Controller {
             conditions: self.conditions.clone(),
             changed: revisions(desired) != before.1,
             persist: self.persisted.stamp() != before.0,
-            next_step_ms: [self.sets.next_due_ms(), self.epoch.next_due_ms()]
-                .into_iter()
-                .flatten()
-                .min(),
+            next_step_ms: [
+                self.sets.next_due_ms(),
+                self.epoch.next_due_ms(),
+                self.names.next_due_ms(),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
         }
     }
 
@@ -249,6 +270,7 @@ impl Controller {
         self.follow_nodes(view);
         self.follow_host(view);
         self.follow_policies(view);
+        self.follow_names(now_ms, view, complete);
         self.follow_pods(view);
         let news = self.identify_endpoints(view);
         if complete {

@@ -6,14 +6,15 @@ use std::net::IpAddr;
 
 use axon_abi::{Identity, IpcacheFlags, Scope};
 use axon_model::{Label, Labels, Node, NodeAddressKind, ObjectKey, source};
-use axon_policy::{IdentityInfo, cidr_label, cidr_labels};
+use axon_policy::{
+    IdentityInfo, cidr_label, cidr_labels, named_by, other_node_labels, places, prefixes_of,
+};
 use ipnet::IpNet;
 
 use crate::config::IdentityMode;
 use crate::controller::Controller;
 use crate::identity::Range;
 use crate::ipcache::{Claim, single};
-use crate::places;
 use crate::routes::pod_cidrs;
 use crate::seen::View;
 use crate::views::{Condition, ConditionKind, IpSource};
@@ -224,45 +225,56 @@ impl Controller {
                 .retain(source, |name| name.is_empty() || known(name));
         }
         self.pod_cidrs = cidrs;
-        if view.nodes.rows.is_complete() {
+        if view.nodes.rows.is_complete() && view.endpoint_slices.rows.is_complete() {
             self.release_nodes(view);
         }
     }
 
     fn node_claim(&mut self, node: &Node, is_own: bool, addr: IpAddr) -> Claim {
         let mut claim = node_claim(node, is_own, addr);
-        if !is_own && self.apiservers.contains(&addr) {
+        if is_own {
+            return claim;
+        }
+        if self.apiservers.contains(&addr) {
             claim.identity = Identity::KUBE_APISERVER;
         }
-        if !is_own && self.config.cidr_selects_nodes {
-            let numbers = &mut self.persisted.node_identities;
-            // Where no number is left, a node is told by its scope alone.
-            if let Ok(id) = numbers.allocate_in(Range::NODES, single(addr)) {
-                self.touched.insert(id);
-                claim.identity = id;
+        // Where no number is left, a node is told by its scope alone.
+        let id = if self.config.node_labels {
+            let mut labels = other_node_labels(&self.config.policy(), &node.labels);
+            labels = self.with_apiserver(labels, &single(addr));
+            if self.config.cidr_selects_nodes {
+                labels.insert(cidr_label(single(addr)));
             }
+            let numbers = &mut self.persisted.labelled_nodes;
+            numbers.allocate_in(Range::NODE_LABELS, &labels).ok()
+        } else if self.config.cidr_selects_nodes {
+            let numbers = &mut self.persisted.node_identities;
+            numbers.allocate_in(Range::NODES, single(addr)).ok()
+        } else {
+            None
+        };
+        if let Some(id) = id {
+            self.touched.insert(id);
+            claim.identity = id;
         }
         claim
     }
 
-    /// Takes back the numbers of addresses that no other node has.
+    /// Takes back the numbers that no other node has.
     fn release_nodes(&mut self, view: &View) {
         let own = &self.config.node_name;
         let others = view.nodes.rows.values().filter(|node| node.name != *own);
-        let used: BTreeSet<IpNet> = match self.config.cidr_selects_nodes {
-            true => others
-                .flat_map(|node| &node.addresses)
-                .map(|address| single(address.addr))
-                .collect(),
-            false => BTreeSet::new(),
-        };
-        let numbered = self.persisted.node_identities.iter();
-        let gone: Vec<Identity> = numbered
-            .filter(|(_, address)| !used.contains(address))
-            .map(|(id, _)| id)
-            .collect();
+        let owners = others.map(|node| (IpSource::Node, node.name.clone()));
+        let claims = owners.flat_map(|owner| self.claims.claimed_by(&owner));
+        let used: BTreeSet<Identity> = claims.map(|claim| claim.identity).collect();
+        let persisted = &mut self.persisted;
+        let by_address = persisted.node_identities.iter().map(|(id, _)| id);
+        let by_labels = persisted.labelled_nodes.iter().map(|(id, _)| id);
+        let numbered = by_address.chain(by_labels);
+        let gone: Vec<Identity> = numbered.filter(|id| !used.contains(id)).collect();
         for id in gone {
-            self.persisted.node_identities.release(id);
+            persisted.node_identities.release(id);
+            persisted.labelled_nodes.release(id);
             self.touched.insert(id);
         }
     }
@@ -280,7 +292,9 @@ impl Controller {
             let placed = self.persisted.placed_identities.iter().map(|(id, _)| id);
             let known = self.engine.identities().keys().copied();
             due.extend(local.chain(prefixes).chain(cluster).chain(known));
-            due.extend(nodes.chain(placed));
+            let names = self.persisted.name_identities.iter().map(|(id, _)| id);
+            let labelled = self.persisted.labelled_nodes.iter().map(|(id, _)| id);
+            due.extend(nodes.chain(placed).chain(names).chain(labelled));
         }
         due.retain(|id| !id.is_reserved());
         for id in due {
@@ -307,6 +321,21 @@ impl Controller {
 
     /// What policy shall know of an identity; `None` if it does not exist.
     fn info_of(&self, id: Identity) -> Option<IdentityInfo> {
+        if Range::NAMES.holds(id) {
+            let labels = self.persisted.name_identities.labels(id)?;
+            let mut info = named_by(&self.config.policy(), labels);
+            if let Some(place) = info.prefix {
+                info.labels = self.with_apiserver(info.labels, &place);
+            }
+            return Some(info);
+        }
+        if Range::NODE_LABELS.holds(id) {
+            let labels = self.persisted.labelled_nodes.labels(id)?;
+            return Some(IdentityInfo {
+                addresses: prefixes_of(labels).collect(),
+                ..IdentityInfo::labelled(labels.clone())
+            });
+        }
         if id.is_world() {
             let prefix = self.persisted.cidr_identities.prefix(id)?;
             let labels = cidr_labels(&self.config.policy(), prefix);
@@ -332,7 +361,7 @@ impl Controller {
         }?;
         Some(IdentityInfo {
             addresses: match self.config.cidr_selects_pods {
-                true => places::selected_by(labels, &self.config.policy()),
+                true => places(&self.config.policy(), labels),
                 false => BTreeSet::new(),
             },
             named_ports: self.pods.named_ports(id),

@@ -47,12 +47,24 @@ impl Range {
     pub(crate) const PREFIXES: Self = Self {
         kind: "CIDR",
         first: Identity::LOCAL_MIN.0 + 1,
+        last: 0x017f_ffff,
+    };
+    /// Of addresses outside the cluster that were given for names.
+    pub(crate) const NAMES: Self = Self {
+        kind: "DNS name",
+        first: 0x0180_0000,
         last: Identity::LOCAL_MAX.0,
     };
     /// Of other nodes' addresses.
     pub(crate) const NODES: Self = Self {
         kind: "node",
         first: Identity::REMOTE_NODE_MIN.0 + 1,
+        last: 0x027f_ffff,
+    };
+    /// Of other nodes by their labels.
+    pub(crate) const NODE_LABELS: Self = Self {
+        kind: "labelled node",
+        first: 0x0280_0000,
         last: 0x02ff_ffff,
     };
 

@@ -113,6 +113,12 @@ impl Claims {
             .flat_map(BTreeMap::keys)
     }
 
+    /// The claims of an owner.
+    pub(crate) fn claimed_by(&self, owner: &Owner) -> impl Iterator<Item = &Claim> + use<'_> {
+        let prefixes = self.by_owner.get(owner);
+        prefixes.into_iter().flat_map(BTreeMap::values)
+    }
+
     /// The strongest claim of a prefix.
     pub(crate) fn strongest(&self, prefix: &IpNet) -> Option<(&Owner, &Claim)> {
         self.by_prefix.get(prefix)?.first_key_value()

@@ -22,6 +22,7 @@ pub mod identity;
 pub mod ipam;
 mod ipcache;
 pub mod labels;
+mod names;
 mod persisted;
 mod places;
 mod pods;

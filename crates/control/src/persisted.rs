@@ -25,6 +25,10 @@ pub struct Persisted {
     pub node_identities: CidrIdentities,
     /// Identities of workloads by labels and place, where prefixes select them.
     pub placed_identities: LabelIdentities,
+    /// Identities of addresses by the names that they were given for.
+    pub name_identities: LabelIdentities,
+    /// Identities of other nodes by labels, where rules may ask for those.
+    pub labelled_nodes: LabelIdentities,
     /// The last epoch of identities.
     pub epoch: u32,
 }
@@ -48,6 +52,12 @@ pub struct PersistedChange {
     /// The same of workloads by labels and place.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub placed_identities: BTreeMap<u32, Option<Labels>>,
+    /// The same of addresses by the names that they were given for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub name_identities: BTreeMap<u32, Option<Labels>>,
+    /// The same of other nodes by labels.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labelled_nodes: BTreeMap<u32, Option<Labels>>,
     /// The last epoch of identities.
     pub epoch: u32,
 }
@@ -60,6 +70,8 @@ impl Persisted {
             self.cidr_identities.stamp(),
             self.node_identities.stamp(),
             self.placed_identities.stamp(),
+            self.name_identities.stamp(),
+            self.labelled_nodes.stamp(),
         );
         (self.numbers_stamp(), identities, self.epoch)
     }
@@ -86,6 +98,12 @@ impl Persisted {
         for (number, labels) in change.placed_identities {
             self.placed_identities.put(number, labels);
         }
+        for (number, labels) in change.name_identities {
+            self.name_identities.put(number, labels);
+        }
+        for (number, labels) in change.labelled_nodes {
+            self.labelled_nodes.put(number, labels);
+        }
         self.epoch = change.epoch;
     }
 }
@@ -109,6 +127,8 @@ impl Controller {
             cidr_identities: self.persisted.cidr_identities.take_changed(),
             node_identities: self.persisted.node_identities.take_changed(),
             placed_identities: self.persisted.placed_identities.take_changed(),
+            name_identities: self.persisted.name_identities.take_changed(),
+            labelled_nodes: self.persisted.labelled_nodes.take_changed(),
             epoch: self.persisted.epoch,
         }
     }

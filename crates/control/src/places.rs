@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use axon_abi::Identity;
-use axon_model::{Endpoint, Labels, ObjectKey, source};
-use axon_policy::{PolicyConfig, cidr_label, narrowest};
+use axon_model::{Endpoint, Labels, ObjectKey};
+use axon_policy::{cidr_label, narrowest};
 use ipnet::IpNet;
 
 /// The prefixes that policy names, and who is in them.
@@ -87,21 +87,4 @@ impl Places {
 pub(crate) fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {
     let v4 = endpoint.ipv4.map(IpAddr::V4);
     v4.into_iter().chain(endpoint.ipv6.map(IpAddr::V6))
-}
-
-/// The prefixes by which prefixes select a workload of these labels: where its
-/// labels place it, and the whole of a family of which they tell nothing.
-pub(crate) fn selected_by(labels: &Labels, config: &PolicyConfig) -> BTreeSet<IpNet> {
-    let named = labels
-        .iter()
-        .filter(|(source, _, _)| *source == source::CIDR);
-    let mut places: BTreeSet<IpNet> = named
-        .filter_map(|(_, key, _)| key.replace('-', ":").parse().ok())
-        .collect();
-    for whole in config.everywhere() {
-        if !places.iter().any(|place| whole.contains(place)) {
-            places.insert(whole);
-        }
-    }
-    places
 }

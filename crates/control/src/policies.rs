@@ -26,6 +26,8 @@ impl Controller {
         let complete = view.policies_are_complete();
         let was_complete = std::mem::replace(&mut self.policies_complete, complete);
         let servers = std::mem::take(&mut self.apiservers_changed);
+        // Who is an API server has a label more, also by a name.
+        self.places_changed |= servers;
         let nodes = view.nodes.is_changed();
         if policies || groups || servers || nodes || complete && !was_complete {
             self.follow_prefixes(view);
@@ -124,6 +126,8 @@ impl Controller {
             .filter(outside)
             .copied()
             .collect();
+        self.places_changed |= self.named_prefixes != outside;
+        self.named_prefixes.clone_from(&outside);
         self.prefixes_exhausted = None;
         let mut claims = BTreeMap::new();
         for prefix in &outside {

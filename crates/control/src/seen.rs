@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use axon_model::{
-    CidrGroup, CiliumEndpoint, Endpoint, EndpointSlice, IdentityRecord, Namespace, Node, ObjectKey,
-    Observed, Origin, Pod, PolicyObject, Service,
+    CidrGroup, CiliumEndpoint, Endpoint, EndpointSlice, IdentityRecord, NameAnswer, NameKey,
+    Namespace, Node, ObjectKey, Observed, Origin, Pod, PolicyObject, Service,
 };
 use axon_statedb::{Changes, Snapshot, Table};
 
@@ -67,6 +67,7 @@ pub(crate) struct Cursors {
     endpoint_slices: Option<u64>,
     cilium_endpoints: Option<u64>,
     identities: Option<u64>,
+    names: Option<u64>,
     endpoints: Option<u64>,
 }
 
@@ -81,6 +82,7 @@ pub(crate) struct View {
     pub(crate) endpoint_slices: Seen<ObjectKey, EndpointSlice>,
     pub(crate) cilium_endpoints: Seen<ObjectKey, CiliumEndpoint>,
     pub(crate) identities: Seen<u32, IdentityRecord>,
+    pub(crate) names: Seen<NameKey, NameAnswer>,
     pub(crate) endpoints: Seen<u16, Endpoint>,
     mode: IdentityMode,
 }
@@ -97,6 +99,7 @@ impl View {
             endpoint_slices: Seen::take(&observed.endpoint_slices, &mut cursors.endpoint_slices),
             cilium_endpoints: Seen::take(&observed.cilium_endpoints, &mut cursors.cilium_endpoints),
             identities: Seen::take(&observed.identities, &mut cursors.identities),
+            names: Seen::take(&observed.names, &mut cursors.names),
             endpoints: Seen::take(&observed.endpoints, &mut cursors.endpoints),
             mode,
         }
@@ -114,6 +117,7 @@ impl View {
             ("CiliumCIDRGroups", self.cidr_groups.rows.is_complete()),
             ("services", self.services.rows.is_complete()),
             ("EndpointSlices", self.endpoint_slices.rows.is_complete()),
+            ("DNS names", self.names.rows.is_complete()),
             ("endpoints", self.endpoints.rows.is_complete()),
             (
                 "CiliumEndpoints",
@@ -170,6 +174,7 @@ impl View {
             || self.groups_are_changed()
             || self.cilium_endpoints.is_changed()
             || self.identities.is_changed()
+            || self.names.is_changed()
             || self.endpoints.is_changed()
     }
 }

@@ -145,6 +145,8 @@ pub enum IpSource {
     Pod,
     /// A node's pod CIDR.
     PodCidr,
+    /// An answer of a name server.
+    Name,
     /// A prefix that policy names.
     Policy,
     /// The default route: the world.

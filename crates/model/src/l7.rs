@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use regex::bytes::{Regex, RegexBuilder};
+use regex_syntax::ast::parse::Parser;
 use serde::{Deserialize, Serialize};
 
 /// Bytes that a compiled pattern may take: what is larger is refused and not
@@ -75,8 +76,10 @@ pub struct HeaderRule {
 pub enum HeaderValue {
     /// This one.
     Text(String),
-    /// That of a secret, by namespace and name.
+    /// That of a secret.
     Secret(SecretRef),
+    /// That of a secret, or this one where there is no such secret.
+    SecretOr(SecretRef, String),
 }
 
 /// A secret of the cluster.
@@ -198,20 +201,20 @@ impl From<Pattern> for String {
 
 /// The regular expression; time to match is linear in the text.
 fn compile(text: &str) -> Result<Regex, PatternError> {
-    let build = |text: &str| {
-        RegexBuilder::new(text)
-            .unicode(false)
-            .size_limit(PATTERN_BYTES_MAX)
-            .dfa_size_limit(PATTERN_BYTES_MAX)
-            .build()
-            .map_err(|error| PatternError {
-                text: text.to_owned(),
-                reason: error.to_string().lines().last().unwrap_or("").to_owned(),
-            })
+    let wrong = |error: String| PatternError {
+        text: text.to_owned(),
+        reason: error.lines().last().unwrap_or("").to_owned(),
     };
     // On its own first: parentheses that close the group would make another expression of it.
-    build(text)?;
-    build(&format!("^(?:{text})$"))
+    Parser::new()
+        .parse(text)
+        .map_err(|error| wrong(error.to_string()))?;
+    RegexBuilder::new(&format!("^(?:{text})$"))
+        .unicode(false)
+        .size_limit(PATTERN_BYTES_MAX)
+        .dfa_size_limit(PATTERN_BYTES_MAX)
+        .build()
+        .map_err(|error| wrong(error.to_string()))
 }
 
 /// A DNS name, or a pattern of names: `*` stands for letters of one label, a

@@ -31,7 +31,7 @@ pub use l7::{
 };
 pub use label::{Label, LabelError, Labels, source};
 pub use node::{Namespace, Node, NodeAddress, NodeAddressKind, Pod, PodPort};
-pub use observed::{CiliumEndpoint, IdentityRecord, ObjectKey, Observed};
+pub use observed::{CiliumEndpoint, IdentityRecord, NameAnswer, NameKey, ObjectKey, Observed};
 pub use policy::{
     Action, Entity, EntityError, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch,
     PortRule, Ports, Protocol, ProtocolError, Rule, RuleEntry, Subject,

@@ -1,5 +1,6 @@
 //! Observed tables: what the sources say.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use axon_statedb::Table;
@@ -63,9 +64,27 @@ pub struct IdentityRecord {
     pub labels: Labels,
 }
 
+/// A name, and who asked for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NameKey {
+    /// The endpoint of this node that asked; 0: whoever it was.
+    pub endpoint: u16,
+    /// The name; case and a final dot do not count.
+    pub name: String,
+}
+
+/// What name servers have answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameAnswer {
+    /// The addresses, each with when it is forgotten, in the milliseconds that
+    /// [`Observed`]'s reader counts.
+    pub addresses: BTreeMap<IpAddr, u64>,
+}
+
 /// Every observed table. Cloning shares the tables.
 ///
-/// Sources write the tables of the cluster; CNI ADD and DEL write `endpoints`.
+/// Sources write the tables of the cluster; CNI ADD and DEL write `endpoints`,
+/// and who hears name servers writes `names`.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// Namespaces by name.
@@ -86,6 +105,8 @@ pub struct Observed {
     pub cilium_endpoints: Table<ObjectKey, CiliumEndpoint>,
     /// Identities numbered by the cluster, where a source tells of them.
     pub identities: Table<u32, IdentityRecord>,
+    /// Addresses that this node's endpoints were given for names.
+    pub names: Table<NameKey, NameAnswer>,
     /// Endpoints of this node by number.
     pub endpoints: Table<u16, Endpoint>,
 }

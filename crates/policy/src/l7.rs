@@ -74,6 +74,8 @@ pub struct Connection<'a> {
     pub protocol: u8,
     /// Port of the receiver.
     pub port: u16,
+    /// The server's name that the client told, if what is said is said in TLS.
+    pub server_name: Option<&'a str>,
 }
 
 /// Whether the proxy of a subject lets pass what is said, by the entries of
@@ -94,7 +96,7 @@ pub fn passes<'a>(
         }
     }
     let local = config.allow_localhost && is_for(&from_host(), connection);
-    local || asked.is_empty() || asked.iter().any(|l7| holds(l7, request))
+    local || asked.is_empty() || asked.iter().any(|l7| holds(l7, connection, request))
 }
 
 /// Whether an entry allows a connection.
@@ -115,15 +117,21 @@ fn is_for(entry: &RuleEntry, connection: &Connection<'_>) -> bool {
 }
 
 /// Whether a request is as an entry asks.
-fn holds(l7: &L7, request: &Request) -> bool {
-    if !l7.server_names.is_empty() {
-        // What is said inside has to be asked of the entries that the server's name has passed.
-        return match request {
-            Request::Tls { server_name } if !server_name.is_empty() => {
-                l7.server_names.iter().any(|name| name.matches(server_name))
-            }
-            _ => false,
-        };
+fn holds(l7: &L7, connection: &Connection<'_>, request: &Request) -> bool {
+    let told = match request {
+        Request::Tls { server_name } => Some(server_name.as_str()),
+        _ => connection.server_name,
+    };
+    let named = |told: &str| !told.is_empty() && l7.server_names.iter().any(|n| n.matches(told));
+    if !l7.server_names.is_empty() && !told.is_some_and(named) {
+        return false;
+    }
+    let reads = told.is_none() || l7.terminates_tls.is_some();
+    match (request, reads) {
+        // What is said inside is asked when it is said.
+        (Request::Tls { .. }, true) => return true,
+        (_, false) => return l7.rules == L7Rules::Any,
+        (_, true) => {}
     }
     match (&l7.rules, request) {
         (L7Rules::Any, _) => true,
@@ -168,7 +176,8 @@ fn header(rule: &HeaderRule, headers: &[(String, String)]) -> bool {
         .collect();
     rule.mismatch != Mismatch::Refuse
         || match &rule.value {
-            Some(HeaderValue::Text(expected)) => {
+            // Nobody here knows secrets: as if there were none.
+            Some(HeaderValue::Text(expected) | HeaderValue::SecretOr(_, expected)) => {
                 !values.is_empty() && values.join(",") == *expected
             }
             Some(HeaderValue::Secret(_)) => false,

@@ -4,7 +4,7 @@ use axon_abi::{Direction, Identity};
 use axon_model::{
     Action, HeaderRule, HeaderValue, HttpRule, KafkaRule, L7, L7Rules, Label, Mismatch,
     NamePattern, Pattern, Peer, Peers, PortMatch, PortRule, Ports, Protocol, Requirement,
-    RuleEntry, Selector, source,
+    RuleEntry, Selector, TlsContext, source,
 };
 
 use super::{Connection, Request, passes};
@@ -64,6 +64,7 @@ fn ask(entries: &[RuleEntry], who: &str, port: u16, request: &Request) -> bool {
         receiver: &receiver,
         protocol: Protocol::TCP.0,
         port,
+        server_name: None,
     };
     passes(
         &PolicyConfig::default(),
@@ -125,6 +126,7 @@ fn the_node_itself_is_not_asked() {
             receiver: &app("server"),
             protocol: Protocol::TCP.0,
             port: PORT,
+            server_name: None,
         };
         passes(config, entries.iter(), &connection, &get("/x", &[]))
     };
@@ -204,6 +206,54 @@ fn names_are_asked_of_questions_and_of_servers() {
     assert!(ask(&entries, "a", PORT, &tls("API.test")));
     assert!(!ask(&entries, "a", PORT, &tls("other.test")));
     assert!(!ask(&entries, "a", PORT, &tls("")));
+}
+
+/// What is said inside TLS is read only where the proxy ends it, and only of
+/// the servers that are named.
+#[test]
+fn what_is_said_inside_tls_is_asked_where_it_ends() {
+    let ended = |name: &str, rules: L7Rules| L7 {
+        rules,
+        server_names: vec![NamePattern::new(name).expect("a pattern")],
+        terminates_tls: Some(TlsContext::default()),
+        ..L7::default()
+    };
+    let passed = L7 {
+        terminates_tls: None,
+        ..ended("other.test", L7Rules::Any)
+    };
+    let plain = from("a", path("/plain"));
+    let entry = |l7| RuleEntry {
+        l7: Some(Arc::new(l7)),
+        ..plain.clone()
+    };
+    let entries = [
+        entry(ended("api.test", path("/one"))),
+        entry(passed),
+        plain.clone(),
+    ];
+    for (name, path, expected) in [
+        (Some("api.test"), "/one", true),
+        (Some("API.test"), "/two", false),
+        (Some("other.test"), "/two", true),
+        (Some("third.test"), "/one", false),
+        (Some("api.test"), "/plain", false),
+        (None, "/plain", true),
+        (None, "/one", false),
+    ] {
+        let (info, receiver) = (app("a"), app("server"));
+        let connection = Connection {
+            direction: Direction::Ingress,
+            remote: (Identity(300), &info),
+            receiver: &receiver,
+            protocol: Protocol::TCP.0,
+            port: PORT,
+            server_name: name,
+        };
+        let config = PolicyConfig::default();
+        let passes = passes(&config, entries.iter(), &connection, &get(path, &[]));
+        assert_eq!(passes, expected, "{name:?} {path}");
+    }
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod compile;
 mod engine;
 mod failsafe;
 mod groups;
+mod known;
 mod l7;
 mod lockdown;
 mod numbers;
@@ -41,14 +42,17 @@ pub use axon_model::{Lookup, Packet, Verdict, at_least_as_strict, evaluate};
 pub use engine::Engine;
 pub use failsafe::Failsafe;
 pub use groups::{Group, Member, Members, groups_in_use};
+pub use known::{
+    cidr_label, cidr_labels, named_addresses, named_by, node_labels, other_node_labels, places,
+    prefixes_of, reserved_identities, whole,
+};
 pub use l7::{Connection, Request, passes};
 pub use numbers::{Numbers, RuleNumbers, RuleRef, SetNumbers};
-pub use resolve::{PolicySet, Resolution, resolve};
+pub use resolve::{PolicySet, Resolution, is_about, resolve};
 pub use rows::RowCount;
 pub use selectors::SelectorUse;
 pub use unmet::{Unmet, unmet};
 pub use world::{
-    Enforcement, IdentityInfo, NamedPorts, PolicyConfig, World, cidr_label, cidr_labels,
-    named_addresses, narrowest, node_labels, policy_groups, policy_names, policy_prefixes,
-    reserved_identities, whole,
+    Enforcement, IdentityInfo, NamedPorts, PolicyConfig, World, narrowest, policy_groups,
+    policy_names, policy_prefixes,
 };

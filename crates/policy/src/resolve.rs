@@ -41,7 +41,7 @@ impl Resolution {
 
 /// Whether a rule is about a subject with these labels: one about nodes is
 /// about the node itself alone, and one about endpoints never is.
-pub(crate) fn is_about(rule: &Rule, id: Identity, labels: &Labels) -> bool {
+pub fn is_about(rule: &Rule, id: Identity, labels: &Labels) -> bool {
     let is_node = id == Identity::HOST;
     match &rule.subject {
         Subject::Endpoints(selector) => !is_node && selector.matches(labels),

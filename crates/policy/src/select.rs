@@ -3,13 +3,12 @@
 use axon_abi::{Identity, Scope};
 use axon_model::{Action, Entity, Label, Operator, Peer, Peers, Protocol, Selector, source};
 
+use crate::known::CLUSTER;
 use crate::world::is_in;
 use crate::{IdentityInfo, PolicyConfig, reserved_identities};
 
 /// Key of the label that names a pod's namespace.
 const NAMESPACE: &str = "io.kubernetes.pod.namespace";
-/// Key of the label that names a workload's cluster.
-const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
 
 /// The far side of an entry: peers and, where a named port narrows them, the
 /// port that their pods must declare.

@@ -1,15 +1,14 @@
 //! What policy is resolved against: identities and what is configured.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
 
 use axon_abi::Identity;
 use axon_model::{
-    GroupKey, GroupRef, Label, Labels, NamePattern, Origin, Peer, Peers, PolicyObject, Protocol,
-    RuleEntry, source,
+    GroupKey, GroupRef, Labels, NamePattern, Origin, Peer, Peers, PolicyObject, Protocol, RuleEntry,
 };
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
+use crate::known::whole;
 use crate::{Failsafe, Group, Member};
 
 /// Ports that the pods of an identity declare by name.
@@ -162,102 +161,6 @@ pub struct World {
     /// The identities of this node's endpoints, and [`Identity::HOST`] if policy
     /// is enforced on the node itself: those that need a set.
     pub subjects: BTreeSet<Identity>,
-}
-
-/// Every address of a family.
-pub fn whole(v6: bool) -> IpNet {
-    if v6 {
-        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))
-    } else {
-        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0))
-    }
-}
-
-/// The reserved identities with their labels and, outside the cluster, the
-/// addresses that they stand for.
-pub fn reserved_identities(config: &PolicyConfig) -> BTreeMap<Identity, IdentityInfo> {
-    let (v4, v6) = (whole(false), whole(true));
-    (1..=10)
-        .map(Identity)
-        .map(|id| {
-            let prefix = match (id, config.ipv4, config.ipv6) {
-                (Identity::WORLD, true, false) | (Identity::WORLD_IPV4, _, _) => Some(v4),
-                (Identity::WORLD, false, true) | (Identity::WORLD_IPV6, _, _) => Some(v6),
-                _ => None,
-            };
-            let info = IdentityInfo {
-                labels: reserved_labels(id),
-                prefix,
-                ..IdentityInfo::default()
-            };
-            (id, info)
-        })
-        .collect()
-}
-
-/// The labels of a reserved identity. An API server outside this node is also
-/// a remote node, as in Cilium.
-fn reserved_labels(id: Identity) -> Labels {
-    let also = match id {
-        Identity::KUBE_APISERVER => Identity::REMOTE_NODE.reserved_name(),
-        _ => None,
-    };
-    id.reserved_name()
-        .into_iter()
-        .chain(also)
-        .map(|name| Label::new(source::RESERVED, name, ""))
-        .collect()
-}
-
-/// The labels of the node itself, of which Kubernetes knows these.
-pub fn node_labels(known: &BTreeMap<String, String>) -> Labels {
-    let mut labels = reserved_labels(Identity::HOST);
-    for (key, value) in known {
-        labels.insert(Label::new(source::K8S, key, value));
-    }
-    labels
-}
-
-/// The labels of the identity of a prefix outside the cluster: the prefix
-/// itself and the world it is a part of.
-pub fn cidr_labels(config: &PolicyConfig, prefix: IpNet) -> Labels {
-    let world = config.world_of(matches!(prefix, IpNet::V6(_)));
-    let mut labels = reserved_labels(world);
-    labels.insert(cidr_label(prefix));
-    labels
-}
-
-/// The label of a prefix. Keys may not hold colons, nor begin or end with
-/// dashes: Cilium writes IPv6 with dashes, and a 0 where they would.
-pub fn cidr_label(prefix: IpNet) -> Label {
-    let text = prefix.trunc().to_string();
-    let (address, bits) = text.split_once('/').unwrap_or((&text, ""));
-    let dashed = address.replace(':', "-");
-    let first = if dashed.starts_with('-') { "0" } else { "" };
-    let last = if dashed.ends_with('-') { "0" } else { "" };
-    Label::new(source::CIDR, &format!("{first}{dashed}{last}/{bits}"), "")
-}
-
-/// What policy knows of the identity of addresses that were given for names
-/// like these, all in one prefix that policies name, or in none but the whole of
-/// their family.
-pub fn named_addresses(
-    config: &PolicyConfig,
-    place: IpNet,
-    names: BTreeSet<NamePattern>,
-) -> IdentityInfo {
-    let mut labels = match place.prefix_len() {
-        0 => reserved_labels(config.world_of(matches!(place, IpNet::V6(_)))),
-        _ => cidr_labels(config, place),
-    };
-    for name in &names {
-        labels.insert(Label::new(source::FQDN, &name.to_string(), ""));
-    }
-    IdentityInfo {
-        prefix: Some(place),
-        names,
-        ..IdentityInfo::labelled(labels)
-    }
 }
 
 /// The prefixes that a policy names itself, holes too: each needs an identity,

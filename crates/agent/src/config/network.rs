@@ -56,6 +56,8 @@ pub struct Network {
     pub audit: bool,
     /// The node reaches its pods whatever policy says.
     pub allow_localhost: bool,
+    /// Rules may mean other nodes by their labels.
+    pub node_labels: bool,
     /// Prefixes in policy select nodes too.
     pub cidr_selects_nodes: bool,
     /// Prefixes in policy select pods too.
@@ -79,6 +81,7 @@ impl Network {
         }
         let [cidr_selects_nodes, cidr_selects_pods] = cidr_match_mode(reader);
         let network = Self {
+            node_labels: reader.boolean("enable-node-selector-labels"),
             cidr_selects_nodes,
             cidr_selects_pods,
             ipv4: reader.boolean("enable-ipv4"),

@@ -107,6 +107,7 @@ fn ip(entry: IpEntry) -> IpView {
             IpSource::Pod => "pod",
             IpSource::Node => "node",
             IpSource::PodCidr => "pod-cidr",
+            IpSource::Name => "fqdn",
             IpSource::Policy => "policy-cidr",
             IpSource::World => "world",
         }

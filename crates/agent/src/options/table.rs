@@ -216,6 +216,12 @@ pub const OPTIONS: &[Spec] = &[
         "When the node reaches its pods whatever policy says: auto, always or policy",
     ),
     option(
+        "enable-node-selector-labels",
+        Bool,
+        "false",
+        "Policy may mean other nodes by their labels (fromNodes, toNodes)",
+    ),
+    option(
         "policy-cidr-match-mode",
         List,
         "",

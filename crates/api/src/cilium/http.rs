@@ -92,19 +92,14 @@ fn header_match(field: &HeaderMatch, path: &str) -> Result<HeaderRule, FieldErro
     let value = match (&field.secret, field.value.as_str()) {
         (None, "") => None,
         (None, value) => Some(HeaderValue::Text(value.to_owned())),
-        (Some(secret), "") if secret.name.is_empty() => {
+        (Some(secret), _) if secret.name.is_empty() => {
             return Err(FieldError::new(
                 format!("{path}.secret.name"),
                 "is missing; expected the name of a secret",
             ));
         }
         (Some(secret), "") => Some(HeaderValue::Secret(secret.to_model())),
-        (Some(_), _) => {
-            return Err(FieldError::new(
-                format!("{path}.secret"),
-                "stands beside value; expected one of them",
-            ));
-        }
+        (Some(secret), value) => Some(HeaderValue::SecretOr(secret.to_model(), value.to_owned())),
     };
     Ok(HeaderRule {
         name: field.name.clone(),

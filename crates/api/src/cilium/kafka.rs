@@ -118,8 +118,8 @@ pub(super) fn kafka_rule(request: &KafkaRequest, path: &str) -> Result<KafkaRule
     })
 }
 
-/// The number of a kind of requests.
-fn api_key(name: &str) -> Option<i16> {
+/// The number of a kind of requests, by its name.
+pub fn api_key(name: &str) -> Option<i16> {
     let known = API_KEYS
         .iter()
         .position(|known| known.eq_ignore_ascii_case(name))?;

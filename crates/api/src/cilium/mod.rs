@@ -20,7 +20,7 @@ pub use endpoint::{
     CiliumNodeAddress, CiliumNodeSpec, EndpointIdentity, EndpointNetworking, NodeIpam,
 };
 pub use http::{HeaderMatch, HttpRequest};
-pub use kafka::KafkaRequest;
+pub use kafka::{KafkaRequest, api_key as kafka_api_key};
 pub use l7::{EnvoyConfigField, L7Field, ListenerField, NameField, SecretField, TlsField};
 pub use policy::{
     Authentication, CidrRule, CiliumNetworkPolicy, DefaultDeny, EgressRule, IcmpField, IcmpRule,

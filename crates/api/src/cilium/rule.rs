@@ -21,6 +21,8 @@ use crate::k8s::LabelSelector;
 use crate::manifest::FieldError;
 use crate::select::{NAMESPACE, requirements};
 
+/// Regular expressions of a policy: their sizes are bounded one by one.
+const PATTERNS_MAX: usize = 1024;
 /// Printable letters of what is logged with a verdict.
 const LOG_CHARS_MAX: usize = 32;
 
@@ -30,6 +32,7 @@ impl CiliumNetworkPolicy {
     /// # Errors
     /// What Cilium would refuse and what is not enforced yet, by its path.
     pub fn to_model(&self, namespace: &str) -> Result<Vec<Rule>, FieldError> {
+        check_patterns(self.spec.iter().chain(self.specs.iter().flatten()))?;
         let specs = self.specs.iter().flatten().enumerate();
         let specs = specs.map(|(n, rule)| (format!("specs[{n}]"), rule));
         let spec = self.spec.iter().map(|rule| ("spec".to_owned(), rule));
@@ -131,6 +134,28 @@ fn rule_to_model(rule: &PolicyRule, path: &str, namespace: &str) -> Result<Rule,
         labels: labels(&rule.labels, &format!("{path}.labels"))?,
         log: field(&rule.log, "value").to_owned(),
     })
+}
+
+/// Each regular expression costs: of a policy there may only be so many.
+fn check_patterns<'a>(rules: impl Iterator<Item = &'a PolicyRule>) -> Result<(), FieldError> {
+    let to_ports = rules.flat_map(|rule| {
+        let ingress = rule.ingress.iter().flatten().map(|item| &item.to_ports);
+        let egress = rule.egress.iter().flatten().map(|item| &item.to_ports);
+        ingress.chain(egress)
+    });
+    let rules = to_ports.flatten().flatten().flat_map(|item| &item.rules);
+    let patterns = rules.flat_map(|rules| &rules.http).flat_map(|http| {
+        let patterns = [&http.method, &http.path, &http.host];
+        patterns.into_iter().filter(|text| !text.is_empty())
+    });
+    let count = patterns.count();
+    if count > PATTERNS_MAX {
+        return Err(FieldError::new(
+            "spec",
+            format!("asks for {count} regular expressions; expected at most {PATTERNS_MAX}"),
+        ));
+    }
+    Ok(())
 }
 
 /// Nothing asks what is said to the node itself.

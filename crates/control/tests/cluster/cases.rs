@@ -17,7 +17,7 @@ fn nothing_is_decided_before_everything_is_known() {
         [(5, WaitReason::Sources { .. })]
     ));
     let kinds: Vec<_> = report.conditions.iter().map(|c| c.kind).collect();
-    assert_eq!(kinds, [ConditionKind::SourceIncomplete; 8]);
+    assert_eq!(kinds, [ConditionKind::SourceIncomplete; 9]);
     assert!(!c.desired.endpoints.snapshot().is_complete());
     assert!(!c.desired.ipcache.snapshot().is_complete());
     let found = ["192.0.2.1", "192.0.2.2"].map(|addr| c.identity(addr));

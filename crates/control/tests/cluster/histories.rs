@@ -241,6 +241,7 @@ fn whoever_may_still_be_there_is_told_apart() {
         c.observed.cidr_groups.mark_complete();
         c.observed.services.mark_complete();
         c.observed.endpoint_slices.mark_complete();
+        c.observed.names.mark_complete();
         c.observed.cilium_endpoints.mark_complete();
         c.observed.identities.mark_complete();
         c.observed.endpoints.mark_complete();

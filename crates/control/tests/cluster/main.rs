@@ -4,6 +4,8 @@ mod cases;
 mod groups;
 mod histories;
 mod host;
+mod names;
+mod nodes;
 mod numbers;
 mod places;
 mod world;

@@ -1,0 +1,98 @@
+//! Other nodes by their labels.
+
+use axon_abi::{Direction, Identity, Scope};
+use axon_control::{ConditionKind, Config};
+use axon_model::{Action, Node, Peer, Peers, Requirement, RuleEntry, Selector};
+
+use crate::world::{Cluster, config, ingress};
+
+fn labelled() -> Config {
+    Config {
+        node_labels: true,
+        ..config()
+    }
+}
+
+fn from_pool(pool: &str) -> RuleEntry {
+    let pool = Requirement::equals("any", "pool", pool);
+    let peers = Peers::List(vec![Peer::Nodes(Selector::new(vec![pool]))]);
+    ingress(Action::Allow, peers, 80)
+}
+
+fn pool(c: &Cluster, name: &str, pool: &str) {
+    let node = c.observed.nodes.get(&name.to_owned()).expect("the node");
+    let labels = [("pool".to_owned(), pool.to_owned())].into();
+    let node = Node {
+        labels,
+        ..(*node).clone()
+    };
+    c.observed
+        .nodes
+        .write(|txn| txn.insert(name.to_owned(), node));
+}
+
+fn cluster(config: Config) -> Cluster {
+    let mut c = Cluster::new(config);
+    c.pod("web", "one", "10.0.1.7");
+    c.endpoint(7, "web");
+    c.policy("p", "web", vec![from_pool("edge")]);
+    c.complete();
+    c.step();
+    c
+}
+
+fn may(c: &Cluster, addr: &str) -> bool {
+    let who = c.address(addr).expect("somebody").identity;
+    c.allows(7, Direction::Ingress, who, 80)
+}
+
+#[test]
+fn other_nodes_are_who_their_labels_say() {
+    let mut c = cluster(labelled());
+    assert!(!may(&c, "192.0.2.2"));
+    pool(&c, "two", "edge");
+    pool(&c, "one", "edge");
+    c.step();
+    let two = c.address("192.0.2.2").expect("row").identity;
+    assert_eq!(two.scope(), Scope::RemoteNode);
+    assert_eq!(c.address("2001:db8::2").expect("row").identity, two);
+    assert!(may(&c, "192.0.2.2"));
+    assert_eq!(c.identity("192.0.2.1"), Some(Identity::HOST.0));
+    assert!(!may(&c, "192.0.2.1"), "only other nodes are meant");
+    let text = c.controller.labels_of(two).expect("known").to_string();
+    assert!(
+        text.contains("node:pool=edge") && text.contains("reserved:remote-node"),
+        "{text}"
+    );
+
+    pool(&c, "two", "core");
+    c.step();
+    assert!(!may(&c, "192.0.2.2"));
+    assert_eq!(c.controller.labels_of(two), None, "its number is free");
+}
+
+#[test]
+fn with_prefixes_that_select_nodes_each_address_is_told() {
+    let mut c = cluster(Config {
+        cidr_selects_nodes: true,
+        ..labelled()
+    });
+    pool(&c, "two", "edge");
+    c.step();
+    assert!(may(&c, "192.0.2.2") && may(&c, "2001:db8::2"));
+    assert_ne!(c.identity("192.0.2.2"), c.identity("2001:db8::2"));
+}
+
+#[test]
+fn without_the_option_the_policy_is_not_in_force_and_somebody_says_so() {
+    let mut c = cluster(config());
+    let report = c.step();
+    assert!(may(&c, "192.0.2.2"), "no policy");
+    let kinds: Vec<_> = report.conditions.iter().map(|c| c.kind).collect();
+    assert_eq!(kinds, [ConditionKind::PolicyUnsupported]);
+    let condition = &report.conditions[0];
+    assert!(
+        condition.remedy.contains("enable-node-selector-labels"),
+        "{condition:?}"
+    );
+}
