@@ -89,6 +89,7 @@ pub(super) const RULES: &[Rule] = &[
     floor(4, "axon-bpf", NO_NOUNS_BUT_AYA).with_unsafe(),
     floor(4, "axon-linux", &["axon-policy", "kube*", "etcd*"]).with_unsafe(),
     floor(4, "axon-sources", NO_KERNEL),
+    floor(4, "axon-evaluate", PURE),
     floor(4, "axon-proxy", &["aya*", "kube*"]),
     floor(4, "axon-hubble", &["aya*", "kube*"]),
     floor(5, "axon-agent", &["aya*"]),

@@ -6,6 +6,7 @@ pub(crate) mod cni;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod endpoint;
+mod evaluate;
 pub(crate) mod identity;
 pub(crate) mod ip;
 mod maps;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,6 +11,7 @@ use axon_api::manifest::{self, ManifestError};
 use axon_model::PolicyObject;
 use serde::Serialize;
 
+use super::evaluate;
 use crate::client::Asking;
 use crate::failure::{ABSENT, FAILED, Failure};
 use crate::output::{Format, or_dash, print, table};
@@ -28,6 +30,15 @@ pub(crate) enum Verb {
     },
     /// The selectors that policies use, and the identities that each selects.
     Selectors,
+    /// What would these policies say of these connections? No agent is needed.
+    ///
+    /// Reads questions from standard input, one line of JSON each: `config`,
+    /// `cluster` (nodes, namespaces, pods, services, ...), `policies` (whole
+    /// objects) and `probes` (from, to, protocol, port, what is said). Writes an
+    /// answer for each, in the same order: which policies are accepted, and what
+    /// becomes of each connection at both ends. What is wrong with a question, or
+    /// with a connection, stands in its answer under `error`.
+    Evaluate,
     /// Would these files be accepted? No agent is needed.
     ///
     /// Exit status 1 if anything in them would not be.
@@ -53,6 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             let view: Vec<SelectorView> = client.get("/v1/policy/selectors")?;
             print(format, &view, |view| selectors(view))?;
         }
+        Verb::Evaluate => evaluate::run(io::stdin().lock(), io::stdout().lock())?,
         Verb::Validate { files } => return validate(files, format),
     }
     Ok(ExitCode::SUCCESS)

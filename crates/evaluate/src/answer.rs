@@ -1,0 +1,135 @@
+//! One line in, one line out.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Cluster, Judgement, Probe, Problem, Settings, World, judge};
+
+/// A question: a cluster, its policies, and connections.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Question {
+    /// What it is told by; decides nothing.
+    #[serde(rename = "case")]
+    _case: Value,
+    /// The same.
+    #[serde(rename = "step")]
+    _step: Value,
+    config: Settings,
+    cluster: Cluster,
+    policies: Vec<Value>,
+    probes: Vec<Value>,
+}
+
+/// The answer.
+#[derive(Debug, Default, Serialize)]
+struct Answer {
+    /// What is wrong with the question; then nothing else is answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    policies: Vec<Acceptance>,
+    results: Vec<Outcome>,
+}
+
+/// What becomes of a policy.
+#[derive(Debug, Serialize)]
+struct Acceptance {
+    accepted: bool,
+    /// Why it is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// What becomes of a connection.
+#[derive(Debug, Default, Serialize)]
+struct Outcome {
+    id: Value,
+    /// What is wrong with what was asked; then there is no verdict.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ingress: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    l7: Option<&'static str>,
+}
+
+/// Answers a question: JSON in, one line of JSON out. Whatever is wrong is said
+/// in the answer, under `error`: of the whole question, or of one connection.
+pub fn answer(question: &[u8]) -> String {
+    match answer_to(question) {
+        Ok(answer) => line(&answer),
+        Err(problem) => refusal(&problem.to_string()),
+    }
+}
+
+/// The answer to a question with which something is wrong.
+pub fn refusal(error: &str) -> String {
+    line(&Answer {
+        error: Some(error.to_owned()),
+        ..Answer::default()
+    })
+}
+
+fn line(answer: &Answer) -> String {
+    serde_json::to_string(answer)
+        .unwrap_or_else(|error| format!("{{\"error\":\"{}\"}}", error.to_string().escape_default()))
+}
+
+fn answer_to(text: &[u8]) -> Result<Answer, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let question: Question = serde_path_to_error::deserialize(&mut json)?;
+    json.end()
+        .map_err(|error| Problem::new(".", error.to_string()))?;
+    let config = World::config(&question.cluster, &question.config)?;
+    let mut accepted = Vec::new();
+    let mut acceptances = Vec::new();
+    for object in &question.policies {
+        let reason = match judge(&config, object) {
+            Judgement::Accepted(policy) => {
+                accepted.push(*policy);
+                None
+            }
+            Judgement::Refused(reason) => Some(reason),
+        };
+        acceptances.push(Acceptance {
+            accepted: reason.is_none(),
+            reason,
+        });
+    }
+    let world = World::new(question.cluster, &question.config, accepted)?;
+    Ok(Answer {
+        error: None,
+        policies: acceptances,
+        results: question
+            .probes
+            .iter()
+            .map(|probe| outcome(&world, probe))
+            .collect(),
+    })
+}
+
+fn outcome(world: &World, tree: &Value) -> Outcome {
+    let id = tree.get("id").cloned().unwrap_or_default();
+    let verdict = Probe::parse(tree).and_then(|probe| world.verdict(&probe));
+    match verdict {
+        Ok(verdict) => Outcome {
+            id,
+            error: None,
+            egress: Some(verdict.egress.word.text()),
+            ingress: Some(verdict.ingress.word.text()),
+            verdict: Some(verdict.word().text()),
+            l7: verdict
+                .l7
+                .map(|passes| if passes { "allow" } else { "deny" }),
+        },
+        Err(problem) => Outcome {
+            id,
+            error: Some(problem.to_string()),
+            ..Outcome::default()
+        },
+    }
+}

@@ -1,0 +1,42 @@
+//! What policies would say, without a node: the agent's own parts over a
+//! cluster that is only described.
+//!
+//! ```text
+//! cluster, settings ──> people (who has which identity)  ┐
+//! objects ──> api ──> policies ──> groups, prefixes, names┴─> policy engine
+//!                                                               │ for each node: sets
+//! from, to, port ──> who they are to each other ──> the datapath's look-up in their rows
+//!                                                       └──> what the proxy would let pass
+//! ```
+//!
+//! [`World`] is the cluster with its policies; [`answer()`] is one line of JSON
+//! in, one out.
+//!
+//! Invariants: nothing is decided here that an agent decides elsewhere: rules
+//! come from `api`, labels from `control`, sets from `policy`, verdicts from
+//! `datapath`. Whatever the input, an answer comes and says what is wrong by its
+//! path. No clock, no files.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod cluster;
+mod groups;
+mod judge;
+mod people;
+mod probe;
+mod problem;
+mod settings;
+mod tables;
+mod verdict;
+mod world;
+
+pub use answer::{answer, refusal};
+pub use cluster::{
+    CidrGroup, Cluster, DnsName, Namespace, Node, Pod, PodPort, Service, ServicePort, Special,
+};
+pub use judge::{Judgement, judge};
+pub use probe::{End, Probe};
+pub use problem::Problem;
+pub use settings::Settings;
+pub use verdict::{Side, Verdict, Word};
+pub use world::World;

@@ -1,0 +1,259 @@
+//! What becomes of a connection.
+
+use axon_abi::{Direction, Identity, PolicyEntryFlags};
+use axon_datapath::Question;
+use axon_model::{Labels, Protocol};
+use axon_policy::{Connection, IdentityInfo, Request, is_about, passes};
+
+use crate::world::{NodeView, Owner, World};
+use crate::{End, Pod, Probe, Problem};
+
+/// What becomes of a connection, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Word {
+    /// It passes.
+    Allow,
+    /// The proxy is asked what is said.
+    Redirect,
+    /// It does not pass.
+    Deny,
+}
+
+impl Word {
+    /// The word of policy cases.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Redirect => "redirect",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// The verdict at one end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Side {
+    /// The verdict.
+    pub word: Word,
+    /// Number of the rule that decided; 0 if none did.
+    pub rule: u32,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// At the source.
+    pub egress: Side,
+    /// At the destination.
+    pub ingress: Side,
+    /// Whether what is said passes, if something is said.
+    pub l7: Option<bool>,
+}
+
+impl Verdict {
+    /// Both ends together.
+    pub fn word(&self) -> Word {
+        self.egress.word.max(self.ingress.word)
+    }
+}
+
+impl Side {
+    /// Nobody enforces there.
+    const UNPOLICED: Self = Self {
+        word: Word::Allow,
+        rule: 0,
+    };
+}
+
+/// One end, as the other sees it.
+struct Party<'a> {
+    identity: Identity,
+    /// What is known of it.
+    info: &'a IdentityInfo,
+    /// What is enforced upon it; nothing upon who is elsewhere.
+    enforced: Option<Enforced<'a>>,
+}
+
+/// What is enforced upon an end.
+struct Enforced<'a> {
+    /// By this node.
+    view: &'a NodeView,
+    /// Whom rules must be about, and by which labels.
+    subject: Identity,
+    labels: &'a Labels,
+    /// Number of the set.
+    set: u32,
+}
+
+/// An end that was found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Pod(usize),
+    Node(usize),
+    Special(usize),
+    Outside(std::net::IpAddr),
+}
+
+impl World {
+    /// What becomes of a connection.
+    ///
+    /// # Errors
+    /// An end that is not there, a protocol that is none; by the path in the probe.
+    pub fn verdict(&self, probe: &Probe) -> Result<Verdict, Problem> {
+        let l4 = probe.l4()?;
+        let from = self.find(&probe.from, "from")?;
+        let to = self.find(&probe.to, "to")?;
+        let said = probe.said()?;
+        let mut verdict = Verdict {
+            egress: Side::UNPOLICED,
+            ingress: Side::UNPOLICED,
+            l7: (!said.is_empty()).then_some(true),
+        };
+        // Who talks to itself is never policed.
+        if from == to {
+            return Ok(verdict);
+        }
+        let nobody = |path: &str| Problem::new(path, "is nobody");
+        let source = self.party(from, to).ok_or_else(|| nobody("from"))?;
+        let destination = self.party(to, from).ok_or_else(|| nobody("to"))?;
+        verdict.egress = side(&source, &destination, Direction::Egress, l4);
+        verdict.ingress = side(&destination, &source, Direction::Ingress, l4);
+        let denied = verdict.word() == Word::Deny;
+        let passes = |request: &Request| {
+            !denied && self.passes((&source, &destination), l4, probe.server_name(), request)
+        };
+        verdict.l7 = verdict.l7.map(|_| said.iter().all(passes));
+        Ok(verdict)
+    }
+
+    fn find(&self, end: &End, path: &str) -> Result<Found, Problem> {
+        let cluster = &self.cluster;
+        let missing = |kind: &str, name: &str| {
+            Problem::new(format!("{path}.{kind}"), format!("{name:?} is no {kind}"))
+        };
+        Ok(match end {
+            End::Ip(ip) => match self.owners.get(ip) {
+                Some(Owner::Pod(n)) => Found::Pod(*n),
+                Some(Owner::Node(n)) => Found::Node(*n),
+                Some(Owner::Special(n)) => Found::Special(*n),
+                None => Found::Outside(*ip),
+            },
+            End::Pod(name) => {
+                let is = |pod: &Pod| {
+                    let own = (pod.namespace.as_str(), pod.name.as_str());
+                    name.split_once('/') == Some(own)
+                };
+                let found = cluster.pods.iter().position(is);
+                Found::Pod(found.ok_or_else(|| missing("pod", name))?)
+            }
+            End::Node(name) => {
+                let found = cluster.nodes.iter().position(|node| node.name == *name);
+                Found::Node(found.ok_or_else(|| missing("node", name))?)
+            }
+            End::Special(name) => {
+                let specials = &mut cluster.specials.iter();
+                let found = specials.position(|special| special.name == *name);
+                Found::Special(found.ok_or_else(|| missing("special", name))?)
+            }
+        })
+    }
+
+    /// The node that an end is on.
+    fn node_of(&self, end: Found) -> Option<&str> {
+        let cluster = &self.cluster;
+        match end {
+            Found::Pod(n) => cluster.pods.get(n).map(|pod| pod.node.as_str()),
+            Found::Node(n) => cluster.nodes.get(n).map(|node| node.name.as_str()),
+            Found::Special(n) => cluster.specials.get(n).map(|special| special.node.as_str()),
+            Found::Outside(_) => None,
+        }
+    }
+
+    /// Who an end is to the other.
+    fn party(&self, end: Found, other: Found) -> Option<Party<'_>> {
+        let node = self.node_of(end);
+        let view = node.and_then(|node| self.nodes.get(node));
+        let people = &self.people;
+        let known = |id: Identity| people.identities.get(&id).map(|info| (id, info));
+        let (identity, info) = match end {
+            Found::Pod(n) => known(*people.pods.get(n)?)?,
+            Found::Special(n) => known(*people.specials.get(n)?)?,
+            Found::Outside(ip) => known(people.outside(&self.config, ip))?,
+            // To its own endpoints a node is the host.
+            Found::Node(_) if self.node_of(other) == node => (Identity::HOST, &view?.host),
+            Found::Node(n) => known(*people.nodes.get(n)?)?,
+        };
+        let subject = match end {
+            Found::Node(_) => Identity::HOST,
+            Found::Pod(_) | Found::Special(_) | Found::Outside(_) => identity,
+        };
+        let enforced = view.and_then(|view| Some((view, subject, *view.subjects.get(&subject)?)));
+        Some(Party {
+            identity,
+            info,
+            enforced: enforced.map(|(view, subject, set)| Enforced {
+                view,
+                subject,
+                set,
+                labels: match subject {
+                    Identity::HOST => &view.labels,
+                    _ => &info.labels,
+                },
+            }),
+        })
+    }
+
+    /// Whether the proxies of both ends let pass what is said.
+    fn passes(
+        &self,
+        (source, destination): (&Party<'_>, &Party<'_>),
+        (protocol, port): (Protocol, u16),
+        server_name: Option<&str>,
+        request: &Request,
+    ) -> bool {
+        let ends = [
+            (Direction::Egress, source, destination),
+            (Direction::Ingress, destination, source),
+        ];
+        ends.into_iter().all(|(direction, own, remote)| {
+            let Some(enforced) = &own.enforced else {
+                return true;
+            };
+            let rules = self.policies.values().flat_map(|policy| &policy.rules);
+            let about = rules.filter(|rule| is_about(rule, enforced.subject, enforced.labels));
+            let connection = Connection {
+                direction,
+                remote: (remote.identity, remote.info),
+                receiver: destination.info,
+                protocol: protocol.0,
+                port,
+                server_name,
+            };
+            let entries = about.flat_map(|rule| &rule.entries);
+            passes(&self.config, entries, &connection, request)
+        })
+    }
+}
+
+/// What the set of an end says of the other.
+fn side(own: &Party<'_>, remote: &Party<'_>, direction: Direction, l4: (Protocol, u16)) -> Side {
+    let Some(enforced) = &own.enforced else {
+        return Side::UNPOLICED;
+    };
+    let (passes, decision) = enforced.view.tables.ask(Question {
+        set: enforced.set,
+        remote: remote.identity,
+        port: l4.1,
+        protocol: l4.0.0,
+        egress: direction == Direction::Egress,
+    });
+    let redirects = decision.flags & PolicyEntryFlags::REDIRECT != 0;
+    Side {
+        word: match (redirects, passes) {
+            (true, _) => Word::Redirect,
+            (false, true) => Word::Allow,
+            (false, false) => Word::Deny,
+        },
+        rule: decision.rule,
+    }
+}
