@@ -46,7 +46,6 @@ pub(crate) struct People {
     prefixes: BTreeMap<IpNet, Identity>,
     /// Addresses that were given for names.
     names: BTreeMap<IpAddr, Identity>,
-    apiservers: BTreeSet<IpAddr>,
 }
 
 impl People {
@@ -61,21 +60,25 @@ impl People {
     ) -> Result<Self, Problem> {
         let mut people = Self {
             identities: reserved_identities(config),
-            apiservers: cluster.external_apiservers.iter().copied().collect(),
             ..Self::default()
         };
-        for (prefix, number) in named.prefixes.iter().zip(PREFIXES..NAMES) {
-            let info = IdentityInfo {
+        let servers = cluster.external_apiservers.iter();
+        let servers: BTreeSet<IpNet> = servers.copied().map(IpNet::from).collect();
+        for (prefix, number) in named.prefixes.union(&servers).zip(PREFIXES..NAMES) {
+            let mut info = IdentityInfo {
                 prefix: Some(*prefix),
                 ..IdentityInfo::labelled(cidr_labels(config, *prefix))
             };
+            if servers.contains(prefix) {
+                info.labels.insert(apiserver());
+            }
             people.identities.insert(Identity(number), info);
             people.prefixes.insert(*prefix, Identity(number));
         }
         people.workloads(cluster, config, named)?;
         people.specials(cluster)?;
         people.other_nodes(cluster, settings, config);
-        people.named(cluster, config, named)?;
+        people.named(cluster, config, (named, &servers))?;
         Ok(people)
     }
 
@@ -184,8 +187,9 @@ impl People {
         &mut self,
         cluster: &Cluster,
         config: &PolicyConfig,
-        named: &Named,
+        (named, servers): (&Named, &BTreeSet<IpNet>),
     ) -> Result<(), Problem> {
+        let around = self.prefixes.keys().copied().collect();
         let mut asked: BTreeMap<IpAddr, BTreeSet<NamePattern>> = BTreeMap::new();
         for (n, answer) in cluster.dns.iter().enumerate() {
             let name = NamePattern::new(&answer.name).map_err(|error| {
@@ -202,12 +206,15 @@ impl People {
         }
         let mut numbers: BTreeMap<(IpNet, BTreeSet<NamePattern>), Identity> = BTreeMap::new();
         for (ip, patterns) in asked {
-            let place = narrowest(&named.prefixes, ip).unwrap_or_else(|| whole(ip.is_ipv6()));
+            let place = narrowest(&around, ip).unwrap_or_else(|| whole(ip.is_ipv6()));
             let next = NAMES + u32::try_from(numbers.len()).unwrap_or_default();
             let key = (place, patterns.clone());
             let id = *numbers.entry(key).or_insert(Identity(next));
-            self.identities
-                .insert(id, named_addresses(config, place, patterns));
+            let mut info = named_addresses(config, place, patterns);
+            if servers.contains(&place) {
+                info.labels.insert(apiserver());
+            }
+            self.identities.insert(id, info);
             self.names.insert(ip, id);
         }
         Ok(())
@@ -215,9 +222,6 @@ impl People {
 
     /// Who an address outside the cluster is.
     pub(crate) fn outside(&self, config: &PolicyConfig, ip: IpAddr) -> Identity {
-        if self.apiservers.contains(&ip) {
-            return Identity::KUBE_APISERVER;
-        }
         let named = || self.names.get(&ip).copied();
         let around = || {
             let prefixes = self.prefixes.keys().copied().collect();
@@ -233,14 +237,19 @@ impl People {
         let known = self.identities.get(&Identity::HOST);
         let mut info = known.cloned().unwrap_or_default();
         if node.kube_apiserver {
-            let name = Identity::KUBE_APISERVER.reserved_name().unwrap_or_default();
-            info.labels.insert(Label::new(source::RESERVED, name, ""));
+            info.labels.insert(apiserver());
         }
         if settings.cidrs_select("nodes") {
             info.addresses.insert(node.ip.into());
         }
         info
     }
+}
+
+/// What an API server is known by that is not another node.
+fn apiserver() -> Label {
+    let name = Identity::KUBE_APISERVER.reserved_name().unwrap_or_default();
+    Label::new(source::RESERVED, name, "")
 }
 
 fn pod_labels(

@@ -14,7 +14,8 @@ pub struct Settings {
     pub enforcement: String,
     /// `allow-localhost`: always, policy.
     pub allow_localhost: String,
-    /// `enable-host-firewall`.
+    /// `enable-host-firewall`, with no port of the node kept open
+    /// (`host-firewall-failsafe-ingress` and `-egress` empty).
     pub host_firewall: bool,
     /// `enable-node-selector-labels`.
     pub node_selector_labels: bool,

@@ -121,7 +121,9 @@ impl Tables for PolicyTables {
         0
     }
 
-    fn ct_count_add(&self, _: u16) {}
+    fn ct_count_add(&self, _: u16) -> u32 {
+        0
+    }
 
     fn nat(&self, _: &NatKey) -> Option<&mut NatEntry> {
         None

@@ -206,10 +206,12 @@ pub(crate) fn stand_ins(config: &PolicyConfig) -> Vec<(Scope, Identity, Identity
 #[cfg(test)]
 mod tests {
     use axon_abi::Identity;
-    use axon_model::{Action, Entity, Label, Labels, Operator, Peer, Requirement, Selector};
+    use axon_model::{
+        Action, Entity, GroupKey, GroupRef, Label, Labels, Operator, Peer, Requirement, Selector,
+    };
 
     use super::peer_selects;
-    use crate::{IdentityInfo, PolicyConfig, cidr_labels, reserved_identities};
+    use crate::{IdentityInfo, Member, PolicyConfig, cidr_labels, reserved_identities};
 
     const POD: Identity = Identity(300);
     const CIDR4: Identity = Identity(0x0100_0001);
@@ -311,6 +313,53 @@ mod tests {
             ),
         ] {
             assert_eq!(selected(&config, &peer), expected, "{name}");
+        }
+    }
+
+    /// One address in a hole takes a pod out of what is allowed, and another
+    /// outside of it keeps the pod in what is denied.
+    #[test]
+    fn a_hole_is_no_way_out_of_a_deny() {
+        let prefix = |text: &str| text.parse::<ipnet::IpNet>().expect("prefix");
+        let (inside, hole, outside) = (
+            prefix("10.1.0.0/24"),
+            prefix("10.1.9.0/24"),
+            prefix("fd00::/64"),
+        );
+        let cidr = Peer::Cidr {
+            cidr: prefix("10.1.0.0/16"),
+            except: vec![hole],
+        };
+        let group = GroupKey::CidrGroup("g".to_owned());
+        let grouped = Peer::Group {
+            of: GroupRef::CidrGroup("g".to_owned()),
+            except: vec![hole],
+        };
+        for (addresses, allowed, denied) in [
+            (vec![inside], true, true),
+            (vec![hole], false, false),
+            (vec![outside], false, false),
+            (vec![inside, hole], false, true),
+            (vec![inside, outside], true, true),
+            (vec![hole, outside], false, false),
+        ] {
+            let by = addresses.iter().filter(|own| **own != outside);
+            let member = Member {
+                by: by.copied().collect(),
+                ..Member::default()
+            };
+            let mut info = IdentityInfo {
+                addresses: addresses.iter().copied().collect(),
+                ..IdentityInfo::default()
+            };
+            if !member.by.is_empty() {
+                info.groups.insert(group.clone(), member);
+            }
+            for peer in [&cidr, &grouped] {
+                let selects = |action| peer_selects(peer, action, POD, &info);
+                let found = (selects(Action::Allow), selects(Action::Deny));
+                assert_eq!(found, (allowed, denied), "{peer:?} {addresses:?}");
+            }
         }
     }
 
