@@ -13,12 +13,12 @@ use crate::common::axon;
 use crate::events::{Drop, Events};
 use crate::process::Process;
 use crate::serve::{Ports, Servers};
-use crate::support::{Lab, lab_of, text};
+use crate::support::{Lab, PATIENCE, lab_of, text};
 use crate::talk::{self, Order, Outcome, Told};
 use crate::world::{manifests, of_family};
 
 /// How long an event of what has happened may take.
-const EVENTS: Duration = Duration::from_secs(5);
+const EVENTS: Duration = PATIENCE;
 
 /// A state to reach.
 pub(crate) struct Wanted<'a> {
@@ -34,6 +34,15 @@ impl Wanted<'_> {
         let documents: Vec<String> = objects.iter().map(Value::to_string).collect();
         documents.join("\n---\n")
     }
+}
+
+/// What came of the probes of a state.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// What is not as expected.
+    pub(crate) wrong: Vec<String>,
+    /// How many were answered, but not the first time: machines are busy.
+    pub(crate) late: usize,
 }
 
 /// A network namespace with servers in it.
@@ -148,9 +157,11 @@ impl Bench {
         let world = format!("/run/axon-lab/{}/netns/outside", self.lab.name);
         found.insert(outside(), (world, None, Vec::new()));
         let inode = |at: &str| netns::inode_of(Path::new(at)).map_err(|e| format!("{at}: {e}"));
+        // Numbers are given again, but not while servers are in there.
         self.places.retain(|end, place| {
-            let there = found.get(end).and_then(|(at, ..)| inode(at).ok());
-            there == Some(place.inode)
+            found.get(end).is_some_and(|(at, ..)| {
+                Path::new(at) == place.netns && inode(at).ok() == Some(place.inode)
+            })
         });
         for (end, (at, node, ips)) in found {
             let ips = ips.iter().filter_map(|ip| ip.parse().ok()).collect();
@@ -219,7 +230,7 @@ impl Bench {
     }
 
     /// Tries everything at once, and tells what is not as expected.
-    pub(crate) fn check(&self, probes: &[Probe]) -> Result<Vec<String>, String> {
+    pub(crate) fn check(&self, probes: &[Probe]) -> Result<Found, String> {
         self.events.forget();
         for servers in self
             .places
@@ -252,13 +263,17 @@ impl Bench {
             Ok::<_, String>(())
         })?;
         let end = Instant::now() + EVENTS;
-        let mut wrong = Vec::new();
+        let mut found = Found::default();
         for (probe, told) in probes.iter().zip(&told) {
-            if let Some(what) = self.judge(probe, told, end) {
-                wrong.push(format!("{probe}: {what}"));
+            match self.judge(probe, told, end) {
+                Some(what) => found.wrong.push(format!("{probe}: {what}")),
+                None if probe.expect == Word::Allow => {
+                    found.late += usize::from(told.tries.len() > 1);
+                }
+                None => {}
             }
         }
-        Ok(wrong)
+        Ok(found)
     }
 
     /// What is wrong, if anything.

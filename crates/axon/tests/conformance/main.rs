@@ -48,7 +48,7 @@ use support::turn;
 /// Of how many cases of a group one is played where not all are.
 const TENTH: usize = 10;
 /// How many labs are up at once: most of the time all wait for silence.
-const LABS: usize = 2;
+const LABS: usize = 4;
 
 fn setting(name: &str) -> Option<String> {
     std::env::var(format!("AXON_CONFORMANCE_{name}"))
@@ -123,4 +123,23 @@ fn verdicts(cases: &[Case]) {
         .filter(|row| matches!(row.outcome, Outcome::Failed(_)))
         .count();
     assert_eq!(failed, 0, "cases that are not as expected");
+}
+
+#[test]
+fn a_tenth_has_cases_of_every_group() {
+    let case = |name: String| -> Case {
+        let live = serde_json::json!({"possible": true, "needs": []});
+        let tree = serde_json::json!({"name": name, "title": "t", "live": live});
+        serde_json::from_value(tree).expect("a case")
+    };
+    let many = (1..=21).map(|n| case(format!("k8s-peers-0-{n:03}")));
+    let cases = many.chain([case("cnp-mode-003".to_owned())]).collect();
+    let names: Vec<String> = tenth(cases).into_iter().map(|case| case.name).collect();
+    let expected = [
+        "cnp-mode-003",
+        "k8s-peers-0-001",
+        "k8s-peers-0-011",
+        "k8s-peers-0-021",
+    ];
+    assert_eq!(names, expected);
 }

@@ -70,6 +70,7 @@ impl<'c> Run<'c> {
             outcome,
             states: 0,
             probes: 0,
+            late: 0,
             took: std::time::Duration::ZERO,
         }
     }
@@ -83,22 +84,17 @@ impl<'c> Run<'c> {
             let wanted = self.wanted(state, &probes);
             row.states += 1;
             row.probes += probes.len();
-            let found = bench.reach(&wanted).and_then(|()| bench.check(&probes));
-            if let Some(reason) = found
-                .as_ref()
-                .err()
-                .and_then(|problem| unsupported(problem))
-            {
-                row.outcome = Outcome::Skipped(reason);
-                row.tell();
-                return row;
+            match bench.reach(&wanted).and_then(|()| bench.check(&probes)) {
+                Ok(found) => {
+                    row.late += found.late;
+                    let lines = found.wrong.iter();
+                    wrong.extend(lines.map(|line| self.line(number, line)));
+                }
+                Err(problem) => match unsupported(&problem) {
+                    Some(reason) => row.outcome = Outcome::Skipped(reason),
+                    None => wrong.push(self.line(number, &problem)),
+                },
             }
-            let found = found.unwrap_or_else(|problem| vec![problem]);
-            let several = self.case.states().len() > 1;
-            wrong.extend(found.into_iter().map(|line| match several {
-                true => format!("step {number}: {line}"),
-                false => line,
-            }));
         }
         row.took = began.elapsed();
         if !wrong.is_empty() {
@@ -109,6 +105,14 @@ impl<'c> Run<'c> {
         }
         row.tell();
         row
+    }
+
+    /// What is wrong, with the step that it is wrong in if there are several.
+    fn line(&self, step: usize, wrong: &str) -> String {
+        match self.case.states() {
+            [_] => wrong.to_owned(),
+            _ => format!("step {step}: {wrong}"),
+        }
     }
 }
 

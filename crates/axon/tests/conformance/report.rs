@@ -29,6 +29,8 @@ pub(crate) struct Row {
     pub(crate) outcome: Outcome,
     pub(crate) states: usize,
     pub(crate) probes: usize,
+    /// Probes that were answered, but not the first time.
+    pub(crate) late: usize,
     pub(crate) took: Duration,
 }
 
@@ -69,7 +71,7 @@ impl Row {
         json!({
             "name": self.name, "title": self.title, "group": self.group, "outcome": word,
             "wrong": wrong, "reason": reason, "states": self.states, "probes": self.probes,
-            "seconds": self.took.as_secs_f64(),
+            "late": self.late, "seconds": self.took.as_secs_f64(),
         })
     }
 }
@@ -138,6 +140,10 @@ pub(crate) fn table(rows: &[Row]) -> String {
         text += &counts.line(name);
     }
     text += &all.line("all");
+    let late: usize = rows.iter().map(|row| row.late).sum();
+    if late > 0 {
+        text += &format!("\n{late} probes were answered at a later try only\n");
+    }
     for (reason, names) in skipped {
         text += &format!("\nskipped: {reason}\n  {}\n", names.join(" "));
     }
@@ -160,6 +166,7 @@ fn the_table_names_what_failed_and_why_others_were_skipped() {
         outcome,
         states: 1,
         probes: 2,
+        late: usize::from(name == "k8s-1"),
         took: Duration::ZERO,
     };
     let rows = [
@@ -171,6 +178,7 @@ fn the_table_names_what_failed_and_why_others_were_skipped() {
     for line in [
         "k8s                     1      1      0       0      2      4",
         "all                     1      1      0       1      3      6",
+        "1 probes were answered at a later try only",
         "skipped: needs a proxy\n  cnp-1",
         "FAILED: k8s-2",
     ] {
