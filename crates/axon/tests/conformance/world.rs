@@ -69,6 +69,15 @@ fn options(cluster: &Cluster, config: &Config) -> Map<String, Value> {
     if !config.cidr_match_mode.is_empty() {
         set("policy-cidr-match-mode", config.cidr_match_mode.join(","));
     }
+    if config.host_firewall == Some(true) {
+        // Cases know of no port that policy does not close.
+        for name in [
+            "host-firewall-failsafe-ingress",
+            "host-firewall-failsafe-egress",
+        ] {
+            set(name, String::new());
+        }
+    }
     for (name, value, default) in [
         ("enable-host-firewall", config.host_firewall, false),
         (
