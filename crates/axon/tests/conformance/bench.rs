@@ -126,52 +126,30 @@ impl Bench {
 
     /// Keeps a place for every namespace there is.
     fn find_places(&mut self, status: &Value, cluster: &Cluster) -> Result<(), String> {
-        let mut found = BTreeMap::new();
+        let mut found = seen(status, &self.lab.name);
         for pod in &cluster.pods {
             let end = End::Pod(format!("{}/{}", pod.namespace, pod.name));
             if let Some(process) = self.processes.get(&end) {
-                let at = process.netns.display().to_string();
-                found.insert(end, (at, Some(pod.node.clone()), vec![pod.ip.as_str()]));
+                let ips = pod.ip.parse().into_iter().collect();
+                let node = Some(pod.node.clone());
+                found.insert(end, (process.netns.clone(), node, ips));
             }
         }
-        for pod in list(status, "pods") {
-            let name = format!("{}/{}", word(pod, "namespace"), word(pod, "name"));
-            let ips = ["ipv4", "ipv6"]
-                .into_iter()
-                .filter_map(|key| pod[key].as_str());
-            let node = Some(word(pod, "node").to_owned());
-            found.insert(
-                End::Pod(name),
-                (word(pod, "netns").to_owned(), node, ips.collect()),
-            );
-        }
-        for node in list(status, "nodes") {
-            let name = word(node, "name").to_owned();
-            let ips: Vec<&str> = list(node, "addresses")
-                .iter()
-                .filter_map(Value::as_str)
-                .collect();
-            let at = word(node, "netns").to_owned();
-            found.insert(End::Node(name.clone()), (at, Some(name), ips));
-        }
-        let world = format!("/run/axon-lab/{}/netns/outside", self.lab.name);
-        found.insert(outside(), (world, None, Vec::new()));
-        let inode = |at: &str| netns::inode_of(Path::new(at)).map_err(|e| format!("{at}: {e}"));
         // Numbers are given again, but not while servers are in there.
         self.places.retain(|end, place| {
-            found.get(end).is_some_and(|(at, ..)| {
-                Path::new(at) == place.netns && inode(at).ok() == Some(place.inode)
+            found.get(end).is_some_and(|(netns, ..)| {
+                *netns == place.netns && netns::inode_of(netns).ok() == Some(place.inode)
             })
         });
-        for (end, (at, node, ips)) in found {
-            let ips = ips.iter().filter_map(|ip| ip.parse().ok()).collect();
+        for (end, (netns, node, ips)) in found {
             if let Some(place) = self.places.get_mut(&end) {
                 place.ips = ips;
                 continue;
             }
+            let inode = netns::inode_of(&netns);
             let place = Place {
-                inode: inode(&at)?,
-                netns: at.into(),
+                inode: inode.map_err(|error| format!("the namespace of {end}: {error}"))?,
+                netns,
                 node,
                 ips,
                 servers: None,
@@ -374,6 +352,31 @@ impl Bench {
             })
             .collect()
     }
+}
+
+/// The namespaces that a lab's status tells of, each with its node and
+/// addresses.
+fn seen(status: &Value, lab: &str) -> BTreeMap<End, (PathBuf, Option<String>, Vec<IpAddr>)> {
+    let mut found = BTreeMap::new();
+    let address = |text: &Value| text.as_str()?.parse().ok();
+    for pod in list(status, "pods") {
+        let name = format!("{}/{}", word(pod, "namespace"), word(pod, "name"));
+        let ips = [&pod["ipv4"], &pod["ipv6"]].into_iter().filter_map(address);
+        let node = Some(word(pod, "node").to_owned());
+        found.insert(
+            End::Pod(name),
+            (word(pod, "netns").into(), node, ips.collect()),
+        );
+    }
+    for node in list(status, "nodes") {
+        let name = word(node, "name").to_owned();
+        let ips = list(node, "addresses").iter().filter_map(address).collect();
+        let netns = word(node, "netns").into();
+        found.insert(End::Node(name.clone()), (netns, Some(name), ips));
+    }
+    let world = format!("/run/axon-lab/{lab}/netns/outside");
+    found.insert(outside(), (world.into(), None, Vec::new()));
+    found
 }
 
 fn list<'v>(value: &'v Value, field: &str) -> &'v [Value] {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::common::axon;
+use crate::matrices::Matrices;
 
 /// What a case may need and a lab has not, with the reason.
 const LACKS: [(&str, &str); 6] = [
@@ -242,47 +243,6 @@ impl fmt::Display for Probe {
     }
 }
 
-#[derive(Debug, Deserialize)]
-struct Matrices {
-    grid: Grid,
-    #[serde(default)]
-    external: Vec<External>,
-    #[serde(default)]
-    nodes: Vec<OfNode>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Grid {
-    order: Vec<String>,
-    probes: Vec<GridProbe>,
-}
-
-#[derive(Debug, Deserialize)]
-struct GridProbe {
-    port: u16,
-    protocol: Protocol,
-    both: String,
-    ingress: String,
-    egress: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct External {
-    ip: String,
-    port: u16,
-    protocol: Protocol,
-    from_ip_to_pods: String,
-    from_pods_to_ip: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct OfNode {
-    node: String,
-    port: u16,
-    protocol: Protocol,
-    from_node_to_pods: String,
-}
-
 impl Case {
     /// What a case is about: its name without its number.
     pub(crate) fn group(&self) -> &str {
@@ -345,81 +305,6 @@ impl State {
     }
 }
 
-impl Matrices {
-    fn expand(&self, probes: &mut Vec<Probe>) {
-        let pods = &self.grid.order;
-        for grid in &self.grid.probes {
-            let rows = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-            let (both, ingress, egress) =
-                (rows(&grid.both), rows(&grid.ingress), rows(&grid.egress));
-            for (s, from) in pods.iter().enumerate() {
-                for (d, to) in pods.iter().enumerate().filter(|(d, _)| *d != s) {
-                    let cell = |rows: &[String]| rows[s].as_bytes()[d];
-                    probes.push(Probe {
-                        egress: Some(word(cell(&egress))),
-                        ingress: Some(word(cell(&ingress))),
-                        ..probe(pod(from), pod(to), (grid.protocol, grid.port), cell(&both))
-                    });
-                }
-            }
-        }
-        for line in &self.external {
-            let way = (line.protocol, line.port);
-            for (name, letter) in pods.iter().zip(line.from_ip_to_pods.bytes()) {
-                let outside = End::Ip(line.ip.clone());
-                probes.push(into(probe(outside, pod(name), way, letter)));
-            }
-            for (name, letter) in pods.iter().zip(line.from_pods_to_ip.bytes()) {
-                let outside = End::Ip(line.ip.clone());
-                probes.push(Probe {
-                    egress: Some(word(letter)),
-                    ..probe(pod(name), outside, way, letter)
-                });
-            }
-        }
-        for line in &self.nodes {
-            let way = (line.protocol, line.port);
-            for (name, letter) in pods.iter().zip(line.from_node_to_pods.bytes()) {
-                let node = End::Node(line.node.clone());
-                probes.push(into(probe(node, pod(name), way, letter)));
-            }
-        }
-    }
-}
-
-fn pod(name: &str) -> End {
-    End::Pod(name.to_owned())
-}
-
-fn probe(from: End, to: End, (protocol, port): (Protocol, u16), letter: u8) -> Probe {
-    Probe {
-        from,
-        to,
-        protocol,
-        port,
-        icmp_type: 0,
-        expect: word(letter),
-        egress: None,
-        ingress: None,
-    }
-}
-
-/// A probe that its receiver alone decides about.
-fn into(probe: Probe) -> Probe {
-    Probe {
-        ingress: Some(probe.expect),
-        ..probe
-    }
-}
-
-fn word(letter: u8) -> Word {
-    match letter {
-        b'A' => Word::Allow,
-        b'D' => Word::Deny,
-        other => panic!("{:?} in a matrix", char::from(other)),
-    }
-}
-
 /// Whether agents have an option of that name.
 fn agents_know(option: &str) -> bool {
     static HELP: OnceLock<String> = OnceLock::new();
@@ -462,85 +347,5 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Case, End, Word};
-
-    fn case(text: &str) -> Case {
-        let tree: serde_json::Value = serde_norway::from_str(text).expect("YAML");
-        serde_json::from_value(tree).expect("a case")
-    }
-
-    #[test]
-    fn groups_are_names_without_numbers_and_parts() {
-        for (name, group) in [
-            ("cnp-cidr-002", "cnp-cidr"),
-            ("k8s-peers-2-039", "k8s-peers"),
-            ("k8s-ports-named-007", "k8s-ports"),
-        ] {
-            let case = case(&format!("{{name: {name}, title: t}}"));
-            assert_eq!(case.group(), group);
-        }
-    }
-
-    #[test]
-    fn what_is_not_there_is_named() {
-        let skipped = |live: &str| case(&format!("{{name: a, title: t, live: {live}}}")).skipped();
-        assert_eq!(skipped("{possible: true, needs: [two-nodes, sctp]}"), None);
-        for (live, reason) in [
-            ("{possible: false}", "says itself"),
-            ("{possible: true, needs: [clustermesh]}", "second cluster"),
-            ("{possible: false, needs: [kafka-proxy]}", "Kafka"),
-        ] {
-            let found = skipped(live).expect(live);
-            assert!(found.contains(reason), "{live}: {found}");
-        }
-    }
-
-    #[test]
-    fn matrices_stand_for_probes() {
-        let case = case(
-            "
-name: a
-title: t
-expect:
-  grid:
-    order: [x/a, x/b]
-    probes: [{port: 80, protocol: TCP, ingress: -A A-, egress: -D A-, both: -D A-}]
-  external: [{ip: 192.0.2.1, port: 81, protocol: UDP, from_ip_to_pods: AD, from_pods_to_ip: DA}]
-  nodes: [{node: n1, port: 82, protocol: SCTP, from_node_to_pods: DA}]
-expect_ipblock_covers_pods:
-  grid:
-    order: [x/a, x/b]
-    probes: [{port: 80, protocol: TCP, ingress: -A A-, egress: -A A-, both: -A A-}]
-",
-        );
-        let told = |literal| -> Vec<String> {
-            let probes = case.states()[0].probes(literal);
-            let told = probes
-                .iter()
-                .map(|p| format!("{p} {:?} {:?}", p.egress, p.ingress));
-            told.collect()
-        };
-        let (allow, deny) = ("Some(Allow)", "Some(Deny)");
-        let expected = [
-            format!("x/a -> x/b TCP 80 {deny} {allow}"),
-            format!("x/b -> x/a TCP 80 {allow} {allow}"),
-            format!("192.0.2.1 -> x/a UDP 81 None {allow}"),
-            format!("192.0.2.1 -> x/b UDP 81 None {deny}"),
-            format!("x/a -> 192.0.2.1 UDP 81 {deny} None"),
-            format!("x/b -> 192.0.2.1 UDP 81 {allow} None"),
-            format!("n1 -> x/a SCTP 82 None {deny}"),
-            format!("n1 -> x/b SCTP 82 None {allow}"),
-        ];
-        assert_eq!(told(false), expected);
-        assert!(case.has_literal_reading());
-        let literal = case.states()[0].probes(true);
-        assert_eq!(
-            literal.len(),
-            2,
-            "the other reading has matrices of its own"
-        );
-        assert!(literal.iter().all(|probe| probe.expect == Word::Allow));
-        assert_eq!(literal[0].from, End::Pod("x/a".to_owned()));
-    }
-}
+#[path = "case_tests.rs"]
+mod tests;

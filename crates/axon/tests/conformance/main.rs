@@ -29,6 +29,7 @@ mod support;
 mod bench;
 mod case;
 mod events;
+mod matrices;
 mod play;
 mod process;
 mod raw;
