@@ -1,7 +1,7 @@
 //! Policy cases: clusters, policies and the verdicts expected of them.
 //!
-//! Those beside this file always run; those of a directory that
-//! `AXON_POLICY_CASES` names run too. Each is asked as `axon policy evaluate`
+//! Those beside this file and those that labs play always run; those of a
+//! directory that `AXON_POLICY_CASES` names run too. Each is asked as `axon policy evaluate`
 //! is: a line of JSON in, a line out.
 
 #[path = "cases/expand.rs"]
@@ -93,7 +93,9 @@ fn run(dir: &Path) {
 
 #[test]
 fn our_own_cases_have_their_verdicts() {
-    run(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/policy-cases"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    run(&root.join("tests/policy-cases"));
+    run(&root.join("../axon/tests/conformance/cases"));
 }
 
 #[test]

@@ -1,4 +1,3 @@
-
 use super::{Case, End, Word};
 
 fn case(text: &str) -> Case {
