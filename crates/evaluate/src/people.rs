@@ -44,6 +44,8 @@ pub(crate) struct People {
     /// By index in [`Cluster::specials`].
     pub(crate) specials: Vec<Identity>,
     prefixes: BTreeMap<IpNet, Identity>,
+    /// The same prefixes.
+    around: BTreeSet<IpNet>,
     /// Addresses that were given for names.
     names: BTreeMap<IpAddr, Identity>,
 }
@@ -74,6 +76,7 @@ impl People {
             }
             people.identities.insert(Identity(number), info);
             people.prefixes.insert(*prefix, Identity(number));
+            people.around.insert(*prefix);
         }
         people.workloads(cluster, config, named)?;
         people.specials(cluster)?;
@@ -189,7 +192,6 @@ impl People {
         config: &PolicyConfig,
         (named, servers): (&Named, &BTreeSet<IpNet>),
     ) -> Result<(), Problem> {
-        let around = self.prefixes.keys().copied().collect();
         let mut asked: BTreeMap<IpAddr, BTreeSet<NamePattern>> = BTreeMap::new();
         for (n, answer) in cluster.dns.iter().enumerate() {
             let name = NamePattern::new(&answer.name).map_err(|error| {
@@ -206,7 +208,7 @@ impl People {
         }
         let mut numbers: BTreeMap<(IpNet, BTreeSet<NamePattern>), Identity> = BTreeMap::new();
         for (ip, patterns) in asked {
-            let place = narrowest(&around, ip).unwrap_or_else(|| whole(ip.is_ipv6()));
+            let place = narrowest(&self.around, ip).unwrap_or_else(|| whole(ip.is_ipv6()));
             let next = NAMES + u32::try_from(numbers.len()).unwrap_or_default();
             let key = (place, patterns.clone());
             let id = *numbers.entry(key).or_insert(Identity(next));
@@ -223,10 +225,7 @@ impl People {
     /// Who an address outside the cluster is.
     pub(crate) fn outside(&self, config: &PolicyConfig, ip: IpAddr) -> Identity {
         let named = || self.names.get(&ip).copied();
-        let around = || {
-            let prefixes = self.prefixes.keys().copied().collect();
-            self.prefixes.get(&narrowest(&prefixes, ip)?).copied()
-        };
+        let around = || self.prefixes.get(&narrowest(&self.around, ip)?).copied();
         named()
             .or_else(around)
             .unwrap_or_else(|| config.world_of(ip.is_ipv6()))

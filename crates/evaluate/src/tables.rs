@@ -2,6 +2,7 @@
 //! that an agent would write.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use axon_abi::{
     ClassKey, CtEntry, CtKey4, CtKey6, Direction, EndpointRow, EventRecord, FragmentKey,
@@ -15,7 +16,7 @@ use axon_model::PolicyRows;
 #[derive(Debug, Default)]
 pub(crate) struct PolicyTables {
     config: RuntimeConfig,
-    identities: BTreeSet<Identity>,
+    identities: Arc<BTreeSet<Identity>>,
     sets: BTreeMap<u32, PolicySetRow>,
     classes: BTreeMap<ClassKey, u32>,
     entries: BTreeMap<PolicyKey, PolicyEntry>,
@@ -23,9 +24,9 @@ pub(crate) struct PolicyTables {
 
 impl PolicyTables {
     /// Tables in which these identities are known.
-    pub(crate) fn new(identities: impl Iterator<Item = Identity>) -> Self {
+    pub(crate) fn new(identities: Arc<BTreeSet<Identity>>) -> Self {
         Self {
-            identities: identities.collect(),
+            identities,
             ..Self::default()
         }
     }

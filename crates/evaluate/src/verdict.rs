@@ -6,7 +6,7 @@ use axon_model::{Labels, Protocol};
 use axon_policy::{Connection, IdentityInfo, Request, is_about, passes};
 
 use crate::world::{NodeView, Owner, World};
-use crate::{End, Pod, Probe, Problem};
+use crate::{End, Probe, Problem};
 
 /// What becomes of a connection, in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -139,12 +139,10 @@ impl World {
                 None => Found::Outside(*ip),
             },
             End::Pod(name) => {
-                let is = |pod: &Pod| {
-                    let own = (pod.namespace.as_str(), pod.name.as_str());
-                    name.split_once('/') == Some(own)
-                };
-                let found = cluster.pods.iter().position(is);
-                Found::Pod(found.ok_or_else(|| missing("pod", name))?)
+                let parts = name.split_once('/');
+                let parts = parts.map(|(space, name)| (space.to_owned(), name.to_owned()));
+                let found = parts.and_then(|parts| self.pods.get(&parts));
+                Found::Pod(*found.ok_or_else(|| missing("pod", name))?)
             }
             End::Node(name) => {
                 let found = cluster.nodes.iter().position(|node| node.name == *name);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axon_abi::Identity;
 use axon_model::{Labels, Origin, PolicyObject};
@@ -25,6 +26,8 @@ pub struct World {
     pub(crate) policies: BTreeMap<Origin, PolicyObject>,
     pub(crate) people: People,
     pub(crate) owners: BTreeMap<IpAddr, Owner>,
+    /// Pods by namespace and name.
+    pub(crate) pods: BTreeMap<(String, String), usize>,
     pub(crate) nodes: BTreeMap<String, NodeView>,
     numbers: Numbers,
 }
@@ -94,6 +97,7 @@ impl World {
         }
         let mut world = Self {
             owners: owners(&cluster)?,
+            pods: pods(&cluster)?,
             cluster,
             config,
             policies,
@@ -133,6 +137,8 @@ impl World {
         };
         let named = self.cluster.nodes.iter();
         let nodes: Vec<Node> = named.cloned().chain([nameless]).collect();
+        let known = self.people.identities.keys().copied();
+        let known: Arc<BTreeSet<Identity>> = Arc::new(known.collect());
         for node in &nodes {
             let host = self.people.host(settings, node);
             engine.upsert_identity(Identity::HOST, host.clone());
@@ -143,7 +149,7 @@ impl World {
                 self.subjects_of(&node.name).chain(own_host).collect();
             engine.set_subjects(subjects);
             let resolution = engine.resolution(&mut self.numbers);
-            let mut tables = PolicyTables::new(engine_identities(&self.people));
+            let mut tables = PolicyTables::new(Arc::clone(&known));
             for (number, set) in &resolution.sets {
                 tables.insert(*number, &set.rows);
             }
@@ -187,10 +193,6 @@ impl World {
     }
 }
 
-fn engine_identities(people: &People) -> impl Iterator<Item = Identity> {
-    people.identities.keys().copied()
-}
-
 /// Who has which address of the cluster.
 fn owners(cluster: &Cluster) -> Result<BTreeMap<IpAddr, Owner>, Problem> {
     let nodes = cluster.nodes.iter().enumerate();
@@ -208,4 +210,17 @@ fn owners(cluster: &Cluster) -> Result<BTreeMap<IpAddr, Owner>, Problem> {
         }
     }
     Ok(owners)
+}
+
+/// Pods by namespace and name.
+fn pods(cluster: &Cluster) -> Result<BTreeMap<(String, String), usize>, Problem> {
+    let mut pods = BTreeMap::new();
+    for (n, pod) in cluster.pods.iter().enumerate() {
+        let name = (pod.namespace.clone(), pod.name.clone());
+        if pods.insert(name, n).is_some() {
+            let message = format!("{:?} is another pod's name already", pod.name);
+            return Err(Problem::new(format!("cluster.pods[{n}].name"), message));
+        }
+    }
+    Ok(pods)
 }
