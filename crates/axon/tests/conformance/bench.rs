@@ -192,7 +192,7 @@ impl Bench {
     }
 
     fn order(&self, probe: &Probe) -> Result<Order, String> {
-        let v6 = probe.protocol.is_v6();
+        let v6 = probe.is_v6();
         let from = match &probe.from {
             End::Ip(_) => Some(self.address(&probe.from, v6)?),
             End::Pod(_) | End::Node(_) | End::Special(_) => None,
@@ -328,7 +328,7 @@ impl Bench {
     }
 
     fn drops(&self, probe: &Probe, one: &talk::Try) -> std::collections::BTreeSet<Drop> {
-        let Ok(ip) = self.address(&probe.to, probe.protocol.is_v6()) else {
+        let Ok(ip) = self.address(&probe.to, probe.is_v6()) else {
             return Default::default();
         };
         let port = match probe.protocol {

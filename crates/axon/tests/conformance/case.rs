@@ -223,10 +223,11 @@ pub(crate) enum Protocol {
     IcmpV6,
 }
 
-impl Protocol {
-    /// Whether it is spoken over IPv6 alone.
-    pub(crate) fn is_v6(self) -> bool {
-        self == Self::IcmpV6
+impl Probe {
+    /// Whether it goes over IPv6.
+    pub(crate) fn is_v6(&self) -> bool {
+        let is = |end: &End| matches!(end, End::Ip(ip) if ip.contains(':'));
+        self.protocol == Protocol::IcmpV6 || is(&self.from) || is(&self.to)
     }
 }
 

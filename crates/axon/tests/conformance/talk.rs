@@ -257,10 +257,7 @@ fn start(order: &Order) -> io::Result<(u32, SocketAddr, Socket)> {
                 let port = next_port();
                 (port, raw::sctp((port, order.port), 0, number, false))
             } else {
-                (
-                    0,
-                    raw::icmp(order.icmp_type, number, order.protocol.is_v6()),
-                )
+                (0, raw::icmp(order.icmp_type, number, order.to.is_ipv6()))
             };
             let source = SocketAddr::new(raw::local(&fd)?, port);
             raw::post(&fd, &packet)?;
