@@ -104,7 +104,8 @@ fn bereft<'a>(
 /// The plain process of an endpoint, if it is one's.
 fn process(endpoint: &EndpointView) -> Option<Process> {
     let who = &endpoint.status.external_identifiers;
-    if !who.k8s_pod_name.is_empty() {
+    // The node itself, if policy is enforced on it, has no container.
+    if !who.k8s_pod_name.is_empty() || who.container_id.is_empty() {
         return None;
     }
     let addressing = endpoint.status.networking.addressing.iter();
@@ -163,6 +164,7 @@ mod tests {
     #[test]
     fn a_process_is_known_by_what_it_was_given() {
         assert_eq!(process(&endpoint("uid-b", "b")), None);
+        assert_eq!(process(&endpoint("", "")), None, "the node itself");
         let found = process(&endpoint("run-My_App.-1", "")).expect("a process");
         assert_eq!(found.name, "run-my-app--1");
         assert_eq!((found.namespace.as_str(), found.endpoint), ("shop", 7));
