@@ -132,6 +132,7 @@ fn control_config(config: &Config, mtu: u32) -> axon_control::Config {
         host_firewall: config.firewall.enabled,
         failsafe: config.firewall.failsafe.clone(),
         node_labels: network.node_labels,
+        extended_protocols: network.extended_protocols,
         cidr_selects_nodes: network.cidr_selects_nodes,
         cidr_selects_pods: network.cidr_selects_pods,
         masquerade_ipv4: network.masquerade_ipv4,

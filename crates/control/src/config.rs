@@ -79,6 +79,9 @@ pub struct Config {
     /// Rules may mean other nodes by their labels
     /// (`enable-node-selector-labels`).
     pub node_labels: bool,
+    /// Rules may name protocols without ports
+    /// (`enable-extended-ip-protocols`).
+    pub extended_protocols: bool,
     /// Prefixes that policy names select nodes too, by their addresses
     /// (`policy-cidr-match-mode: nodes`).
     pub cidr_selects_nodes: bool,
@@ -139,6 +142,7 @@ impl Default for Config {
             host_id: 0,
             failsafe: Failsafe::default(),
             node_labels: false,
+            extended_protocols: false,
             cidr_selects_nodes: false,
             cidr_selects_pods: false,
             masquerade_ipv4: true,
@@ -184,6 +188,7 @@ impl Config {
             cidr_selects_pods: self.cidr_selects_pods,
             failsafe: self.failsafe.clone(),
             node_labels: self.node_labels,
+            extended_protocols: self.extended_protocols,
             ..PolicyConfig::default()
         }
     }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::Identity;
-use axon_model::{GroupRef, PolicyKind, PolicyObject, Rule, Subject};
+use axon_model::{Action, GroupRef, PolicyKind, PolicyObject, Ports, Rule, RuleEntry, Subject};
 use axon_policy::{
-    Group, PolicyConfig, Unmet, groups_in_use, policy_groups, policy_names, policy_prefixes, unmet,
+    Group, PolicyConfig, Unmet, groups_in_use, is_extended, policy_groups, policy_names,
+    policy_prefixes, unmet,
 };
 use ipnet::IpNet;
 
@@ -158,6 +159,14 @@ impl Controller {
 fn unsupported(policy: &PolicyObject, host_firewall: bool) -> Option<Condition> {
     let about_nodes = |rule: &Rule| !host_firewall && matches!(rule.subject, Subject::Nodes(_));
     let asks_proxy = |rule: &Rule| rule.entries.iter().any(|entry| entry.l7.is_some());
+    let asks_of_pods = |rule: &Rule| {
+        let names = |ports: &Ports| match ports {
+            Ports::Any => false,
+            Ports::List(rules) => rules.iter().any(is_extended),
+        };
+        let to_allow = |entry: &RuleEntry| entry.action == Action::Allow && names(&entry.ports);
+        matches!(rule.subject, Subject::Endpoints(_)) && rule.entries.iter().any(to_allow)
+    };
     let clusterwide = policy.origin.kind == PolicyKind::CiliumClusterwideNetworkPolicy;
     let (message, remedy) = if policy.rules.iter().any(about_nodes) {
         let remedy = if clusterwide {
@@ -171,6 +180,11 @@ fn unsupported(policy: &PolicyObject, host_firewall: bool) -> Option<Condition> 
             "there is no proxy yet to ask what is said: connections to ports with rules, \
              serverNames, TLS or listeners are dropped",
             "leave them out of toPorts to allow the ports whatever is said",
+        )
+    } else if policy.rules.iter().any(asks_of_pods) {
+        (
+            "pods' packets of protocols without ports are dropped, whatever policy says",
+            "name them for nodes only",
         )
     } else if !policy_names(policy).is_empty() {
         (
@@ -194,7 +208,9 @@ fn refused_by(config: &PolicyConfig, policy: &PolicyObject) -> Option<Condition>
     let why = unmet(config, policy)?;
     let remedy = match why {
         Unmet::NodeLabels => "set enable-node-selector-labels",
-        Unmet::ExtendedProtocols => "leave these protocols out",
+        Unmet::ExtendedProtocols => {
+            "set enable-extended-ip-protocols, or leave these protocols out"
+        }
     };
     Some(Condition {
         kind: ConditionKind::PolicyUnsupported,

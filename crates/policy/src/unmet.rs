@@ -13,7 +13,10 @@ pub enum Unmet {
     #[error("fromNodes and toNodes need enable-node-selector-labels")]
     NodeLabels,
     /// Protocols without ports, beside ICMP.
-    #[error("protocols without ports (VRRP, IGMP, GRE, IPIP, IPv6, ESP, AH) are not carried")]
+    #[error(
+        "protocols without ports (VRRP, IGMP, GRE, IPIP, IPv6, ESP, AH) need \
+         enable-extended-ip-protocols"
+    )]
     ExtendedProtocols,
 }
 
@@ -33,7 +36,8 @@ pub fn unmet(config: &PolicyConfig, policy: &PolicyObject) -> Option<Unmet> {
     }
 }
 
-fn is_extended(rule: &PortRule) -> bool {
+/// Whether a rule is about a protocol without ports, ICMP aside.
+pub fn is_extended(rule: &PortRule) -> bool {
     ![
         Protocol::ANY,
         Protocol::TCP,

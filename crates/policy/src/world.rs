@@ -97,7 +97,7 @@ pub struct PolicyConfig {
     /// Nodes have labels, by which rules mean them
     /// (`enable-node-selector-labels`).
     pub node_labels: bool,
-    /// Packets of protocols without ports are carried
+    /// Rules may name protocols without ports
     /// (`enable-extended-ip-protocols`).
     pub extended_protocols: bool,
     /// A proxy listens to what is said. Where none does, connections of which

@@ -58,6 +58,8 @@ pub struct Network {
     pub allow_localhost: bool,
     /// Rules may mean other nodes by their labels.
     pub node_labels: bool,
+    /// Rules may name protocols without ports.
+    pub extended_protocols: bool,
     /// Prefixes in policy select nodes too.
     pub cidr_selects_nodes: bool,
     /// Prefixes in policy select pods too.
@@ -82,6 +84,7 @@ impl Network {
         let [cidr_selects_nodes, cidr_selects_pods] = cidr_match_mode(reader);
         let network = Self {
             node_labels: reader.boolean("enable-node-selector-labels"),
+            extended_protocols: reader.boolean("enable-extended-ip-protocols"),
             cidr_selects_nodes,
             cidr_selects_pods,
             ipv4: reader.boolean("enable-ipv4"),

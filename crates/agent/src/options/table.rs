@@ -222,6 +222,12 @@ pub const OPTIONS: &[Spec] = &[
         "Policy may mean other nodes by their labels (fromNodes, toNodes)",
     ),
     option(
+        "enable-extended-ip-protocols",
+        Bool,
+        "false",
+        "Policy may name protocols without ports (VRRP, GRE, ESP, ...), which only nodes talk",
+    ),
+    option(
         "policy-cidr-match-mode",
         List,
         "",

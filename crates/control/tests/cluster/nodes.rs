@@ -2,7 +2,10 @@
 
 use axon_abi::{Direction, Identity, Scope};
 use axon_control::{ConditionKind, Config};
-use axon_model::{Action, Node, Peer, Peers, Requirement, RuleEntry, Selector};
+use axon_model::{
+    Action, Node, Peer, Peers, PortMatch, PortRule, Ports, Protocol, Requirement, RuleEntry,
+    Selector,
+};
 
 use crate::world::{Cluster, config, ingress};
 
@@ -95,4 +98,52 @@ fn without_the_option_the_policy_is_not_in_force_and_somebody_says_so() {
         condition.remedy.contains("enable-node-selector-labels"),
         "{condition:?}"
     );
+}
+
+/// A policy for web that names a protocol without ports beside TCP.
+fn names_vrrp(config: Config, action: Action) -> Cluster {
+    let c = Cluster::new(config);
+    c.pod("web", "one", "10.0.1.7");
+    c.endpoint(7, "web");
+    let mut entry = ingress(action, Peers::Any, 80);
+    let Ports::List(rules) = &mut entry.ports else {
+        panic!("no ports");
+    };
+    rules.push(PortRule {
+        protocol: Protocol(112),
+        port: PortMatch::Any,
+    });
+    c.policy("p", "web", vec![entry]);
+    c.complete();
+    c
+}
+
+#[test]
+fn protocols_without_ports_are_named_where_the_option_says_so() {
+    let on = Config {
+        extended_protocols: true,
+        ..config()
+    };
+    for (config, action, says) in [
+        (config(), Action::Allow, "set enable-extended-ip-protocols"),
+        (config(), Action::Deny, "set enable-extended-ip-protocols"),
+        (on.clone(), Action::Allow, "for nodes only"),
+        (on.clone(), Action::Deny, ""),
+    ] {
+        let is_on = config.extended_protocols;
+        let mut c = names_vrrp(config, action);
+        let report = c.step();
+        let remedies = report.conditions.iter().map(|c| c.remedy.as_str());
+        let remedies: Vec<&str> = remedies.collect();
+        assert!(remedies.concat().contains(says), "{action:?}: {remedies:?}");
+        assert_eq!(remedies.is_empty(), says.is_empty(), "{remedies:?}");
+        let world = Identity::WORLD_IPV4;
+        let may = |port| c.allows(7, Direction::Ingress, world, port);
+        let expected = match (is_on, action) {
+            (false, _) => [true, true],
+            (true, Action::Allow) => [true, false],
+            (true, _) => [false, false],
+        };
+        assert_eq!([may(80), may(81)], expected, "{is_on} {action:?}");
+    }
 }
