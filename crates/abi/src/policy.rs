@@ -184,6 +184,9 @@ impl PolicyEntryFlags {
     /// The entry counts for unknown remotes too, though it allows: what keeps
     /// the node from being locked out.
     pub const UNKNOWN_TOO: u16 = 1 << 2;
+    /// The entry stands for what the set does where no entry matches: what it
+    /// denies is denied by no rule.
+    pub const DEFAULT: u16 = 1 << 3;
 }
 
 /// A known identity: the value of `axon_identity_v1`, whose key is the

@@ -47,6 +47,7 @@ fn short(rule: &Rule) -> String {
         let action = match entry.action {
             Action::Allow => "",
             Action::Deny => "deny ",
+            Action::Pass => "pass ",
         };
         let peers = match &entry.peers {
             Peers::Any => "any".to_owned(),

@@ -8,6 +8,9 @@ use axon_abi::{
 use crate::scratch::Scratch;
 use crate::tables::Tables;
 
+/// Flags of an entry in whose place nothing is allowed.
+const DENIED_BY_DEFAULT: u16 = PolicyEntryFlags::DENY | PolicyEntryFlags::DEFAULT;
+
 /// What policy is asked.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,10 +69,10 @@ pub fn evaluate(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropR
     let decision = &mut scratch.decision;
     if decision.precedence != 0 {
         decision.match_type = match_type(decision) as u8;
-        return if decision.flags & PolicyEntryFlags::DENY != 0 {
-            Err(DropReason::PolicyDeny)
-        } else {
-            Ok(())
+        return match decision.flags & (PolicyEntryFlags::DENY | PolicyEntryFlags::DEFAULT) {
+            PolicyEntryFlags::DENY => Err(DropReason::PolicyDeny),
+            DENIED_BY_DEFAULT => Err(DropReason::PolicyDenied),
+            _ => Ok(()),
         };
     }
     if row.flags & closed != 0 || prefixes != 0 && scratch.class == class::ANY {

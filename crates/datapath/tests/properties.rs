@@ -153,6 +153,7 @@ fn slow(
         })
         .max_by_key(|(_, rule)| rule.precedence);
     match best {
+        Some((_, rule)) if rule.deny && rule.default => Err(DropReason::PolicyDenied),
         Some((_, rule)) if rule.deny => Err(DropReason::PolicyDeny),
         Some(_) => Ok(()),
         None => Err(DropReason::PolicyDenied),
@@ -167,7 +168,9 @@ fn rule() -> impl Strategy<Value = (Option<Identity>, Rule)> {
         any::<u16>(),
         0..=16u8,
     );
-    (remote, shape, any::<bool>()).prop_map(|(remote, (egress, protocol, port, prefix), deny)| {
+    let flags = any::<(bool, bool)>();
+    (remote, shape, flags).prop_map(|(remote, shape, (deny, default))| {
+        let (egress, protocol, port, prefix) = shape;
         let prefix = if protocol == 0 { 0 } else { prefix };
         let port = port & 0xff & (0xffff_0000u32 >> prefix) as u16;
         (
@@ -179,6 +182,7 @@ fn rule() -> impl Strategy<Value = (Option<Identity>, Rule)> {
                 prefix,
                 precedence: 0,
                 deny,
+                default,
             },
         )
     })

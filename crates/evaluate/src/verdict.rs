@@ -2,7 +2,7 @@
 
 use axon_abi::{Direction, Identity, PolicyEntryFlags};
 use axon_datapath::Question;
-use axon_model::{Labels, Protocol};
+use axon_model::{Labels, Protocol, Tier};
 use axon_policy::{Connection, IdentityInfo, Request, is_about, passes};
 
 use crate::world::{NodeView, Owner, World};
@@ -218,6 +218,7 @@ impl World {
                 return true;
             };
             let rules = self.policies.values().flat_map(|policy| &policy.rules);
+            let rules = rules.filter(|rule| rule.tier == Tier::Normal);
             let about = rules.filter(|rule| is_about(rule, enforced.subject, enforced.labels));
             let connection = Connection {
                 direction,

@@ -89,6 +89,12 @@ impl Lookup {
             Direction::Ingress | Direction::Unknown => PolicySetFlags::DEFAULT_DENY_INGRESS,
         };
         match self.best(direction, class, protocol, port) {
+            Some(entry) if entry.flags & PolicyEntryFlags::DEFAULT != 0 => {
+                match entry.flags & PolicyEntryFlags::DENY {
+                    0 => Verdict::AllowedByDefault,
+                    _ => Verdict::DeniedByDefault,
+                }
+            }
             Some(entry) if entry.flags & PolicyEntryFlags::REDIRECT != 0 => {
                 Verdict::Redirected { rule: entry.rule }
             }
@@ -165,6 +171,8 @@ impl Lookup {
         }
         match self.of_class(direction, class::ANY, protocol, port) {
             Verdict::Denied { rule } => Verdict::Denied { rule },
+            // With entries, one that stands for the default counts as little as any
+            // that allows.
             Verdict::AllowedByDefault if prefixes == 0 => Verdict::AllowedByDefault,
             Verdict::Allowed { .. }
             | Verdict::Redirected { .. }

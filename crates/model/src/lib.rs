@@ -34,6 +34,6 @@ pub use node::{Namespace, Node, NodeAddress, NodeAddressKind, Pod, PodPort};
 pub use observed::{CiliumEndpoint, IdentityRecord, NameAnswer, NameKey, ObjectKey, Observed};
 pub use policy::{
     Action, Entity, EntityError, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch,
-    PortRule, Ports, Protocol, ProtocolError, Rule, RuleEntry, Subject,
+    PortRule, Ports, Protocol, ProtocolError, Rule, RuleEntry, Subject, Tier,
 };
 pub use selector::{Operator, Requirement, Selector};

@@ -19,6 +19,8 @@ pub enum PolicyKind {
     CiliumClusterwideNetworkPolicy,
     /// `networking.k8s.io` NetworkPolicy.
     NetworkPolicy,
+    /// `policy.networking.k8s.io` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
 }
 
 impl fmt::Display for PolicyKind {
@@ -69,14 +71,38 @@ pub enum Subject {
     Nodes(Selector),
 }
 
+/// When a rule is asked: tiers in this order, and inside Admin and Baseline
+/// lower priorities first. The number is the priority.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub enum Tier {
+    /// Before all others. The first entry that matches decides.
+    Admin(u16),
+    /// Cilium's policies and NetworkPolicy. Their order does not matter: a deny
+    /// is above every allow, and where one of them has a default deny the tier
+    /// decides on everything.
+    #[default]
+    Normal,
+    /// What no tier above has decided. The first entry that matches decides.
+    Baseline(u16),
+}
+
 /// One rule: whom it selects and what it says of their traffic.
+///
+/// Of several rules of one tier and priority, in Admin and Baseline, that of the
+/// policy whose name comes first is asked first, then the first of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Rule {
     /// Whom the rule is about.
     pub subject: Subject,
-    /// Ingress that no rule allows is denied to the subject.
+    /// When it is asked.
+    #[serde(default)]
+    pub tier: Tier,
+    /// Ingress that no rule allows is denied to the subject. Only a rule of the
+    /// Normal tier says so.
     pub default_deny_ingress: bool,
-    /// Egress that no rule allows is denied to the subject.
+    /// The same of egress.
     pub default_deny_egress: bool,
     /// What is allowed and denied.
     pub entries: Vec<RuleEntry>,
@@ -90,13 +116,17 @@ pub struct Rule {
     pub log: String,
 }
 
-/// Whether an entry allows or denies.
+/// What is done with what an entry matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Action {
-    /// What matches may pass unless something denies it.
+    /// What matches may pass: in the Normal tier unless something of the tier
+    /// denies it.
     Allow,
-    /// What matches is dropped, whatever allows it.
+    /// What matches is dropped.
     Deny,
+    /// The next tier is asked, whatever the rest of this one says. The Normal
+    /// tier has no such entry: there it says nothing.
+    Pass,
 }
 
 /// One entry of a rule: peers and ports, both must match.

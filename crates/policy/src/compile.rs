@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{Direction, Identity, PolicyKey, PolicySetFlags};
-use axon_model::{Action, Entity, Peer, Peers, PortMatch, Ports, Protocol, Rule, RuleEntry};
+use axon_model::{Action, Entity, Peer, Peers, PortMatch, Ports, Protocol, Rule, RuleEntry, Tier};
 
+use crate::order::Order;
 use crate::ports::{L4, PortTerm, terms};
 use crate::select::Who;
+use crate::tiers::{self, Closed};
 use crate::{Enforcement, NamedPorts, PolicyConfig};
 
 /// What of an identity, beside the rules that select it, decides on its set.
@@ -60,17 +62,33 @@ fn has_names(ports: &Ports) -> bool {
     }
 }
 
-/// Something that a set allows or denies.
+/// What a term does with what it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Does {
+    /// It may pass.
+    Allow,
+    /// It is dropped.
+    Deny,
+    /// What is said must be asked about.
+    Redirect,
+    /// It may pass, as if nothing had matched.
+    Open,
+    /// It is dropped, as if nothing had matched.
+    Close,
+    /// It may pass, whoever it is and whatever policy says.
+    Failsafe,
+    /// The next tier decides. No entry says so: see [`crate::pass`].
+    Pass,
+}
+
+/// Something that a set says of somebody.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Term {
     /// [`PolicyKey::INGRESS`] or [`PolicyKey::EGRESS`].
     pub(crate) direction: u8,
-    /// It denies.
-    pub(crate) deny: bool,
-    /// What is said must be asked about.
-    pub(crate) redirect: bool,
-    /// Which of several terms decides: the one of the highest rank.
-    pub(crate) rank: u8,
+    pub(crate) does: Does,
+    /// Which of several terms decides.
+    pub(crate) order: Order,
     /// Index of the far side in [`Compiled::whos`].
     pub(crate) who: usize,
     /// Protocols and ports.
@@ -86,10 +104,33 @@ pub(crate) struct Compiled {
     pub(crate) flags: u32,
     /// Every far side, once.
     pub(crate) whos: Vec<Who>,
-    /// What is allowed and denied.
+    /// What is said.
     pub(crate) terms: Vec<Term>,
     /// Numbers of the rules.
     pub(crate) rules: Vec<u32>,
+    /// A term of the Admin tier passes.
+    pub(crate) passes: bool,
+    /// By direction, the last term of the Admin tier that decides.
+    pub(crate) last_decision: BTreeMap<u8, Order>,
+}
+
+impl Compiled {
+    /// Whether a far side is everybody, known or not.
+    pub(crate) fn is_anyone(&self, who: usize) -> bool {
+        self.whos.get(who).is_some_and(Who::is_anyone)
+    }
+
+    /// What becomes of that of which no term speaks.
+    pub(crate) fn default_of(&self, direction: u8) -> Does {
+        let closed = match direction {
+            PolicyKey::EGRESS => PolicySetFlags::DEFAULT_DENY_EGRESS,
+            _ => PolicySetFlags::DEFAULT_DENY_INGRESS,
+        };
+        match self.flags & closed {
+            0 => Does::Open,
+            _ => Does::Close,
+        }
+    }
 }
 
 /// Takes the rules that select a subject apart. `declared` are the ports that
@@ -103,13 +144,17 @@ pub(crate) fn compile(
     if config.enforcement == Enforcement::Never {
         return Compiled::default();
     }
+    let normal = || rules.iter().filter(|(_, rule)| rule.tier == Tier::Normal);
+    let closed = Closed {
+        ingress: normal().any(|(_, rule)| rule.default_deny_ingress),
+        egress: normal().any(|(_, rule)| rule.default_deny_egress),
+    };
     let forced = config.enforcement == Enforcement::Always || traits.is_init;
-    let denies = |of: fn(&Rule) -> bool| forced || rules.iter().any(|(_, rule)| of(rule));
     let mut flags = 0;
-    if denies(|rule| rule.default_deny_ingress) {
+    if forced || closed.ingress {
         flags |= PolicySetFlags::DEFAULT_DENY_INGRESS;
     }
-    if denies(|rule| rule.default_deny_egress) {
+    if forced || closed.egress {
         flags |= PolicySetFlags::DEFAULT_DENY_EGRESS;
     }
     let mut compiler = Compiler {
@@ -119,25 +164,32 @@ pub(crate) fn compile(
         whos: BTreeMap::new(),
         terms: Vec::new(),
     };
-    for (number, rule) in rules {
-        for entry in &rule.entries {
-            compiler.entry(*number, entry);
+    for (rule, entry, order) in tiers::admin(rules) {
+        compiler.entry(rule, entry, tiers::does(entry, Does::Pass), Some(order));
+    }
+    for (number, rule) in normal() {
+        for entry in rule.entries.iter().filter(|e| e.action != Action::Pass) {
+            compiler.entry(*number, entry, tiers::does(entry, Does::Pass), None);
         }
     }
-    if config.allow_localhost && flags & PolicySetFlags::DEFAULT_DENY_INGRESS != 0 {
-        compiler.entry(0, &from_host());
+    // The Normal tier's default deny leaves nothing for it to decide.
+    let baseline = tiers::baseline(rules, closed);
+    let restricted = flags & PolicySetFlags::DEFAULT_DENY_INGRESS != 0
+        || baseline
+            .iter()
+            .any(|(_, entry, _)| entry.direction == Direction::Ingress)
+        || compiler.asks_on_ingress();
+    if config.allow_localhost && restricted {
+        compiler.entry(0, &from_host(), Does::Allow, None);
+    }
+    let default = if forced { Does::Close } else { Does::Open };
+    for (rule, entry, order) in baseline {
+        compiler.entry(rule, entry, tiers::does(entry, default), Some(order));
     }
     if traits.is_host {
         compiler.add_failsafe(&config.failsafe, flags);
     }
-    let mut whos: Vec<(usize, Who)> = compiler.whos.into_iter().map(|(w, n)| (n, w)).collect();
-    whos.sort_by_key(|(n, _)| *n);
-    Compiled {
-        flags,
-        whos: whos.into_iter().map(|(_, who)| who).collect(),
-        terms: compiler.terms,
-        rules: rules.iter().map(|(number, _)| *number).collect(),
-    }
+    compiler.finish(flags, rules)
 }
 
 /// What `allow-localhost: always` adds: an allow of no rule, so that a deny of
@@ -152,6 +204,15 @@ pub(crate) fn from_host() -> RuleEntry {
     }
 }
 
+/// What the terms of one entry have in common.
+#[derive(Clone, Copy)]
+struct Head {
+    direction: u8,
+    does: Does,
+    order: Order,
+    rule: u32,
+}
+
 pub(crate) struct Compiler<'a> {
     proxy: bool,
     subject: &'a NamedPorts,
@@ -161,21 +222,53 @@ pub(crate) struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    pub(crate) fn entry(&mut self, rule: u32, entry: &RuleEntry) {
+    /// Takes an entry apart; what has no order is of the Normal tier.
+    pub(crate) fn entry(&mut self, rule: u32, entry: &RuleEntry, does: Does, order: Option<Order>) {
+        let direction = match entry.direction {
+            Direction::Ingress => PolicyKey::INGRESS,
+            Direction::Egress => PolicyKey::EGRESS,
+            // No format can say this; an entry without direction says nothing.
+            Direction::Unknown => return,
+        };
+        let head = Head {
+            direction,
+            does,
+            order: order.unwrap_or_else(|| Order::normal(self.rank(does))),
+            rule,
+        };
         let who = Who::new(&entry.peers, entry.action);
         for term in terms(&entry.ports) {
             match term {
-                PortTerm::Prefixes(l4) => self.push(rule, entry, who.clone(), l4),
-                PortTerm::Named(name, protocol) => self.named(rule, entry, &who, &name, protocol),
+                PortTerm::Prefixes(l4) => self.push(head, who.clone(), l4),
+                PortTerm::Named(name, protocol) => self.named(head, &who, &name, protocol),
             }
+        }
+    }
+
+    /// Whether what is said is asked about on ingress.
+    fn asks_on_ingress(&self) -> bool {
+        let asks = |t: &Term| t.does == Does::Redirect && t.direction == PolicyKey::INGRESS;
+        self.terms.iter().any(asks)
+    }
+
+    /// Which of several entries of the Normal tier decides: that of the highest
+    /// rank.
+    fn rank(&self, does: Does) -> u8 {
+        match does {
+            Does::Deny | Does::Close | Does::Pass | Does::Failsafe => 3,
+            // The proxy knows also what passes whatever is said.
+            Does::Redirect if self.proxy => 2,
+            Does::Allow | Does::Open => 1,
+            // Nobody listens: what may pass anyway does.
+            Does::Redirect => 0,
         }
     }
 
     /// A named port is the receiver's: on ingress the subject's own, on egress
     /// that of each far side which declares it.
-    fn named(&mut self, rule: u32, entry: &RuleEntry, who: &Who, name: &str, protocol: Protocol) {
+    fn named(&mut self, head: Head, who: &Who, name: &str, protocol: Protocol) {
         let key = (name.to_owned(), protocol);
-        let ingress = entry.direction == Direction::Ingress;
+        let ingress = head.direction == PolicyKey::INGRESS;
         let table = if ingress { self.subject } else { self.declared };
         for &port in table.get(&key).into_iter().flatten() {
             let l4 = L4 {
@@ -188,36 +281,40 @@ impl Compiler<'_> {
             } else {
                 who.declaring(name, protocol, port)
             };
-            self.push(rule, entry, who, vec![l4]);
+            self.push(head, who, vec![l4]);
         }
     }
 
-    fn push(&mut self, rule: u32, entry: &RuleEntry, who: Who, l4: Vec<L4>) {
-        let direction = match entry.direction {
-            Direction::Ingress => PolicyKey::INGRESS,
-            Direction::Egress => PolicyKey::EGRESS,
-            // No format can say this; an entry without direction says nothing.
-            Direction::Unknown => return,
-        };
-        let deny = entry.action == Action::Deny;
-        let redirect = entry.l7.is_some();
+    fn push(&mut self, head: Head, who: Who, l4: Vec<L4>) {
         let next = self.whos.len();
         let who = *self.whos.entry(who).or_insert(next);
         self.terms.push(Term {
-            direction,
-            deny,
-            redirect,
-            rank: match (deny, redirect) {
-                (true, _) => 3,
-                // The proxy knows also what passes whatever is said.
-                (false, true) if self.proxy => 2,
-                (false, false) => 1,
-                // Nobody listens: what may pass anyway does.
-                (false, true) => 0,
-            },
+            direction: head.direction,
+            does: head.does,
+            order: head.order,
             who,
             l4,
-            rule,
+            rule: head.rule,
         });
+    }
+
+    fn finish(self, flags: u32, rules: &[(u32, &Rule)]) -> Compiled {
+        let mut whos: Vec<(usize, Who)> = self.whos.into_iter().map(|(w, n)| (n, w)).collect();
+        whos.sort_by_key(|(n, _)| *n);
+        let mut last_decision = BTreeMap::new();
+        for term in &self.terms {
+            if term.order.is_admin() && term.does != Does::Pass {
+                let last = last_decision.entry(term.direction).or_insert(term.order);
+                *last = term.order.min(*last);
+            }
+        }
+        Compiled {
+            flags,
+            whos: whos.into_iter().map(|(_, who)| who).collect(),
+            passes: self.terms.iter().any(|term| term.does == Does::Pass),
+            terms: self.terms,
+            rules: rules.iter().map(|(number, _)| *number).collect(),
+            last_decision,
+        }
     }
 }

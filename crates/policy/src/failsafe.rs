@@ -5,14 +5,12 @@ use std::collections::BTreeMap;
 use axon_abi::{Direction, PolicyKey, PolicySetFlags};
 use axon_model::{Action, Entity, Peer, Peers, PortRule, Ports, RuleEntry};
 
-use crate::compile::{Compiler, SubjectTraits, compile};
+use crate::compile::{Compiler, Does, SubjectTraits, compile};
+use crate::order::Order;
 use crate::rows::Shape;
 use crate::select::stand_ins;
 use crate::version::Version;
 use crate::{Enforcement, NamedPorts, Numbers, PolicyConfig, PolicySet};
-
-/// The rank of these terms: above a deny. Their tier is above all others too.
-pub(crate) const RANK: u8 = 4;
 
 /// The ports of the node that stay open, and those of others that it may always
 /// call, whatever its policy says; none by default. A node that may always call
@@ -70,12 +68,8 @@ impl Compiler<'_> {
             if flags & closed == 0 && !has_terms {
                 continue;
             }
-            let before = self.terms.len();
             for entry in failsafe.entries(direction) {
-                self.entry(0, &entry);
-            }
-            for term in self.terms.iter_mut().skip(before) {
-                term.rank = RANK;
+                self.entry(0, &entry, Does::Failsafe, Some(Order::FAILSAFE));
             }
         }
     }

@@ -46,6 +46,22 @@ impl L4 {
         (self.protocol == 0 || self.protocol == protocol) && port & (mask as u16) == self.port
     }
 
+    /// Itself and everything that stands for more: shorter prefixes of its
+    /// protocol, and every protocol.
+    pub(crate) fn around(self) -> impl Iterator<Item = Self> {
+        let bits = if self.protocol == 0 { 0 } else { self.bits + 1 };
+        let shorter = (0..bits).map(move |bits| {
+            let mask = u32::from(u16::MAX) << (u32::from(PORT_BITS) - u32::from(bits));
+            Self {
+                // The mask's upper half shifts out.
+                port: self.port & (mask as u16),
+                bits,
+                ..self
+            }
+        });
+        shorter.chain([Self::ANY])
+    }
+
     /// How specific it is, for telling which of several entries decided: any,
     /// a protocol, ever longer prefixes.
     pub(crate) fn specificity(self) -> u32 {

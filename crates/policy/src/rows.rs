@@ -8,16 +8,9 @@ use axon_abi::{
 };
 use axon_model::PolicyRows;
 
-use crate::compile::{Compiled, Term};
-use crate::failsafe;
+use crate::compile::{Compiled, Does, Term};
+use crate::pass::{Passed, Said, passed};
 use crate::ports::L4;
-use crate::select::Who;
-
-/// The tier of NetworkPolicy and Cilium's policies; a lower tier outranks a
-/// higher one.
-const TIER_NORMAL: u32 = 200;
-/// The tier of what is never denied to the node itself: above all others.
-const TIER_FAILSAFE: u32 = 0;
 
 /// Indices of the far sides that mean an identity, in order.
 pub(crate) type Vector = Vec<usize>;
@@ -31,6 +24,8 @@ pub(crate) struct Shape {
     pub(crate) defaults: BTreeMap<Scope, Vector>,
     /// Indices of the terms of each far side.
     terms_of: Vec<Vec<usize>>,
+    /// What is said to anyone in the places of Pass.
+    passed: Passed,
 }
 
 impl Shape {
@@ -41,7 +36,13 @@ impl Shape {
                 terms.push(n);
             }
         }
+        let anyone: Vec<&Term> = compiled
+            .terms
+            .iter()
+            .filter(|term| compiled.is_anyone(term.who))
+            .collect();
         Self {
+            passed: passed(&compiled, &anyone),
             compiled,
             defaults,
             terms_of,
@@ -74,52 +75,85 @@ impl Shape {
     /// The entries that are there whoever exists: of anyone, and of the
     /// default classes of the scopes.
     pub(crate) fn fixed_entries(&self, set: u32) -> BTreeMap<PolicyKey, PolicyEntry> {
-        let mut entries = BTreeMap::new();
-        for (who, terms) in self.compiled.whos.iter().zip(&self.terms_of) {
-            if who.is_anyone() {
-                self.insert_all(set, class::ANY, terms, &mut entries);
-            }
-        }
+        let of_anyone = Entries::new(set, class::ANY);
+        let anyone = |who: &usize| self.compiled.is_anyone(*who);
+        let whos = (0..self.compiled.whos.len()).filter(anyone);
+        let mut entries = of_anyone.with(whos.flat_map(|who| self.terms(who)), &self.passed);
         for (scope, vector) in &self.defaults {
             entries.extend(self.entries_of(set, class::default_of(*scope), vector));
         }
         entries
     }
 
-    /// The entries of a class.
+    /// The entries of a class: what is said of it and not of anyone.
     pub(crate) fn entries_of(
         &self,
         set: u32,
         class: u32,
         vector: &[usize],
     ) -> BTreeMap<PolicyKey, PolicyEntry> {
-        let mut entries = BTreeMap::new();
-        for who in vector {
-            let anyone = self.compiled.whos.get(*who).is_none_or(Who::is_anyone);
-            if let Some(terms) = self.terms_of.get(*who).filter(|_| !anyone) {
-                self.insert_all(set, class, terms, &mut entries);
-            }
+        let own = vector.iter().filter(|who| !self.compiled.is_anyone(**who));
+        let own = own.flat_map(|who| self.terms(*who));
+        let mut said = Passed::new();
+        if self.compiled.passes {
+            let view: Vec<&Term> = vector.iter().flat_map(|who| self.terms(*who)).collect();
+            said = passed(&self.compiled, &view);
+            said.retain(|key, said| self.passed.get(key) != Some(said));
         }
-        entries
+        Entries::new(set, class).with(own, &said)
     }
 
-    fn insert_all(
-        &self,
-        set: u32,
-        class: u32,
-        terms: &[usize],
-        entries: &mut BTreeMap<PolicyKey, PolicyEntry>,
-    ) {
-        for term in terms.iter().filter_map(|n| self.compiled.terms.get(*n)) {
+    /// The terms of a far side.
+    fn terms(&self, who: usize) -> impl Iterator<Item = &Term> {
+        let terms = self.terms_of.get(who).into_iter().flatten();
+        terms.filter_map(|n| self.compiled.terms.get(*n))
+    }
+}
+
+/// The entries of one class.
+struct Entries {
+    set: u32,
+    class: u32,
+    entries: BTreeMap<PolicyKey, PolicyEntry>,
+}
+
+impl Entries {
+    fn new(set: u32, class: u32) -> Self {
+        Self {
+            set,
+            class,
+            entries: BTreeMap::new(),
+        }
+    }
+
+    fn with<'a>(
+        mut self,
+        terms: impl Iterator<Item = &'a Term>,
+        passed: &Passed,
+    ) -> BTreeMap<PolicyKey, PolicyEntry> {
+        for term in terms.filter(|term| term.does != Does::Pass) {
+            let said = Said {
+                order: term.order,
+                does: term.does,
+                rule: term.rule,
+            };
             for l4 in &term.l4 {
-                let key = PolicyKey {
-                    set,
-                    class,
-                    ..l4.key(term.direction)
-                };
-                put(entries, key, entry(term, *l4, class));
+                self.put(term.direction, *l4, &said);
             }
         }
+        for ((direction, l4), said) in passed {
+            self.put(*direction, *l4, said);
+        }
+        self.entries
+    }
+
+    fn put(&mut self, direction: u8, l4: L4, said: &Said) {
+        let key = PolicyKey {
+            set: self.set,
+            class: self.class,
+            ..l4.key(direction)
+        };
+        put(&mut self.entries, key, entry(said, l4, self.class));
     }
 }
 
@@ -139,35 +173,24 @@ fn put(entries: &mut BTreeMap<PolicyKey, PolicyEntry>, key: PolicyKey, entry: Po
     }
 }
 
-fn entry(term: &Term, l4: L4, class: u32) -> PolicyEntry {
+fn entry(said: &Said, l4: L4, class: u32) -> PolicyEntry {
     PolicyEntry {
-        precedence: precedence(term, l4, class),
-        rule: term.rule,
-        flags: match (term.deny, term.redirect) {
-            (true, _) => PolicyEntryFlags::DENY,
+        precedence: said.order.precedence(l4, class),
+        rule: match said.does {
+            Does::Open | Does::Close => 0,
+            Does::Allow | Does::Deny | Does::Redirect | Does::Pass | Does::Failsafe => said.rule,
+        },
+        flags: match said.does {
+            Does::Allow => 0,
+            Does::Open => PolicyEntryFlags::DEFAULT,
+            Does::Close => PolicyEntryFlags::DENY | PolicyEntryFlags::DEFAULT,
+            Does::Deny | Does::Pass => PolicyEntryFlags::DENY,
             // Nothing carries it there yet: nobody passes whom nobody listens to.
-            (false, true) => PolicyEntryFlags::DENY | PolicyEntryFlags::REDIRECT,
-            (false, false) if term.rank == failsafe::RANK => PolicyEntryFlags::UNKNOWN_TOO,
-            (false, false) => 0,
+            Does::Redirect => PolicyEntryFlags::DENY | PolicyEntryFlags::REDIRECT,
+            Does::Failsafe => PolicyEntryFlags::UNKNOWN_TOO,
         },
         ..PolicyEntry::default()
     }
-}
-
-/// Who wins: the tier, then the rank of the term (a deny before all else). What
-/// is below decides nothing but which of several agreeing entries is reported:
-/// the more specific one, by port and then by remote.
-fn precedence(term: &Term, l4: L4, class: u32) -> u32 {
-    let remote = match class {
-        class::ANY => 0,
-        _ if class < class::FIRST => 1,
-        _ => 2,
-    };
-    let tier = match term.rank {
-        failsafe::RANK => TIER_FAILSAFE,
-        _ => TIER_NORMAL,
-    };
-    ((255 - tier) << 24) | (u32::from(term.rank) << 16) | (l4.specificity() << 8) | remote
 }
 
 /// How many rows policy needs in the kernel: sets, and in each set one class

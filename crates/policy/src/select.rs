@@ -44,7 +44,10 @@ impl Who {
         Self {
             peers,
             // One far side where allows and denies mean the same.
-            action: if differs { action } else { Action::Allow },
+            action: match action {
+                Action::Deny if differs => Action::Deny,
+                Action::Deny | Action::Allow | Action::Pass => Action::Allow,
+            },
             declares: None,
         }
     }
@@ -97,7 +100,7 @@ impl Who {
 /// Whether a peer of a rule selects an identity.
 ///
 /// One with several addresses of which some are in holes is allowed nothing
-/// by the peer, and denied everything: whom a deny means shall not slip
+/// by the peer, not passed on, and denied everything: whom a deny means shall not slip
 /// through by another address.
 pub(crate) fn peer_selects(peer: &Peer, action: Action, id: Identity, info: &IdentityInfo) -> bool {
     match peer {
@@ -106,7 +109,7 @@ pub(crate) fn peer_selects(peer: &Peer, action: Action, id: Identity, info: &Ide
         // Pods and nodes have addresses here only if the configuration says so
         // (`policy-cidr-match-mode`).
         Peer::Cidr { cidr, except } => match action {
-            Action::Allow => info.is_within(cidr) && !info.is_in_hole(except),
+            Action::Allow | Action::Pass => info.is_within(cidr) && !info.is_in_hole(except),
             Action::Deny => {
                 let mut own = info.prefixes();
                 own.any(|own| cidr.contains(own) && !is_in(own, except))
@@ -117,7 +120,7 @@ pub(crate) fn peer_selects(peer: &Peer, action: Action, id: Identity, info: &Ide
             groups.any(|(key, member)| {
                 of.matches(key, &member.labels)
                     && match action {
-                        Action::Allow => !info.is_in_hole(except),
+                        Action::Allow | Action::Pass => !info.is_in_hole(except),
                         Action::Deny => {
                             let own = &member.by;
                             own.is_empty() || own.iter().any(|own| !is_in(own, except))

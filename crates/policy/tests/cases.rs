@@ -6,7 +6,7 @@ use axon_abi::{Direction, Identity, PolicySetFlags};
 use axon_model::{
     Action, Entity, GroupKey, GroupRef, HttpRule, L7, L7Rules, Label, Labels, Origin, Peer, Peers,
     PolicyKind, PolicyObject, PortMatch, PortRule, Ports, Protocol, Requirement, Rule, RuleEntry,
-    Selector, Subject,
+    Selector, Subject, Tier,
 };
 use axon_policy::{
     Engine, Group, IdentityInfo, Members, Numbers, PolicyConfig, PolicySet, RowCount, Verdict,
@@ -37,6 +37,7 @@ fn policy(name: &str, subject: Selector, entries: Vec<RuleEntry>) -> PolicyObjec
     let has = |direction| entries.iter().any(|e: &RuleEntry| e.direction == direction);
     let rule = Rule {
         subject: Subject::Endpoints(subject),
+        tier: Tier::Normal,
         default_deny_ingress: has(Direction::Ingress),
         default_deny_egress: has(Direction::Egress),
         entries,

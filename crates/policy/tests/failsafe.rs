@@ -3,7 +3,7 @@
 use axon_abi::{Direction, Identity, PolicySetFlags};
 use axon_model::{
     Action, Lookup, Origin, Peers, PolicyKind, PolicyObject, PolicyRows, PortMatch, PortRule,
-    Ports, Protocol, Rule, RuleEntry, Selector, Subject,
+    Ports, Protocol, Rule, RuleEntry, Selector, Subject, Tier,
 };
 use axon_policy::{
     Enforcement, Failsafe, IdentityInfo, Numbers, PolicyConfig, PolicySet, World, evaluate,
@@ -40,6 +40,7 @@ fn policy(entries: &[(Direction, Action)], deny_by_default: bool) -> PolicyObjec
     let has = |direction| entries.iter().any(|e| e.direction == direction);
     let rule = |subject| Rule {
         subject,
+        tier: Tier::Normal,
         default_deny_ingress: deny_by_default && has(Direction::Ingress),
         default_deny_egress: deny_by_default && has(Direction::Egress),
         entries: entries.clone(),

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use axon_abi::{Direction, Identity, PolicyEntry, PolicyKey, PolicySetRow};
 use axon_model::{
     Action, Entity, GroupKey, GroupRef, Label, Labels, Operator, Peer, Peers, PolicyObject,
-    PortMatch, PortRule, Ports, Protocol, Rule, Subject, source,
+    PortMatch, PortRule, Ports, Protocol, Rule, RuleEntry, Subject, Tier, source,
 };
 use axon_policy::{
     Enforcement, Engine, Group, IdentityInfo, Lookup, Members, Numbers, Packet, PolicyConfig,
-    PolicySet, World, at_least_as_strict, reserved_identities, resolve,
+    PolicySet, Verdict, World, at_least_as_strict, reserved_identities, resolve,
 };
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -150,7 +150,7 @@ impl Meanings {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn the_engine_says_what_the_slow_function_says(
@@ -188,8 +188,8 @@ proptest! {
 
     #[test]
     fn rows_say_what_the_rules_say(
-        (enforcement, allow_localhost, cidr_selects_pods) in
-            (enforcement(), any::<bool>(), any::<bool>()),
+        (enforcement, allow_localhost, cidr_selects_pods, proxy) in
+            (enforcement(), any::<bool>(), any::<bool>(), any::<bool>()),
         identities in prop::collection::vec(identity(), 1..8),
         policies in prop::collection::vec(policy(), 0..4),
         groups in prop::collection::btree_map(group_key(), group(), 0..4),
@@ -197,7 +197,7 @@ proptest! {
         node in node_labels(),
     ) {
         let config =
-            PolicyConfig { enforcement, allow_localhost, cidr_selects_pods, ..PolicyConfig::default() };
+            PolicyConfig { enforcement, allow_localhost, cidr_selects_pods, proxy, ..PolicyConfig::default() };
         let mut world = World { identities: reserved_identities(&config), ..World::default() };
         world.identities.extend(identities);
         world.identities.entry(Identity(subject)).or_default();
@@ -214,7 +214,7 @@ proptest! {
                     for port in PORTS.into_iter().chain([79, 1024]) {
                         let packet = Packet { direction, remote: *remote, protocol, port };
                         prop_assert_eq!(
-                            lookup.verdict(packet).is_allowed(),
+                            Outcome::from(&lookup.verdict(packet)),
                             naive(&config, &world, Identity(subject), packet),
                             "{:?}", packet
                         );
@@ -267,10 +267,28 @@ proptest! {
     }
 }
 
+/// What the rules come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Allowed,
+    Asked,
+    Denied,
+}
+
+impl From<&Verdict> for Outcome {
+    fn from(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Allowed { .. } | Verdict::AllowedByDefault => Self::Allowed,
+            Verdict::Redirected { .. } => Self::Asked,
+            Verdict::Denied { .. } | Verdict::DeniedByDefault => Self::Denied,
+        }
+    }
+}
+
 /// The rules, read one by one as their documentation says.
-fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet) -> bool {
+fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet) -> Outcome {
     if config.enforcement == Enforcement::Never {
-        return true;
+        return Outcome::Allowed;
     }
     let info = &world.identities[&subject];
     let rules: Vec<&Rule> = world
@@ -284,39 +302,76 @@ fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet
             Subject::Nodes(selector) => subject == Identity::HOST && selector.matches(&world.node),
         })
         .collect();
-    let forced = config.enforcement == Enforcement::Always || subject == Identity::INIT;
-    let default_deny = forced
-        || rules.iter().any(|rule| match packet.direction {
-            Direction::Egress => rule.default_deny_egress,
-            _ => rule.default_deny_ingress,
-        });
-    let remote = &world.identities[&packet.remote];
-    let receiver = match packet.direction {
-        Direction::Egress => remote,
-        _ => info,
+    // All rules, as one list: tiers, priorities, then as they stand.
+    let matching = |of: fn(&Tier) -> bool| -> Vec<&RuleEntry> {
+        let mut of_tier: Vec<&&Rule> = rules.iter().filter(|rule| of(&rule.tier)).collect();
+        of_tier.sort_by_key(|rule| rule.tier);
+        let entries = of_tier.iter().flat_map(|rule| &rule.entries);
+        entries
+            .filter(|entry| naive_match(entry, world, subject, packet))
+            .collect()
     };
-    let matching: Vec<Action> = rules
-        .iter()
-        .flat_map(|rule| &rule.entries)
-        .filter(|entry| entry.direction == packet.direction)
-        .filter(|entry| match &entry.peers {
-            Peers::Any => true,
-            Peers::List(peers) => {
-                let mut peers = peers.iter();
-                peers.any(|p| naive_peer(p, entry.action, world, packet.remote))
-            }
-        })
-        .filter(|entry| match &entry.ports {
-            Ports::Any => true,
-            Ports::List(rules) => rules.iter().any(|r| naive_port(r, packet, receiver)),
-        })
-        .map(|entry| entry.action)
-        .collect();
+    let outcome = |entry: &RuleEntry| match (entry.action, &entry.l7) {
+        (Action::Pass, _) => None,
+        (Action::Deny, _) => Some(Outcome::Denied),
+        (Action::Allow, Some(_)) => Some(Outcome::Asked),
+        (Action::Allow, None) => Some(Outcome::Allowed),
+    };
+    let admin = matching(|tier| matches!(tier, Tier::Admin(_)));
+    if let Some(decided) = admin.first().and_then(|first| outcome(first)) {
+        return decided;
+    }
     let localhost = config.allow_localhost
         && packet.direction == Direction::Ingress
         && packet.remote == Identity::HOST;
-    let allowed = localhost || matching.contains(&Action::Allow) || !default_deny;
-    allowed && !matching.contains(&Action::Deny)
+    let normal = matching(|tier| *tier == Tier::Normal);
+    let mut said: Vec<Outcome> = normal.iter().filter_map(|entry| outcome(entry)).collect();
+    said.extend(localhost.then_some(Outcome::Allowed));
+    // Without a proxy, what may pass whatever is said does.
+    let wins = match config.proxy {
+        true => [Outcome::Denied, Outcome::Asked, Outcome::Allowed],
+        false => [Outcome::Denied, Outcome::Allowed, Outcome::Asked],
+    };
+    if let Some(decided) = wins.into_iter().find(|outcome| said.contains(outcome)) {
+        return decided;
+    }
+    let closed = rules.iter().any(|rule| {
+        rule.tier == Tier::Normal
+            && match packet.direction {
+                Direction::Egress => rule.default_deny_egress,
+                _ => rule.default_deny_ingress,
+            }
+    });
+    if closed {
+        return Outcome::Denied;
+    }
+    let baseline = matching(|tier| matches!(tier, Tier::Baseline(_)));
+    if let Some(decided) = baseline.first().and_then(|first| outcome(first)) {
+        return decided;
+    }
+    match config.enforcement == Enforcement::Always || subject == Identity::INIT {
+        true => Outcome::Denied,
+        false => Outcome::Allowed,
+    }
+}
+
+fn naive_match(entry: &RuleEntry, world: &World, subject: Identity, packet: Packet) -> bool {
+    let receiver = match packet.direction {
+        Direction::Egress => &world.identities[&packet.remote],
+        _ => &world.identities[&subject],
+    };
+    let peers = match &entry.peers {
+        Peers::Any => true,
+        Peers::List(peers) => {
+            let mut peers = peers.iter();
+            peers.any(|p| naive_peer(p, entry.action, world, packet.remote))
+        }
+    };
+    let ports = match &entry.ports {
+        Ports::Any => true,
+        Ports::List(rules) => rules.iter().any(|r| naive_port(r, packet, receiver)),
+    };
+    entry.direction == packet.direction && peers && ports
 }
 
 fn naive_peer(peer: &Peer, action: Action, all: &World, id: Identity) -> bool {
@@ -404,13 +459,13 @@ fn naive_own(info: &IdentityInfo) -> impl Iterator<Item = IpNet> {
         .chain(info.addresses.iter().copied())
 }
 
-/// Whether prefixes but for their holes mean an identity: an allow only whom
-/// no hole means, a deny whoever has a prefix that no hole means.
+/// Whether prefixes but for their holes mean an identity: an allow and a Pass only
+/// whom no hole means, a deny whoever has a prefix that no hole means.
 fn naive_cidrs(cidrs: &[IpNet], except: &[IpNet], action: Action, info: &IdentityInfo) -> bool {
     let within = |own: &IpNet, around: &[IpNet]| around.iter().any(|p| p.contains(own));
     let inside = |own: &IpNet| within(own, cidrs);
     match action {
-        Action::Allow => {
+        Action::Allow | Action::Pass => {
             naive_own(info).any(|own| inside(&own))
                 && !naive_own(info).any(|own| within(&own, except))
         }

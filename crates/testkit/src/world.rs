@@ -186,7 +186,8 @@ impl World {
                 precedence: rule.precedence,
                 rule: rule.precedence,
                 proxy_port: Be16::ZERO,
-                flags: if rule.deny { PolicyEntryFlags::DENY } else { 0 },
+                flags: u16::from(rule.deny) * PolicyEntryFlags::DENY
+                    | u16::from(rule.default) * PolicyEntryFlags::DEFAULT,
             },
         );
     }
@@ -223,6 +224,8 @@ pub struct Rule {
     pub precedence: u32,
     /// Whether it denies.
     pub deny: bool,
+    /// Whether it stands for what the set does where nothing matches.
+    pub default: bool,
 }
 
 /// An address as a key.

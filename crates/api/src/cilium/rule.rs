@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axon_abi::Direction;
 use axon_model::{
     Action, L7, Label, Operator, Peers, Ports, Requirement, Rule, RuleEntry, Selector, Subject,
-    source,
+    Tier, source,
 };
 
 use serde_json::Value;
@@ -51,7 +51,7 @@ impl CiliumNetworkPolicy {
 }
 
 /// The refusal of what is known but not enforced.
-pub(super) fn not_supported(path: &str) -> FieldError {
+pub(crate) fn not_supported(path: &str) -> FieldError {
     FieldError::new(
         path,
         "not supported yet; the policy is not applied, not even in part",
@@ -127,6 +127,7 @@ fn rule_to_model(rule: &PolicyRule, path: &str, namespace: &str) -> Result<Rule,
     let egress = some(rule.egress.as_ref()) || some(rule.egress_deny.as_ref());
     Ok(Rule {
         subject,
+        tier: Tier::Normal,
         default_deny_ingress: rule.enable_default_deny.ingress.unwrap_or(ingress),
         default_deny_egress: rule.enable_default_deny.egress.unwrap_or(egress),
         entries,
@@ -385,9 +386,9 @@ fn check_authentication(
     let path = format!("{path}.authentication");
     match (action, authentication.mode.as_str()) {
         (Action::Deny, _) => Err(FieldError::new(path, "a deny rule has none")),
-        (Action::Allow, "disabled") => Ok(()),
-        (Action::Allow, "required" | "test-always-fail") => Err(not_supported(&path)),
-        (Action::Allow, other) => Err(FieldError::new(
+        (_, "disabled") => Ok(()),
+        (_, "required" | "test-always-fail") => Err(not_supported(&path)),
+        (_, other) => Err(FieldError::new(
             format!("{path}.mode"),
             format!("{other:?}; expected disabled, required or test-always-fail"),
         )),

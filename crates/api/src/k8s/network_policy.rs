@@ -3,7 +3,7 @@
 use axon_abi::Direction;
 use axon_model::{
     Action, Peer, Peers, PortMatch, PortRule, Ports, Requirement, Rule, RuleEntry, Selector,
-    Subject, source,
+    Subject, Tier, source,
 };
 use serde::{Deserialize, Serialize};
 
@@ -139,6 +139,7 @@ impl NetworkPolicySpec {
         }
         Ok(vec![Rule {
             subject: Subject::Endpoints(Selector::new(subject)),
+            tier: Tier::Normal,
             default_deny_ingress: ingress,
             default_deny_egress: egress,
             entries,
@@ -173,13 +174,16 @@ fn plain_key(key: &str) -> Result<(String, String), String> {
     ))
 }
 
-fn pod_requirements(selector: &LabelSelector, path: &str) -> Result<Vec<Requirement>, FieldError> {
+pub(super) fn pod_requirements(
+    selector: &LabelSelector,
+    path: &str,
+) -> Result<Vec<Requirement>, FieldError> {
     requirements(selector, path, plain_key)
 }
 
 /// Namespaces by their labels, as pods' identities carry them. What has no
 /// namespace (a node, the world) is never meant.
-fn namespace_requirements(
+pub(super) fn namespace_requirements(
     selector: &LabelSelector,
     path: &str,
 ) -> Result<Vec<Requirement>, FieldError> {

@@ -4,7 +4,7 @@ use axon_abi::{ConfigFlags, Direction, EndpointRow, HOST_DEVICE, Identity};
 use axon_control::{Adopted, Capacity, ConditionKind, Config, WaitReason};
 use axon_model::{
     Action, Entity, Node, Origin, Peer, Peers, PolicyKind, PolicyObject, Requirement, Rule,
-    Selector, Subject,
+    Selector, Subject, Tier,
 };
 use axon_policy::evaluate;
 
@@ -31,6 +31,7 @@ fn guard(c: &Cluster, pool: &str) {
     let pool = Requirement::equals("any", "pool", pool);
     let rule = Rule {
         subject: Subject::Nodes(Selector::new(vec![pool])),
+        tier: Tier::Normal,
         default_deny_ingress: true,
         default_deny_egress: false,
         entries: vec![ingress(Action::Allow, cluster, 22)],

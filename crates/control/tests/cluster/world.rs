@@ -9,7 +9,7 @@ use axon_control::{Config, Controller, IdentityMode, Persisted, StepReport};
 use axon_model::{
     Action, CiliumEndpoint, Desired, Endpoint, IdentityRecord, Namespace, Node, NodeAddress,
     NodeAddressKind, ObjectKey, Observed, Origin, Peer, Peers, Pod, PolicyKind, PolicyObject,
-    PortMatch, PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject,
+    PortMatch, PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject, Tier,
 };
 use axon_policy::evaluate;
 
@@ -166,6 +166,7 @@ impl Cluster {
     pub(crate) fn policy(&self, name: &str, subject: &str, entries: Vec<RuleEntry>) {
         let rule = Rule {
             subject: Subject::Endpoints(app(subject)),
+            tier: Tier::Normal,
             default_deny_ingress: entries.iter().any(|e| e.direction == Direction::Ingress),
             default_deny_egress: entries.iter().any(|e| e.direction == Direction::Egress),
             entries,

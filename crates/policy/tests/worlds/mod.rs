@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axon_abi::{Direction, Identity};
 use axon_model::{
-    Action, Entity, GroupKey, GroupRef, Label, NamePattern, ObjectKey, Operator, Origin, Peer,
-    Peers, PolicyKind, PolicyObject, PortMatch, PortRule, Ports, Protocol, Requirement, Rule,
-    RuleEntry, Selector, Subject, source,
+    Action, Entity, GroupKey, GroupRef, HttpRule, L7, L7Rules, Label, NamePattern, ObjectKey,
+    Operator, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch, PortRule, Ports, Protocol,
+    Requirement, Rule, RuleEntry, Selector, Subject, Tier, source,
 };
 use axon_policy::{
     Group, IdentityInfo, Members, NamedPorts, PolicyConfig, cidr_labels, named_addresses,
@@ -238,30 +238,57 @@ fn entry() -> impl Strategy<Value = RuleEntry> {
         2 => prop::collection::vec(port_rule(), 0..3).prop_map(Ports::List),
     ];
     let direction = select(vec![Direction::Ingress, Direction::Egress]);
-    let action = prop_oneof![2 => Just(Action::Allow), 1 => Just(Action::Deny)];
-    (direction, action, peers, ports).prop_map(|(direction, action, peers, ports)| RuleEntry {
+    let said = prop_oneof![
+        3 => Just((Action::Allow, None)),
+        1 => Just((Action::Allow, Some(Arc::new(get())))),
+        2 => Just((Action::Deny, None)),
+        2 => Just((Action::Pass, None)),
+    ];
+    (direction, said, peers, ports).prop_map(|(direction, (action, l7), peers, ports)| RuleEntry {
         direction,
         action,
         peers,
         ports,
-        l7: None,
+        l7,
     })
+}
+
+fn get() -> L7 {
+    L7 {
+        rules: L7Rules::Http(vec![HttpRule::default()]),
+        ..L7::default()
+    }
+}
+
+/// Mostly the Normal tier; few priorities, so that some are equal.
+fn tier() -> impl Strategy<Value = Tier> {
+    prop_oneof![
+        3 => Just(Tier::Normal),
+        2 => (0..3_u16).prop_map(Tier::Admin),
+        1 => (0..3_u16).prop_map(Tier::Baseline),
+    ]
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
     let subject = prop_oneof![
+        3 => Just(Subject::Endpoints(Selector::default())),
         5 => selector().prop_map(Subject::Endpoints),
         1 => selector().prop_map(Subject::Nodes),
     ];
     let entries = prop::collection::vec(entry(), 0..4);
-    (subject, any::<bool>(), any::<bool>(), entries).prop_map(|(subject, i, e, entries)| Rule {
-        subject,
-        default_deny_ingress: i,
-        default_deny_egress: e,
-        entries,
-        description: String::new(),
-        labels: Vec::new(),
-        log: String::new(),
+    // Of rules in the ordered tiers what they say here counts for nothing.
+    let closed = prop_oneof![2 => Just((false, false)), 3 => any::<(bool, bool)>()];
+    (subject, tier(), closed, entries).prop_map(|(subject, tier, (ingress, egress), entries)| {
+        Rule {
+            subject,
+            tier,
+            default_deny_ingress: ingress,
+            default_deny_egress: egress,
+            entries,
+            description: String::new(),
+            labels: Vec::new(),
+            log: String::new(),
+        }
     })
 }
 

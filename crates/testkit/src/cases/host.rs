@@ -72,7 +72,7 @@ fn guarded(flags: u32) -> World {
         port,
         prefix: 16,
         precedence: 1,
-        deny: false,
+        ..Rule::default()
     };
     world.rule(SET, None, allow(false, 22));
     world.rule(SET, None, allow(true, 443));
@@ -385,7 +385,7 @@ fn fragments(net: &Net) -> Case {
                 port: 53,
                 prefix: 16,
                 precedence: 1,
-                deny: false,
+                ..Rule::default()
             },
         );
     }
@@ -571,7 +571,7 @@ fn translated(net: &Net) -> Case {
             port: 53,
             prefix: 16,
             precedence: 1,
-            deny: false,
+            ..Rule::default()
         },
     );
     net.case(

@@ -67,8 +67,15 @@ fn rules(net: &Net) -> Case {
         precedence: 5,
         ..Rule::default()
     };
+    // As where a Pass hands on to a tier that denies by default.
+    let default = Rule {
+        port: 9090,
+        default: true,
+        ..deny
+    };
     world.rule(2, None, deny);
     world.rule(2, None, range);
+    world.rule(2, None, default);
     let tcp = |port| Build::tcp(net.a, net.b, (40000, port), SYN);
     net.case(
         "rules",
@@ -89,6 +96,12 @@ fn rules(net: &Net) -> Case {
                 POD_A,
                 &tcp(8080),
                 Err(DropReason::PolicyDeny),
+            ),
+            sends(
+                "port in the place of the default",
+                POD_A,
+                &tcp(9090),
+                DENIED,
             ),
             sends(
                 "another protocol",
