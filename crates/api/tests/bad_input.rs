@@ -37,6 +37,16 @@ apiVersion: cilium.io/v2
 kind: CiliumEndpoint
 metadata: {name: e}
 status: {identity: {id: 300}, networking: {addressing: [{ipv4: 10.0.0.1, ipv6: 'fd00::1'}], node: 192.0.2.1}}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: c}
+spec:
+  tier: Admin
+  priority: 10
+  subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {a: b}}}}
+  ingress: [{action: Pass, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: 80}}}]}]
+  egress: [{name: n, action: Deny, to: [{networks: [10.0.0.0/8]}, {nodes: {}}]}]
 ";
 
 /// Reads and, where it can be written, writes and reads again.

@@ -11,12 +11,13 @@ use serde_json::Value;
 use crate::paths::check_name;
 
 /// Kinds without a namespace.
-const CLUSTER_SCOPED: [&str; 6] = [
+const CLUSTER_SCOPED: [&str; 7] = [
     "Node",
     "Namespace",
     "CiliumNode",
     "CiliumIdentity",
     "CiliumClusterwideNetworkPolicy",
+    "ClusterNetworkPolicy",
     "CiliumCIDRGroup",
 ];
 

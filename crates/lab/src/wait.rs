@@ -20,10 +20,11 @@ use crate::up::tail;
 /// How often is looked.
 const POLL: Duration = Duration::from_millis(25);
 /// Kinds that become rules.
-const POLICIES: [&str; 3] = [
+const POLICIES: [&str; 4] = [
     "NetworkPolicy",
     "CiliumNetworkPolicy",
     "CiliumClusterwideNetworkPolicy",
+    "ClusterNetworkPolicy",
 ];
 
 /// What a policy manifest stands for, as the agents read it.

@@ -26,3 +26,4 @@ pub use policy::{
     Authentication, CidrRule, CiliumNetworkPolicy, DefaultDeny, EgressRule, IcmpField, IcmpRule,
     IngressRule, PolicyRule, PortProtocol, ServiceName, ServiceRule, ServiceSelector, ToPorts,
 };
+pub(crate) use rule::not_supported;

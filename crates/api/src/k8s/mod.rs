@@ -1,14 +1,20 @@
 //! Kubernetes' own objects, as far as networking and the lab need them.
 //!
 //! Fields that nobody here uses are ignored when read and absent when
-//! written; in a [`NetworkPolicy`] an unknown field is an error.
+//! written; in a [`NetworkPolicy`] or [`ClusterNetworkPolicy`] an unknown field is an error.
 
+mod cluster_network_policy;
 mod meta;
 mod network_policy;
 mod node;
 mod pod;
 mod service;
 
+pub use cluster_network_policy::{
+    ClusterEgressRule, ClusterIngressRule, ClusterNetworkPolicy, ClusterNetworkPolicySpec,
+    DestinationPort, EgressPeer, NamespacedPod, PodPeer, PolicyTier, PortField, PortRangeField,
+    ProtocolField, RuleAction,
+};
 pub use meta::{LabelSelector, Metadata, SelectorOperator, SelectorRequirement};
 pub(crate) use meta::{check_label_value, check_name, check_namespace, is_label_key};
 pub use network_policy::{

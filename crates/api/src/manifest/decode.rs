@@ -165,7 +165,8 @@ fn scope(api_version: &str, kind: &str) -> Scope {
         | (
             "cilium.io",
             "CiliumCIDRGroup" | "CiliumClusterwideNetworkPolicy" | "CiliumNode" | "CiliumIdentity",
-        ) => Scope::Cluster,
+        )
+        | ("policy.networking.k8s.io", "ClusterNetworkPolicy") => Scope::Cluster,
         _ => Scope::Unknown,
     }
 }
@@ -183,6 +184,7 @@ fn decode(head: &Head, tree: Value) -> Result<Option<Object>, Problem> {
         ("cilium.io", _) => "cilium.io/v2",
         ("discovery.k8s.io", _) => "discovery.k8s.io/v1",
         ("networking.k8s.io" | "extensions", _) => "networking.k8s.io/v1",
+        ("policy.networking.k8s.io", _) => "policy.networking.k8s.io/v1alpha2",
         _ => "v1",
     };
     // The kind has been beta in the memory of clusters that are in use.
@@ -264,6 +266,10 @@ fn policy(
             let policy: k8s::NetworkPolicy = from_tree(tree)?;
             let rules = policy.spec.to_model(metadata);
             (PolicyKind::NetworkPolicy, rules)
+        }
+        "ClusterNetworkPolicy" => {
+            let policy: k8s::ClusterNetworkPolicy = from_tree(tree)?;
+            (PolicyKind::ClusterNetworkPolicy, policy.spec.to_model())
         }
         kind => {
             let policy: cilium::CiliumNetworkPolicy = from_tree(tree)?;

@@ -20,8 +20,8 @@ pub enum Object {
     Service(k8s::Service),
     /// `discovery.k8s.io/v1` EndpointSlice.
     EndpointSlice(k8s::EndpointSlice),
-    /// NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy,
-    /// converted to rules.
+    /// NetworkPolicy, ClusterNetworkPolicy, CiliumNetworkPolicy,
+    /// CiliumClusterwideNetworkPolicy, converted to rules.
     Policy(PolicyObject),
     /// `cilium.io/v2` CiliumCIDRGroup.
     CiliumCidrGroup(cilium::CiliumCidrGroup),
