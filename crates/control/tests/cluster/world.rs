@@ -184,6 +184,33 @@ impl Cluster {
             .write(|txn| txn.insert(origin(name), policy));
     }
 
+    /// A policy about everybody in an ordered tier.
+    pub(crate) fn policy_in(&self, name: &str, tier: Tier, entries: Vec<RuleEntry>) {
+        let origin = Origin {
+            kind: PolicyKind::ClusterNetworkPolicy,
+            namespace: String::new(),
+            name: name.into(),
+        };
+        let rule = Rule {
+            subject: Subject::Endpoints(Selector::default()),
+            tier,
+            default_deny_ingress: false,
+            default_deny_egress: false,
+            entries,
+            description: String::new(),
+            labels: Vec::new(),
+            log: String::new(),
+        };
+        let policy = PolicyObject {
+            origin: origin.clone(),
+            uid: String::new(),
+            rules: vec![rule],
+        };
+        self.observed
+            .policies
+            .write(|txn| txn.insert(origin, policy));
+    }
+
     pub(crate) fn no_policy(&self, name: &str) {
         self.observed
             .policies
