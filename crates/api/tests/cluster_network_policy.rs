@@ -28,7 +28,12 @@ fn policy(text: &str) -> axon_model::PolicyObject {
 
 /// The path and the message of the one thing that is wrong.
 fn wrong(text: &str) -> (String, String) {
-    let (Manifest { documents, refused }, malformed) = judge(text.as_bytes()).expect(text);
+    let (
+        Manifest {
+            documents, refused, ..
+        },
+        malformed,
+    ) = judge(text.as_bytes()).expect(text);
     assert_eq!(documents, [], "{text}");
     let refused = refused.into_iter().map(|refusal| refusal.error);
     let errors: Vec<_> = refused.chain(malformed).collect();

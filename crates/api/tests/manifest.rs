@@ -291,3 +291,43 @@ fn bounds_are_refused_and_said() {
         assert!(error.message.contains(part), "{name}: {error}");
     }
 }
+
+#[test]
+fn unknown_fields_can_be_left_out_and_told() {
+    use axon_api::manifest::{UnknownFields, judge_with};
+    let text = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: a}\nspec:\n  \
+        endpointSelector: {}\n  ingres: []\n  ingress:\n  - toPorts:\n    - ports: [{port: '80', \
+        prot: TCP}]\n";
+    let (manifest, malformed) = judge_with(text.as_bytes(), UnknownFields::Refuse).expect("text");
+    assert_eq!((manifest.documents.len(), malformed.len()), (0, 1));
+    assert_eq!(manifest.unknown, []);
+    let (manifest, malformed) = judge_with(text.as_bytes(), UnknownFields::Warn).expect("text");
+    assert_eq!(
+        (manifest.documents.len(), malformed.len()),
+        (1, 0),
+        "{malformed:?}"
+    );
+    let told: Vec<_> = manifest
+        .unknown
+        .iter()
+        .map(|e| (e.line, e.path.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (6, "spec.ingres"),
+            (9, "spec.ingress[0].toPorts[0].ports[0].prot")
+        ]
+    );
+    // What else is wrong stays so, and many fields are told up to a bound.
+    let text = text.replace("'80'", "'x y'");
+    let (manifest, _) = judge_with(text.as_bytes(), UnknownFields::Warn).expect("text");
+    assert_eq!((manifest.refused.len(), manifest.unknown.len()), (1, 2));
+    let many: String = (0..200).map(|n| format!(", f{n}: 1")).collect();
+    let text = text.replace(
+        "endpointSelector: {}",
+        &format!("endpointSelector: {{a: 1{many}}}"),
+    );
+    let (manifest, malformed) = judge_with(text.as_bytes(), UnknownFields::Warn).expect("text");
+    assert_eq!((manifest.unknown.len(), malformed.len()), (100, 1));
+}

@@ -26,6 +26,7 @@ pub struct CiliumCidrGroup {
 
 /// What is in a group.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CidrGroupSpec {
     /// The prefixes.

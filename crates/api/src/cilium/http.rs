@@ -8,6 +8,7 @@ use crate::manifest::FieldError;
 
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpRequest {
     /// Regular expression of its method.
@@ -24,6 +25,7 @@ pub struct HttpRequest {
 
 /// A header of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct HeaderMatch {
     /// `LOG`, `ADD`, `DELETE`, `REPLACE`; empty: the request is refused.

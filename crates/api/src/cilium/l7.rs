@@ -17,6 +17,7 @@ const PRIORITY_MAX: u8 = 100;
 
 /// What must be said, of one protocol.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct L7Field {
     /// Requests of HTTP.
@@ -33,6 +34,7 @@ pub struct L7Field {
 
 /// A name, or a pattern of names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct NameField {
     /// The one name.
@@ -43,6 +45,7 @@ pub struct NameField {
 
 /// Keys and certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct TlsField {
     /// Where they are.
@@ -58,6 +61,7 @@ pub struct TlsField {
 
 /// A secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct SecretField {
     /// Its namespace.
@@ -68,6 +72,7 @@ pub struct SecretField {
 
 /// A listener of the proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct ListenerField {
     /// The object that configures it.
@@ -80,6 +85,7 @@ pub struct ListenerField {
 
 /// An object that configures the proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct EnvoyConfigField {
     /// Its kind.

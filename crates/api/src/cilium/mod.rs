@@ -4,6 +4,8 @@
 //! version is refused by the path of the field.
 
 mod cidr_group;
+#[cfg(feature = "schema")]
+mod crd;
 mod endpoint;
 mod http;
 mod icmp;
@@ -15,6 +17,8 @@ mod ports;
 mod rule;
 
 pub use cidr_group::{CidrGroupSpec, CiliumCidrGroup};
+#[cfg(feature = "schema")]
+pub use crd::{crds, crds_yaml};
 pub use endpoint::{
     Addressing, CiliumEndpoint, CiliumEndpointStatus, CiliumIdentity, CiliumNode,
     CiliumNodeAddress, CiliumNodeSpec, EndpointIdentity, EndpointNetworking, NodeIpam,

@@ -31,6 +31,7 @@ pub struct CiliumNetworkPolicy {
 
 /// One rule.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicyRule {
     /// The endpoints it is about; of a namespaced policy, in its namespace.
@@ -61,6 +62,7 @@ pub struct PolicyRule {
 
 /// Whether what no rule allows is denied, by direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DefaultDeny {
     /// Of what is received.
@@ -71,6 +73,7 @@ pub struct DefaultDeny {
 
 /// What may, or may not, be received.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IngressRule {
     /// From endpoints with these labels.
@@ -99,6 +102,7 @@ pub struct IngressRule {
 
 /// What may, or may not, be sent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EgressRule {
     /// To endpoints with these labels.
@@ -132,6 +136,7 @@ pub struct EgressRule {
 
 /// Addresses, with exceptions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CidrRule {
     /// The prefix.
@@ -147,6 +152,7 @@ pub struct CidrRule {
 
 /// Services: by name, by labels, or both ways.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceRule {
     /// By name.
@@ -157,6 +163,7 @@ pub struct ServiceRule {
 
 /// A service by its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ServiceName {
     /// Its name.
@@ -167,6 +174,7 @@ pub struct ServiceName {
 
 /// Services by their labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSelector {
     /// Their labels.
@@ -178,6 +186,7 @@ pub struct ServiceSelector {
 
 /// Ports, and what must be said on them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ToPorts {
     /// The ports.
@@ -200,6 +209,7 @@ pub struct ToPorts {
 
 /// A port and its protocol.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PortProtocol {
     /// Number or name.
@@ -215,6 +225,7 @@ pub struct PortProtocol {
 
 /// ICMP types.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct IcmpRule {
     /// The types.
@@ -224,6 +235,7 @@ pub struct IcmpRule {
 
 /// An ICMP type.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct IcmpField {
     /// `IPv4` (also if empty) or `IPv6`.
@@ -236,6 +248,7 @@ pub struct IcmpField {
 
 /// How a peer must have proved who it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Authentication {
     /// `disabled`, `required`, `test-always-fail`.

@@ -153,6 +153,7 @@ pub(crate) fn check_label_value(value: &str) -> Result<(), String> {
 
 /// A selector of labels; without any requirement it selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct LabelSelector {
     /// Labels that must be there with these values.
@@ -165,6 +166,7 @@ pub struct LabelSelector {
 
 /// One requirement of a selector.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SelectorRequirement {
     /// The label's key.
@@ -178,6 +180,7 @@ pub struct SelectorRequirement {
 
 /// What a requirement asks of a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum SelectorOperator {
     /// It is there with one of the values.
     In,

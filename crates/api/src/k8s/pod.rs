@@ -171,6 +171,7 @@ pub struct ExecAction {
 
 /// A number, or a name for one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "a number or a name")]
 pub enum IntOrString {
     /// The number.

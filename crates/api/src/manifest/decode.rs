@@ -5,8 +5,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::locate::locate;
-use super::{Document, FieldError, Manifest, ManifestError, Object, Refusal};
+use super::{Document, FieldError, Manifest, ManifestError, Object, Refusal, UnknownFields};
 use crate::{cilium, k8s, tree};
+
+/// Fields that are left out of an object because nobody knows them, at most.
+const UNKNOWN_MAX: usize = 100;
 
 /// Why an object was not taken.
 enum Problem {
@@ -29,15 +32,30 @@ struct Head {
     metadata: k8s::Metadata,
 }
 
+/// Where a document is, and how it is read.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// Its text.
+    pub(super) chunk: &'a str,
+    /// Line of its text in the whole.
+    pub(super) first_line: usize,
+    /// What becomes of fields that nobody knows.
+    pub(super) unknown: UnknownFields,
+}
+
+impl Place<'_> {
+    fn line_of(&self, path: &str) -> (usize, usize) {
+        locate(self.chunk, self.first_line, path)
+    }
+}
+
 /// Adds what a document holds to the manifest, or to what is malformed.
 pub(super) fn document(
     tree: Value,
-    chunk: &str,
-    first_line: usize,
+    place: Place<'_>,
     manifest: &mut Manifest,
     malformed: &mut Vec<ManifestError>,
 ) {
-    let line_of = |path: &str| locate(chunk, first_line, path);
     match tree {
         Value::Object(mut map)
             if map.get("kind").and_then(Value::as_str) == Some("List")
@@ -48,54 +66,103 @@ pub(super) fn document(
                 Some(Value::Array(items)) => items,
                 Some(other) => {
                     let error = FieldError::new("items", format!("{other} is no list"));
-                    malformed.push(at(error, "", &line_of));
+                    malformed.push(at(error, "", place));
                     return;
                 }
             };
             for (n, item) in items.into_iter().enumerate() {
-                malformed.extend(object(item, &format!("items[{n}]"), &line_of, manifest).err());
+                malformed.extend(object(item, &format!("items[{n}]"), place, manifest).err());
             }
         }
-        tree => malformed.extend(object(tree, "", &line_of, manifest).err()),
+        tree => malformed.extend(object(tree, "", place, manifest).err()),
     }
 }
-
-type LineOf<'a> = &'a dyn Fn(&str) -> (usize, usize);
 
 fn object(
     tree: Value,
     prefix: &str,
-    line_of: LineOf<'_>,
+    place: Place<'_>,
     manifest: &mut Manifest,
 ) -> Result<(), ManifestError> {
-    let head = head(&tree).map_err(|error| at(error, prefix, line_of))?;
+    let head = head(&tree).map_err(|error| at(error, prefix, place))?;
     let key = head.metadata.key();
-    match decode(&head, tree) {
+    let decoded = match place.unknown {
+        UnknownFields::Refuse => decode(&head, tree),
+        UnknownFields::Warn => {
+            let (decoded, unknown) = without_unknown(&head, tree);
+            let unknown = unknown.into_iter().map(|error| at(error, prefix, place));
+            manifest.unknown.extend(unknown);
+            decoded
+        }
+    };
+    match decoded {
         Ok(object) => manifest.documents.push(Document {
-            line: line_of(prefix).0,
+            line: place.line_of(prefix).0,
             api_version: head.api_version,
             kind: head.kind,
             key,
             object,
         }),
-        Err(Problem::Form(error)) => return Err(at(error, prefix, line_of)),
+        Err(Problem::Form(error)) => return Err(at(error, prefix, place)),
         Err(Problem::Refused(error)) => manifest.refused.push(Refusal {
             kind: head.kind,
             key,
-            error: at(error, prefix, line_of),
+            error: at(error, prefix, place),
         }),
     }
     Ok(())
 }
 
+/// Reads an object without the fields that nobody knows, and tells them.
+fn without_unknown(
+    head: &Head,
+    mut tree: Value,
+) -> (Result<Option<Object>, Problem>, Vec<FieldError>) {
+    let mut unknown = Vec::new();
+    loop {
+        match decode(head, tree.clone()) {
+            Err(Problem::Form(error))
+                if unknown.len() < UNKNOWN_MAX && remove(&mut tree, &error) =>
+            {
+                unknown.push(error);
+            }
+            decoded => return (decoded, unknown),
+        }
+    }
+}
+
+/// Takes the field out of which an error says that nobody knows it.
+fn remove(tree: &mut Value, error: &FieldError) -> bool {
+    let name = error.message.strip_prefix("unknown field `");
+    let Some((name, _)) = name.and_then(|rest| rest.split_once('`')) else {
+        return false;
+    };
+    let path = error.path.strip_suffix(name).unwrap_or(&error.path);
+    let mut inside = tree;
+    for step in path.split(['.', '[', ']']).filter(|step| !step.is_empty()) {
+        let next = match inside {
+            Value::Object(map) => map.get_mut(step),
+            Value::Array(list) => step.parse().ok().and_then(|n: usize| list.get_mut(n)),
+            _ => None,
+        };
+        match next {
+            Some(next) => inside = next,
+            None => return false,
+        }
+    }
+    inside
+        .as_object_mut()
+        .is_some_and(|map| map.remove(name).is_some())
+}
+
 /// The error with its place in the text.
-fn at(error: FieldError, prefix: &str, line_of: LineOf<'_>) -> ManifestError {
+fn at(error: FieldError, prefix: &str, place: Place<'_>) -> ManifestError {
     let path = match (prefix, error.path.as_str()) {
         ("", path) => path.to_owned(),
         (prefix, "") => prefix.to_owned(),
         (prefix, path) => format!("{prefix}.{path}"),
     };
-    let (line, column) = line_of(&path);
+    let (line, column) = place.line_of(&path);
     ManifestError {
         line,
         column,

@@ -36,12 +36,35 @@ pub fn parse(text: &[u8]) -> Result<Manifest, ManifestError> {
     }
 }
 
+/// What becomes of fields that nobody knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownFields {
+    /// The object is refused: a rule that lacks what its author wrote may allow
+    /// more than he meant.
+    #[default]
+    Refuse,
+    /// They are left out and told, as by an API server that warns.
+    Warn,
+}
+
 /// Reads a text to its end, whatever is wrong with some of its objects: what
 /// is in it, and every object whose form is wrong, in their order.
 ///
 /// # Errors
 /// There is no telling the documents of the text apart.
 pub fn judge(text: &[u8]) -> Result<(Manifest, Vec<ManifestError>), ManifestError> {
+    judge_with(text, UnknownFields::Refuse)
+}
+
+/// As [`judge`], for who wants to know what would be left of objects without the
+/// fields that nobody knows.
+///
+/// # Errors
+/// There is no telling the documents of the text apart.
+pub fn judge_with(
+    text: &[u8],
+    unknown: UnknownFields,
+) -> Result<(Manifest, Vec<ManifestError>), ManifestError> {
     if text.len() > value::TEXT_BYTES_MAX {
         return Err(ManifestError::of_text(format!(
             "has {} bytes; expected at most {}",
@@ -63,7 +86,12 @@ pub fn judge(text: &[u8]) -> Result<(Manifest, Vec<ManifestError>), ManifestErro
         match value::read(chunk, first_line, &bounds) {
             Ok(None) => {}
             Ok(Some(tree)) => {
-                decode::document(tree, chunk, first_line, &mut manifest, &mut malformed);
+                let place = decode::Place {
+                    chunk,
+                    first_line,
+                    unknown,
+                };
+                decode::document(tree, place, &mut manifest, &mut malformed);
             }
             Err(error) => malformed.push(error),
         }

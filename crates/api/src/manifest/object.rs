@@ -66,6 +66,8 @@ pub struct Manifest {
     pub documents: Vec<Document>,
     /// Policies that are refused.
     pub refused: Vec<Refusal>,
+    /// Fields that nobody knows, where they are left out and not refused.
+    pub unknown: Vec<ManifestError>,
 }
 
 /// Writes an object as a YAML document (without the leading `---`).

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use axon_api::agent::{PolicyView, SelectorView};
-use axon_api::manifest::{self, ManifestError};
+use axon_api::manifest::{self, ManifestError, UnknownFields};
 use axon_model::PolicyObject;
 use serde::Serialize;
 
@@ -46,7 +46,26 @@ pub(crate) enum Verb {
         /// YAML or JSON files with any number of objects.
         #[arg(required = true)]
         files: Vec<PathBuf>,
+        /// What becomes of fields that nobody knows.
+        #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+        unknown_fields: Unknown,
     },
+    /// The CustomResourceDefinitions of CiliumNetworkPolicy,
+    /// CiliumClusterwideNetworkPolicy and CiliumCIDRGroup, for `kubectl apply
+    /// -f -`. No agent is needed.
+    ///
+    /// They hold what this version reads. With `-o json`: a List.
+    Crds,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub(crate) enum Unknown {
+    /// The object is refused, as the agent does with files.
+    #[default]
+    Refuse,
+    /// They are told, and the rest is judged without them: what an API server
+    /// keeps that does not validate strictly.
+    Warn,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -65,9 +84,29 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             print(format, &view, |view| selectors(view))?;
         }
         Verb::Evaluate => evaluate::run(io::stdin().lock(), io::stdout().lock())?,
-        Verb::Validate { files } => return validate(files, format),
+        Verb::Validate {
+            files,
+            unknown_fields,
+        } => {
+            let unknown = match unknown_fields {
+                Unknown::Refuse => UnknownFields::Refuse,
+                Unknown::Warn => UnknownFields::Warn,
+            };
+            return validate(files, unknown, format);
+        }
+        Verb::Crds => crds(format)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn crds(format: Format) -> Result<(), Failure> {
+    let list = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "List",
+        "items": axon_api::cilium::crds(),
+    });
+    let yaml = axon_api::cilium::crds_yaml().map_err(|error| Failure::new(error.to_string()))?;
+    print(format, &list, |_| yaml)
 }
 
 /// Keeps one policy and the sets that it is in.
@@ -145,28 +184,35 @@ struct Finding {
     object: String,
     /// Empty if it would be accepted.
     error: String,
+    /// A field that is left out; empty if it is not about one.
+    warning: String,
 }
 
-fn validate(files: &[PathBuf], format: Format) -> Result<ExitCode, Failure> {
+fn validate(
+    files: &[PathBuf],
+    unknown: UnknownFields,
+    format: Format,
+) -> Result<ExitCode, Failure> {
     let mut findings = Vec::new();
     for file in files {
         let text = fs::read(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
-        findings.extend(findings_of(file, &text));
+        findings.extend(findings_of(file, &text, unknown));
     }
     print(format, &findings, |findings| validated(findings))?;
     let refused = findings.iter().any(|f| !f.error.is_empty());
     Ok(ExitCode::from(if refused { FAILED } else { 0 }))
 }
 
-fn findings_of(file: &Path, text: &[u8]) -> Vec<Finding> {
+fn findings_of(file: &Path, text: &[u8], unknown: UnknownFields) -> Vec<Finding> {
     let file = file.display().to_string();
     let form = |error: &ManifestError| Finding {
         file: file.clone(),
         line: error.line,
         object: String::new(),
         error: error.to_string(),
+        warning: String::new(),
     };
-    let (manifest, malformed) = match manifest::judge(text) {
+    let (manifest, malformed) = match manifest::judge_with(text, unknown) {
         Ok(judged) => judged,
         Err(error) => return vec![form(&error)],
     };
@@ -175,15 +221,23 @@ fn findings_of(file: &Path, text: &[u8]) -> Vec<Finding> {
         line: refusal.error.line,
         object: format!("{} {}", refusal.kind, refusal.key),
         error: refusal.error.to_string(),
+        warning: String::new(),
     });
     let accepted = manifest.documents.iter().map(|document| Finding {
         file: file.clone(),
         line: document.line,
         object: format!("{} {}", document.kind, document.key),
         error: String::new(),
+        warning: String::new(),
+    });
+    let left_out = manifest.unknown.iter().map(|error| Finding {
+        error: String::new(),
+        warning: error.to_string(),
+        ..form(error)
     });
     let malformed = malformed.iter().map(form);
-    let mut findings: Vec<Finding> = malformed.chain(refused).chain(accepted).collect();
+    let findings = malformed.chain(refused).chain(accepted).chain(left_out);
+    let mut findings: Vec<Finding> = findings.collect();
     findings.sort_by_key(|finding| finding.line);
     findings
 }
@@ -193,9 +247,10 @@ fn validated(findings: &[Finding]) -> String {
         [
             format!("{}:{}", finding.file, finding.line),
             or_dash(&finding.object),
-            match finding.error.as_str() {
-                "" => "accepted".to_owned(),
-                error => format!("refused: {error}"),
+            match (finding.error.as_str(), finding.warning.as_str()) {
+                ("", "") => "accepted".to_owned(),
+                ("", warning) => format!("left out: {warning}"),
+                (error, _) => format!("refused: {error}"),
             },
         ]
     });
@@ -207,6 +262,7 @@ mod tests {
     use std::path::Path;
 
     use axon_api::agent::{PolicySetView, PolicyView};
+    use axon_api::manifest::UnknownFields;
     use axon_model::{Origin, PolicyKind, PolicyObject};
 
     fn view() -> PolicyView {
@@ -262,7 +318,7 @@ SET  ENDPOINTS  CLASSES  ENTRIES  POLICIES
     #[test]
     fn files_are_judged_object_by_object() {
         let good = b"apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n";
-        let findings = super::findings_of(Path::new("f.yaml"), good);
+        let findings = super::findings_of(Path::new("f.yaml"), good, UnknownFields::Refuse);
         assert_eq!(findings.len(), 1);
         assert_eq!((findings[0].line, findings[0].error.as_str()), (1, ""));
         let mixed = [
@@ -271,7 +327,7 @@ SET  ENDPOINTS  CLASSES  ENTRIES  POLICIES
             b"---\nkind: Pod\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: A}\n",
         ]
         .concat();
-        let findings = super::findings_of(Path::new("f.yaml"), &mixed);
+        let findings = super::findings_of(Path::new("f.yaml"), &mixed, UnknownFields::Refuse);
         let wrong: Vec<(usize, bool)> = findings
             .iter()
             .map(|f| (f.line, !f.error.is_empty()))
@@ -281,5 +337,24 @@ SET  ENDPOINTS  CLASSES  ENTRIES  POLICIES
             [(2, true), (3, false), (7, true), (11, true)],
             "{findings:?}"
         );
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_or_told() {
+        let text = b"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+            metadata: {name: a}\nspec: {podSelector: {}, ingres: []}\n";
+        let judged = |unknown| super::findings_of(Path::new("f.yaml"), text, unknown);
+        let refused = judged(UnknownFields::Refuse);
+        assert_eq!(refused.len(), 1);
+        assert!(refused[0].error.contains("`ingres`"), "{refused:?}");
+        let told = judged(UnknownFields::Warn);
+        assert_eq!(told.len(), 2);
+        assert!(
+            told.iter().all(|finding| finding.error.is_empty()),
+            "{told:?}"
+        );
+        let shown = super::validated(&told);
+        assert!(shown.contains("left out: line 4"), "{shown}");
+        assert!(shown.contains("NetworkPolicy default/a"), "{shown}");
     }
 }
