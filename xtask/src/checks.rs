@@ -128,7 +128,7 @@ pub(crate) fn demo() -> Result<()> {
     cmd::run(cmd::command(target_folder()?.join("release/axon")).args(DEMO))
 }
 
-/// Measures what a packet costs, how long pods wait, what an agent takes, and
+/// Measures what a packet and policy cost, how long pods wait, what an agent takes, and
 /// pod-to-pod speed; `bench/` says how. What was measured is left as JSON in
 /// `bench` of the target folder.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
@@ -142,6 +142,20 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
             .args(cost)
             .args(["--budget", "crates/linux/benches/cost.json", "--out"])
             .arg(results.join("cost.json")),
+    )?;
+    let scale = [
+        "bench",
+        "--package",
+        "axon-policy",
+        "--bench",
+        "scale",
+        "--",
+    ];
+    cmd::run(
+        cmd::cargo()
+            .args(scale)
+            .arg("--out")
+            .arg(results.join("policy.json")),
     )?;
     let bench = folder.join("release/axon-bench");
     for section in ["cni", "agent"] {

@@ -52,7 +52,7 @@ impl Order {
     }
 
     const fn of(tier: u32, place: u32) -> Self {
-        Self((u8::MAX as u32 - tier) << TIER_SHIFT | place << PLACE_SHIFT)
+        Self(((u8::MAX as u32 - tier) << TIER_SHIFT) | (place << PLACE_SHIFT))
     }
 
     /// Whether it is one of the Admin tier.
@@ -72,7 +72,7 @@ impl Order {
             _ if class < class::FIRST => 1,
             _ => 2,
         };
-        self.0 | l4.specificity() << SPECIFICITY_SHIFT | remote
+        self.0 | (l4.specificity() << SPECIFICITY_SHIFT) | remote
     }
 }
 

@@ -186,8 +186,8 @@ impl World {
                 precedence: rule.precedence,
                 rule: rule.precedence,
                 proxy_port: Be16::ZERO,
-                flags: u16::from(rule.deny) * PolicyEntryFlags::DENY
-                    | u16::from(rule.default) * PolicyEntryFlags::DEFAULT,
+                flags: (u16::from(rule.deny) * PolicyEntryFlags::DENY)
+                    | (u16::from(rule.default) * PolicyEntryFlags::DEFAULT),
             },
         );
     }

@@ -1,0 +1,249 @@
+//! What policy of a large cluster costs a node: all of it from nothing, one
+//! policy that changes, one identity that comes and goes, memory; the engine
+//! beside its slow twin.
+//!
+//! ```text
+//! 10,000 identities of 1,000 applications in 100 namespaces
+//! 2,000 policies: one or two for each application, some of them of prefixes, some denials,
+//!                 some in Admin and Baseline
+//! 250 subjects
+//! ```
+#![expect(
+    clippy::disallowed_methods,
+    reason = "it measures time, and is told by arguments what to write"
+)]
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use axon_abi::{Direction, Identity};
+use axon_model::{
+    Action, Label, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch, PortRule, Ports,
+    Protocol, Requirement, Rule, RuleEntry, Selector, Subject, Tier,
+};
+use axon_policy::{
+    Engine, IdentityInfo, Numbers, PolicyConfig, World, cidr_labels, reserved_identities, resolve,
+};
+
+const IDENTITIES: u32 = 10_000;
+const APPS: u32 = 1_000;
+const NAMESPACES: u32 = 100;
+const POLICIES: u32 = 2_000;
+const SUBJECTS: u32 = 250;
+const PREFIXES: u32 = 200;
+/// Edits of each kind; the median is told.
+const EDITS: u32 = 51;
+const NAMESPACE: &str = "io.kubernetes.pod.namespace";
+
+fn pod(n: u32) -> IdentityInfo {
+    let labels = [
+        Label::new("k8s", "app", &format!("app-{}", n % APPS)),
+        Label::new("k8s", "release", &format!("r{}", n / APPS)),
+        Label::new("k8s", NAMESPACE, &format!("ns-{}", n % NAMESPACES)),
+        Label::new("k8s", "io.cilium.k8s.policy.cluster", "default"),
+    ];
+    IdentityInfo::labelled(labels.into_iter().collect())
+}
+
+fn prefix(n: u32) -> ipnet::IpNet {
+    let text = format!("198.{}.{}.0/24", 18 + n / 256, n % 256);
+    text.parse().expect("a prefix")
+}
+
+fn of(key: &str, value: &str) -> Selector {
+    Selector::new(vec![Requirement::equals("k8s", key, value)])
+}
+
+fn entry(direction: Direction, action: Action, peer: Peer, port: u32) -> RuleEntry {
+    let port = u16::try_from(port % 40_000).unwrap_or(1) + 1;
+    RuleEntry {
+        direction,
+        action,
+        peers: Peers::List(vec![peer]),
+        ports: Ports::List(vec![PortRule {
+            protocol: Protocol::TCP,
+            port: PortMatch::Range(port, port),
+        }]),
+        l7: None,
+    }
+}
+
+/// The policy of a number, in one of its versions.
+fn policy(n: u32, version: u32) -> PolicyObject {
+    let app = |n: u32| Peer::Endpoints(of("app", &format!("app-{}", n % APPS)));
+    let (ingress, egress) = (Direction::Ingress, Direction::Egress);
+    let port = 80 + n % 7 + version;
+    let mut entries = vec![
+        entry(ingress, Action::Allow, app(n * 7 + 1), port),
+        entry(ingress, Action::Allow, app(n * 11 + 5), port),
+        entry(egress, Action::Allow, app(n * 13 + 3), 443),
+    ];
+    if n.is_multiple_of(10) {
+        let except = Vec::new();
+        let cidr = Peer::Cidr {
+            cidr: prefix(n / 10 % PREFIXES),
+            except,
+        };
+        entries.push(entry(egress, Action::Allow, cidr, 443));
+    }
+    if n.is_multiple_of(20) {
+        let namespace = format!("ns-{}", n % NAMESPACES);
+        let peer = Peer::Endpoints(of(NAMESPACE, &namespace));
+        entries.push(entry(ingress, Action::Deny, peer, 22));
+    }
+    let (tier, subject) = match n {
+        0..5 => (
+            Tier::Admin(u16::try_from(n).unwrap_or(0)),
+            Selector::default(),
+        ),
+        5..10 => (Tier::Baseline(0), Selector::default()),
+        _ => (Tier::Normal, of("app", &format!("app-{}", n % APPS))),
+    };
+    let rule = Rule {
+        subject: Subject::Endpoints(subject),
+        tier,
+        default_deny_ingress: tier == Tier::Normal,
+        default_deny_egress: tier == Tier::Normal,
+        entries,
+        description: String::new(),
+        labels: Vec::new(),
+        log: String::new(),
+    };
+    PolicyObject {
+        origin: Origin {
+            kind: PolicyKind::CiliumNetworkPolicy,
+            namespace: String::new(),
+            name: format!("policy-{n:04}"),
+        },
+        uid: String::new(),
+        rules: vec![rule],
+    }
+}
+
+fn world(config: &PolicyConfig) -> World {
+    let mut identities = reserved_identities(config);
+    identities.extend((0..IDENTITIES).map(|n| (Identity(1000 + n), pod(n))));
+    identities.extend((0..PREFIXES).map(|n| {
+        let info = IdentityInfo {
+            prefix: Some(prefix(n)),
+            ..IdentityInfo::labelled(cidr_labels(config, prefix(n)))
+        };
+        (Identity(Identity::LOCAL_MIN.0 + 1 + n), info)
+    }));
+    let policies = (0..POLICIES).map(|n| policy(n, 0));
+    World {
+        identities,
+        policies: policies.map(|p| (p.origin.clone(), p)).collect(),
+        subjects: (0..SUBJECTS).map(|n| Identity(1000 + n * 37)).collect(),
+        ..World::default()
+    }
+}
+
+/// What this process has in memory.
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_default()
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
+    let start = Instant::now();
+    let made = work();
+    (start.elapsed(), made)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+fn edits(mut edit: impl FnMut(u32)) -> Duration {
+    median((1..=EDITS).map(|n| timed(|| edit(n)).0).collect())
+}
+
+fn main() {
+    let config = PolicyConfig::default();
+    let world = world(&config);
+    let mut numbers = Numbers::default();
+    let before = resident_kib();
+    let (from_nothing, mut engine) = timed(|| {
+        let mut engine = Engine::new(config.clone());
+        for (id, info) in &world.identities {
+            engine.upsert_identity(*id, info.clone());
+        }
+        for policy in world.policies.values() {
+            engine.upsert_policy(policy.clone());
+        }
+        engine.set_subjects(world.subjects.clone());
+        engine.resolution(&mut numbers);
+        engine
+    });
+    let engine_kib = resident_kib().saturating_sub(before);
+    let rows = engine.resolution(&mut numbers).row_count();
+    let one_policy = edits(|n| {
+        // One that is about subjects, each time another.
+        engine.upsert_policy(policy(1000 + n * 37 % APPS, n));
+        engine.resolution(&mut numbers);
+    });
+    let everybodys = edits(|n| {
+        engine.upsert_policy(policy(1, n));
+        engine.resolution(&mut numbers);
+    });
+    let newcomer = Identity(1000 + IDENTITIES);
+    let comes = edits(|n| {
+        engine.upsert_identity(newcomer, pod(n * 17));
+        engine.resolution(&mut numbers);
+    });
+    let subject = edits(|n| {
+        let mut subjects: BTreeSet<Identity> = world.subjects.clone();
+        subjects.insert(Identity(1000 + n * 37 + 1));
+        engine.set_subjects(subjects);
+        engine.resolution(&mut numbers);
+    });
+    let (slow, _) = timed(|| resolve(&config, &world, &mut numbers));
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    println!(
+        "{IDENTITIES} identities, {POLICIES} policies, {SUBJECTS} subjects: {} sets, {} class rows, \
+         {} entries, {} KiB in rows, {engine_kib} KiB in the engine",
+        rows.sets,
+        rows.classes,
+        rows.entries,
+        rows.bytes() / 1024,
+    );
+    println!("{:<36}{:>12}{:>12}", "", "engine ms", "slow twin");
+    for (what, time) in [
+        ("everything from nothing", from_nothing),
+        ("a policy of one application changes", one_policy),
+        ("a policy of everybody changes", everybodys),
+        ("an identity comes or changes", comes),
+        ("a subject comes and another goes", subject),
+    ] {
+        println!("{what:<36}{:>12.2}{:>12.2}", ms(time), ms(slow));
+    }
+    write_json(&serde_json::json!({
+        "identities": IDENTITIES,
+        "policies": POLICIES,
+        "subjects": SUBJECTS,
+        "rows_bytes": rows.bytes(),
+        "engine_kib": engine_kib,
+        "from_nothing_ms": ms(from_nothing),
+        "policy_ms": ms(one_policy),
+        "policy_of_everybody_ms": ms(everybodys),
+        "identity_ms": ms(comes),
+        "subject_ms": ms(subject),
+        "slow_twin_ms": ms(slow),
+    }));
+}
+
+/// Writes what was measured to the file that `--out` names, if it does.
+fn write_json(measured: &serde_json::Value) {
+    let mut args = std::env::args().skip_while(|arg| arg != "--out");
+    if let Some(path) = args.nth(1)
+        && let Err(error) = std::fs::write(&path, format!("{measured:#}\n"))
+    {
+        eprintln!("{path}: {error}");
+    }
+}

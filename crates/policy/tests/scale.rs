@@ -1,0 +1,112 @@
+//! What a rule costs does not depend on how many there are whom it does not tell
+//! apart.
+
+use std::collections::BTreeSet;
+
+use axon_abi::{Direction, Identity};
+use axon_model::{
+    Action, Entity, Label, Origin, Peer, Peers, PolicyKind, PolicyObject, Ports, Requirement, Rule,
+    RuleEntry, Selector, Subject, Tier, source,
+};
+use axon_policy::{Engine, IdentityInfo, Numbers, PolicyConfig, RowCount, reserved_identities};
+
+const NAMESPACE: &str = "io.kubernetes.pod.namespace";
+
+fn pod(n: u32) -> IdentityInfo {
+    let labels = [
+        Label::new(source::K8S, "app", &format!("app-{n}")),
+        Label::new(source::K8S, NAMESPACE, &format!("ns-{}", n % 50)),
+        Label::new(source::K8S, "io.cilium.k8s.policy.cluster", "default"),
+    ];
+    IdentityInfo::labelled(labels.into_iter().collect())
+}
+
+fn policy(tier: Tier, action: Action, peer: Peer) -> PolicyObject {
+    let direction = Direction::Ingress;
+    let rule = Rule {
+        subject: Subject::Endpoints(Selector::default()),
+        tier,
+        default_deny_ingress: true,
+        default_deny_egress: false,
+        entries: vec![RuleEntry {
+            direction,
+            action,
+            peers: Peers::List(vec![peer]),
+            ports: Ports::Any,
+            l7: None,
+        }],
+        description: String::new(),
+        labels: Vec::new(),
+        log: String::new(),
+    };
+    PolicyObject {
+        origin: Origin {
+            kind: PolicyKind::CiliumClusterwideNetworkPolicy,
+            namespace: String::new(),
+            name: format!("{tier:?}-{action:?}"),
+        },
+        uid: String::new(),
+        rules: vec![rule],
+    }
+}
+
+/// An engine of so many identities, with one subject.
+fn engine(identities: u32) -> Engine {
+    let config = PolicyConfig::default();
+    let mut engine = Engine::new(config.clone());
+    for (id, info) in reserved_identities(&config) {
+        engine.upsert_identity(id, info);
+    }
+    for n in 0..identities {
+        engine.upsert_identity(Identity(1000 + n), pod(n));
+    }
+    engine.set_subjects(BTreeSet::from([Identity(1000)]));
+    engine
+}
+
+/// The rows of the subject's set under these policies alone.
+fn rows(engine: &mut Engine, policies: &[PolicyObject]) -> RowCount {
+    for policy in policies {
+        engine.upsert_policy(policy.clone());
+    }
+    let count = engine.resolution(&mut Numbers::default()).row_count();
+    for policy in policies {
+        engine.remove_policy(&policy.origin);
+    }
+    count
+}
+
+#[test]
+fn a_rule_for_the_cluster_costs_the_same_among_100_000_identities() {
+    let cluster = || Peer::Entity(Entity::Cluster);
+    let pods = || {
+        let has_namespace = Requirement::exists(source::K8S, NAMESPACE);
+        Peer::Endpoints(Selector::new(vec![has_namespace]))
+    };
+    let (mut few, mut many) = (engine(10), engine(100_000));
+    for (what, policies) in [
+        (
+            "the cluster",
+            vec![policy(Tier::Normal, Action::Allow, cluster())],
+        ),
+        (
+            "every pod",
+            vec![policy(Tier::Normal, Action::Allow, pods())],
+        ),
+        (
+            "every pod passes to a tier that allows the cluster",
+            vec![
+                policy(Tier::Admin(1), Action::Pass, pods()),
+                policy(Tier::Admin(2), Action::Deny, cluster()),
+                policy(Tier::Normal, Action::Allow, cluster()),
+            ],
+        ),
+    ] {
+        let count = rows(&mut few, &policies);
+        assert_eq!(rows(&mut many, &policies), count, "{what}");
+        assert!(
+            count.classes <= 1 && count.entries <= 20,
+            "{what}: {count:?}"
+        );
+    }
+}
