@@ -79,7 +79,8 @@ pub struct Connection<'a> {
 }
 
 /// Whether the proxy of a subject lets pass what is said, by the entries of
-/// all rules that are about the subject. `true` also where no entry asks: then
+/// all rules of the Normal tier that are about the subject: rules of the others
+/// ask for nothing, and what they decide does not reach the proxy. `true` also where no entry asks: then
 /// the connection does not reach the proxy. Whether it may be at all is not
 /// asked here.
 pub fn passes<'a>(

@@ -302,6 +302,17 @@ fn hosts(net: &Net) -> Vec<Case> {
     {
         row.flags |= EndpointFlags::AUDIT;
     }
+    let mut node_audits = closed();
+    node_audits.config.flags |= axon_abi::ConfigFlags::AUDIT;
+    let deny = Rule {
+        protocol: 6,
+        port: 22,
+        prefix: 16,
+        precedence: 20,
+        deny: true,
+        ..Rule::default()
+    };
+    node_audits.rule(2, None, deny);
     vec![
         net.case(
             "host under policy",
@@ -322,6 +333,24 @@ fn hosts(net: &Net) -> Vec<Case> {
                 &Build::udp(net.a, net.b, (1, 2), 3),
                 to(POD_B),
             )],
+        ),
+        net.case(
+            "audit of the node",
+            node_audits,
+            vec![
+                sends(
+                    "what nothing allows",
+                    POD_A,
+                    &Build::udp(net.a, net.b, (1, 2), 3),
+                    to(POD_B),
+                ),
+                sends(
+                    "what a rule denies",
+                    POD_A,
+                    &Build::tcp(net.a, net.b, (40000, 22), SYN),
+                    to(POD_B),
+                ),
+            ],
         ),
     ]
 }
