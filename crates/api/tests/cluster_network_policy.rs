@@ -102,6 +102,27 @@ fn each_rule_is_one_of_the_models() {
 }
 
 #[test]
+fn names_are_those_of_all_depths() {
+    let names = "[example.com, '*.Example.com', a_b.c.]";
+    let policy = policy(&text(&format!(
+        "egress: [{{action: Accept, to: [{{domainNames: {names}}}]}}]"
+    )));
+    let Peers::List(peers) = &policy.rules[0].entries[0].peers else {
+        panic!("{policy:?}");
+    };
+    let matches = |name: &str| {
+        let meant = |peer: &Peer| matches!(peer, Peer::Name(pattern) if pattern.matches(name));
+        peers.iter().any(meant)
+    };
+    for name in ["example.com", "a.example.com", "a.b.example.com", "a_b.c"] {
+        assert!(matches(name), "{name}");
+    }
+    for name in ["com", "myexample.com", "x.a_b.c"] {
+        assert!(!matches(name), "{name}");
+    }
+}
+
+#[test]
 fn a_policy_without_rules_says_nothing() {
     assert_eq!(policy(&text("")).rules, []);
     assert_eq!(policy(&text("ingress: [], egress: null")).rules, []);
@@ -277,9 +298,14 @@ fn refusals_name_the_field_and_what_is_expected() {
             "not supported",
         ),
         (
-            to("{domainNames: [example.com]}"),
-            "spec.egress[0].to[0].domainNames",
-            "not supported",
+            to("{domainNames: [example.com, 'a.*.com']}"),
+            "spec.egress[0].to[0].domainNames[1]",
+            "is no domain name",
+        ),
+        (
+            to("{domainNames: [com]}"),
+            "spec.egress[0].to[0].domainNames[0]",
+            "is no domain name",
         ),
         (
             egress("action: Deny, to: [{domainNames: [example.com]}]"),

@@ -5,8 +5,8 @@
 
 use axon_abi::Direction;
 use axon_model::{
-    Action, Entity, Peer, Peers, PortMatch, PortRule, Ports, Protocol, Requirement, Rule,
-    RuleEntry, Selector, Subject, Tier,
+    Action, Entity, NamePattern, Peer, Peers, PortMatch, PortRule, Ports, Protocol, Requirement,
+    Rule, RuleEntry, Selector, Subject, Tier,
 };
 use serde::{Deserialize, Serialize};
 
@@ -351,13 +351,7 @@ impl EgressPeer {
             return network_peers(networks, &format!("{path}.networks"));
         }
         if let Some(names) = &self.domain_names {
-            let path = format!("{path}.domainNames");
-            check_items(names.len(), 1, &path)?;
-            if action != RuleAction::Accept {
-                let message = format!("stands in a rule that says {action:?}; expected Accept");
-                return Err(FieldError::new(path, message));
-            }
-            return Err(not_supported(&path));
+            return name_peers(names, action, &format!("{path}.domainNames"));
         }
         let selector = pods(self.namespaces.as_ref(), self.pods.as_ref(), path)?;
         Ok(vec![Peer::Endpoints(selector)])
@@ -393,6 +387,47 @@ fn network_peers(networks: &[String], path: &str) -> Result<Vec<Peer>, FieldErro
         peers.push(Peer::Cidr { cidr, except });
     }
     Ok(peers)
+}
+
+/// Which addresses will be given for a name is not known before somebody asks:
+/// names can be allowed only.
+fn name_peers(names: &[String], action: RuleAction, path: &str) -> Result<Vec<Peer>, FieldError> {
+    check_items(names.len(), 1, path)?;
+    if action != RuleAction::Accept {
+        let message = format!("stands in a rule that says {action:?}; expected Accept");
+        return Err(FieldError::new(path, message));
+    }
+    let mut peers = Vec::new();
+    for (n, text) in names.iter().enumerate() {
+        // Here `*` stands for one label or more, as `**` does in Cilium's patterns.
+        let (any, rest) = match text.strip_prefix("*.") {
+            Some(rest) => ("**.", rest),
+            None => ("", text.as_str()),
+        };
+        let good = is_domain_name(rest).then(|| NamePattern::new(&format!("{any}{rest}")).ok());
+        let Some(pattern) = good.flatten() else {
+            return Err(FieldError::new(
+                format!("{path}[{n}]"),
+                format!("{text:?} is no domain name; expected one as example.com or *.example.com"),
+            ));
+        };
+        peers.push(Peer::Name(pattern));
+    }
+    Ok(peers)
+}
+
+/// Two labels or more, of letters, digits and inner `-` and `_`.
+fn is_domain_name(text: &str) -> bool {
+    let label = |label: &str| {
+        let end = |c: Option<u8>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        end(label.bytes().next())
+            && end(label.bytes().next_back())
+            && label
+                .bytes()
+                .all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c))
+    };
+    let text = text.strip_suffix('.').unwrap_or(text);
+    text.contains('.') && text.split('.').all(label)
 }
 
 fn ports(protocols: Option<&[ProtocolField]>, path: &str) -> Result<Ports, FieldError> {
