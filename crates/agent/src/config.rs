@@ -181,6 +181,7 @@ mod tests {
             ("--identity-allocation-mode=kvstore", "local, crd"),
             ("--policy-cidr-match-mode=nodes,hosts", "not \"hosts\""),
             ("--enable-host-firewall=perhaps", "true or false"),
+            ("--host-firewall-confirm-timeout=soon", "duration"),
             ("--host-firewall-failsafe-ingress=tcp/22,ssh", "not \"ssh\""),
             ("--host-firewall-failsafe-egress=udp/0", "not \"udp/0\""),
         ] {

@@ -25,7 +25,7 @@ use crate::endpoints::Records;
 use crate::journal::Journal;
 use crate::names::{Namer, Sources};
 use crate::problem::chain;
-use crate::store::Store;
+use crate::store::{HOST_TRIAL, Store};
 use crate::uplinks::Uplinks;
 
 /// Between two comparisons of every row with the kernel.
@@ -139,6 +139,8 @@ pub(crate) struct Engine {
     pub(crate) node_name: Arc<str>,
     /// The node's own number; 0 where policy is not enforced on it.
     pub(crate) host_id: u16,
+    /// Where policies for the node itself on trial are kept, if there are trials.
+    pub(crate) trials: Option<Store>,
     pub(crate) uplinks: watch::Receiver<Arc<Uplinks>>,
     pub(crate) view: watch::Sender<Arc<View>>,
     pub(crate) journal: Journal,
@@ -219,6 +221,12 @@ impl Engine {
                 .write(store, &mut self.controller)
                 .map_err(|error| chain(&error))?;
             self.persist_due = false;
+        }
+        if let (Some(trials), Some(trial)) = (&self.trials, self.controller.unkept_host_trial()) {
+            trials
+                .write(HOST_TRIAL, trial)
+                .map_err(|error| chain(&error))?;
+            self.controller.host_trial_is_kept();
         }
         for (id, status) in self.controller.endpoints() {
             if !status.labels.is_empty() {

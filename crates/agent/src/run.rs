@@ -104,7 +104,8 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
     let datapath = setup::datapath(&config, &facts)?;
     let maps = datapath.maps().clone();
     let host_id = host_id(&config, &records, &store)?;
-    let controller = setup::controller(&config, &facts, &maps, persisted, (&records, host_id));
+    let mut controller = setup::controller(&config, &facts, &maps, persisted, (&records, host_id));
+    let trials = setup::trials(&config, &mut controller)?;
     let (handle, inbox) = EngineHandle::new();
     setup::wake_on_changes(&observed, &handle);
     let stop = CancellationToken::new();
@@ -123,6 +124,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         namer: Namer::default(),
         node_name: config.node_name.as_str().into(),
         host_id,
+        trials,
         uplinks: known_uplinks.clone(),
         view,
         journal,

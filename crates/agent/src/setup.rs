@@ -9,9 +9,11 @@ use axon_linux::{Datapath, DatapathConfig, KernelReconciler, Maps, ReconcilerCon
 use axon_model::Observed;
 
 use crate::Config;
+use crate::clock::monotonic_zero_ns;
 use crate::config::{Aggregation, Allocation, Enforcement};
-use crate::endpoints::Records;
+use crate::endpoints::{Records, readable};
 use crate::engine::EngineHandle;
+use crate::store::{HOST_TRIAL, Store};
 use crate::uplinks::Uplinks;
 
 /// Ports of the node that masquerading uses: those that no service has.
@@ -112,6 +114,24 @@ pub(crate) fn controller(
     controller.set_local_addresses(uplinks.addresses.clone());
     controller.set_leaving_addresses(uplinks.leaving.clone(), uplinks.present.clone());
     controller
+}
+
+/// Has changed policy for the node itself be confirmed, if the configuration says
+/// so; where that is kept, over reboots too.
+pub(crate) fn trials(
+    config: &Config,
+    controller: &mut Controller,
+) -> anyhow::Result<Option<Store>> {
+    let timeout = config.firewall.confirm_timeout;
+    if !config.firewall.enabled || timeout.is_zero() {
+        return Ok(None);
+    }
+    let store = Store::shared(&config.paths.lib)?;
+    let known = readable(store.read(HOST_TRIAL))?;
+    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let zero_unix_ms = monotonic_zero_ns() / 1_000_000;
+    controller.have_host_policy_confirmed(timeout_ms, zero_unix_ms, known);
+    Ok(Some(store))
 }
 
 fn control_config(config: &Config, mtu: u32) -> axon_control::Config {

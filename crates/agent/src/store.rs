@@ -214,6 +214,8 @@ pub(crate) const EVENTS: &str = "events.json";
 pub(crate) const IPAM: &str = "ipam.json";
 /// The node's own number among the endpoints.
 pub(crate) const HOST: &str = "host.json";
+/// File of the policies for the node itself that are on trial, in the lib-dir.
+pub(crate) const HOST_TRIAL: &str = "host-policy.json";
 
 #[cfg(test)]
 mod tests {

@@ -20,6 +20,7 @@ use crate::routes::Overlap;
 use crate::runtime::{DeviceAddresses, Epoch};
 use crate::seen::{Cursors, View};
 use crate::sets::Sets;
+use crate::trial::Trials;
 use crate::views::{
     Condition, ConditionKind, EndpointStatus, HostStatus, IpSource, Renamed, StepReport,
 };
@@ -57,6 +58,7 @@ pub struct Controller {
     pub(crate) epoch: Epoch,
     pub(crate) statuses: BTreeMap<u16, EndpointStatus>,
     pub(crate) host: HostStatus,
+    pub(crate) trials: Option<Trials>,
     /// The node's row of another life.
     pub(crate) adopted_host: Option<EndpointRow>,
     pub(crate) pod_cidrs: BTreeMap<IpNet, String>,
@@ -130,6 +132,7 @@ impl Controller {
             epoch: Epoch::default(),
             statuses: BTreeMap::new(),
             host: HostStatus::default(),
+            trials: None,
             adopted_host: None,
             pod_cidrs: BTreeMap::new(),
             apiservers: BTreeSet::new(),
@@ -228,6 +231,7 @@ impl Controller {
         let before = (self.persisted.stamp(), revisions(desired));
         let mut news = std::mem::take(&mut self.local_addresses_changed) || view.is_changed();
         // Where sets have gone, what did not fit may fit now.
+        news |= self.trial_is_due(now_ms);
         let room = self.sets.remove_due(now_ms);
         self.rules_due |= room;
         let overflow = |c: &Condition| c.kind == ConditionKind::PolicyOverflow;
@@ -250,6 +254,7 @@ impl Controller {
                 self.sets.next_due_ms(),
                 self.epoch.next_due_ms(),
                 self.names.next_due_ms(),
+                self.trials.as_ref().and_then(Trials::next_due_ms),
             ]
             .into_iter()
             .flatten()
@@ -269,7 +274,7 @@ impl Controller {
     ) {
         self.follow_nodes(view);
         self.follow_host(view);
-        self.follow_policies(view);
+        self.follow_policies(now_ms, view);
         self.follow_names(now_ms, view, complete);
         self.follow_pods(view);
         let news = self.identify_endpoints(view);
@@ -286,8 +291,9 @@ impl Controller {
         self.engine.set_subjects(subjects.collect());
         let resolution = self.engine.resolution(&mut self.persisted.numbers).clone();
         self.conditions = self.observed_conditions(view);
-        let overflow = self.place_host(view, &resolution);
-        self.conditions.extend(overflow);
+        let of_host = self.place_host(view, &resolution);
+        let of_host = of_host.into_iter().chain(self.trial_condition());
+        self.conditions.extend(of_host);
         let overflows = self.place_endpoints(view, &resolution, desired);
         self.conditions.extend(overflows);
         let rows = self.row_conditions();

@@ -31,6 +31,7 @@ mod routes;
 mod runtime;
 mod seen;
 mod sets;
+mod trial;
 mod views;
 mod write;
 
@@ -38,6 +39,7 @@ pub use config::{Capacity, Config, IdentityMode};
 pub use controller::{Adopted, Controller};
 pub use ipam::{Family, Ipam, IpamError};
 pub use persisted::{Persisted, PersistedChange};
+pub use trial::HostTrial;
 pub use views::{
     Condition, ConditionKind, EndpointStatus, HostStatus, IpEntry, IpSource, PolicySetUse, Renamed,
     RuleView, StepReport, WaitReason,

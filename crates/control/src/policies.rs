@@ -18,10 +18,10 @@ use crate::views::{Condition, ConditionKind, IpSource};
 impl Controller {
     /// Brings policies up to date, the groups they refer to, and identities of
     /// the prefixes they name.
-    pub(crate) fn follow_policies(&mut self, view: &View) {
-        let policies = view.policies.is_changed();
+    pub(crate) fn follow_policies(&mut self, now_ms: u64, view: &View) {
+        let policies = view.policies.is_changed() || self.trial_is_due(now_ms);
         if policies {
-            self.follow_rules(view);
+            self.follow_rules(now_ms, view);
         }
         let groups = (policies || view.groups_are_changed()) && self.follow_groups(view);
         let complete = view.policies_are_complete();
@@ -35,13 +35,28 @@ impl Controller {
         }
     }
 
-    fn follow_rules(&mut self, view: &View) {
+    fn follow_rules(&mut self, now_ms: u64, view: &View) {
         let config = self.config.policy();
+        if self.trials.is_some() {
+            self.follow_tried_rules(now_ms, view, &config);
+        } else {
+            self.follow_wanted_rules(view, &config);
+        }
+        let policies = self.engine.policies().values();
+        let host_firewall = self.config.host_firewall;
+        let unsupported = policies.filter_map(|policy| unsupported(policy, host_firewall));
+        let refused = view.policies.rows.values();
+        let refused = refused.filter_map(|policy| refused_by(&config, policy));
+        self.unsupported = unsupported.chain(refused).collect();
+        self.rules_due = true;
+    }
+
+    fn follow_wanted_rules(&mut self, view: &View, config: &PolicyConfig) {
         let known: BTreeSet<_> = self.engine.policies().keys().cloned().collect();
         for origin in view.policies.keys(known.iter()) {
             match view.policies.rows.get(&origin) {
                 // What was in force stays.
-                Some(policy) if unmet(&config, policy).is_some() => {}
+                Some(policy) if unmet(config, policy).is_some() => {}
                 Some(policy) => {
                     self.engine.upsert_policy((**policy).clone());
                 }
@@ -53,13 +68,6 @@ impl Controller {
                 None => {}
             }
         }
-        let policies = self.engine.policies().values();
-        let host_firewall = self.config.host_firewall;
-        let unsupported = policies.filter_map(|policy| unsupported(policy, host_firewall));
-        let refused = view.policies.rows.values();
-        let refused = refused.filter_map(|policy| refused_by(&config, policy));
-        self.unsupported = unsupported.chain(refused).collect();
-        self.rules_due = true;
     }
 
     /// Tells the policy engine of the groups that policies refer to. One that

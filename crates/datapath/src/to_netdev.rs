@@ -46,26 +46,26 @@ fn leave<F: Family>(
     }
     let own = scratch.of_node;
     if !own && scratch.endpoint == 0 || tables.config().flags & F::MASQUERADE == 0 {
-        return Ok(unless_held(scratch));
+        return Ok(or_held(scratch, Verdict::Ignore));
     }
     match parse::<F>(packet, tables, scratch) {
-        Ok(()) => match masquerade::<F>(packet, tables, scratch, own)? {
-            Verdict::Ignore => Ok(unless_held(scratch)),
-            verdict => Ok(verdict),
-        },
+        Ok(()) => {
+            let verdict = masquerade::<F>(packet, tables, scratch, own)?;
+            Ok(or_held(scratch, verdict))
+        }
         // The node's own packets are its own affair.
-        Err(_) if own => Ok(unless_held(scratch)),
+        Err(_) if own => Ok(or_held(scratch, Verdict::Ignore)),
         Err(reason) => Err(reason),
     }
 }
 
-/// Not ours, unless the node's policy was asked.
+/// What is not ours is, if the node's policy was asked.
 #[inline(always)]
-fn unless_held(scratch: &Scratch) -> Verdict {
-    if scratch.of_host {
+fn or_held(scratch: &Scratch, verdict: Verdict) -> Verdict {
+    if scratch.of_host && matches!(verdict, Verdict::Ignore) {
         Verdict::Pass
     } else {
-        Verdict::Ignore
+        verdict
     }
 }
 

@@ -1,5 +1,7 @@
 //! Options of the host firewall.
 
+use std::time::Duration;
+
 use axon_model::{PortMatch, PortRule, Protocol};
 use axon_policy::Failsafe;
 
@@ -10,6 +12,9 @@ use super::read::Reader;
 pub struct Firewall {
     /// Enforce it.
     pub enabled: bool,
+    /// How long policy for it that has changed waits to be confirmed before it is
+    /// taken back; zero is off.
+    pub confirm_timeout: Duration,
     /// What it never denies.
     pub failsafe: Failsafe,
 }
@@ -18,6 +23,7 @@ impl Firewall {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             enabled: reader.boolean("enable-host-firewall"),
+            confirm_timeout: reader.duration("host-firewall-confirm-timeout"),
             failsafe: Failsafe {
                 ingress: ports(reader, "host-firewall-failsafe-ingress"),
                 egress: ports(reader, "host-firewall-failsafe-egress"),

@@ -74,6 +74,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/ip", get(views::ips))
         .route("/v1/policy", get(views::policy))
         .route("/v1/policy/selectors", get(views::selectors))
+        .route("/v1/policy/host-confirm", post(views::confirm_host))
         .route("/v1/map/{name}", get(views::map))
         .route("/v1/metrics", get(views::metrics))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), bounded));

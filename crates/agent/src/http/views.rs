@@ -140,6 +140,19 @@ pub(super) async fn policy(State(api): State<Arc<Api>>) -> Answer<PolicyView> {
     }))
 }
 
+pub(super) async fn confirm_host(State(api): State<Arc<Api>>) -> Result<(), Refusal> {
+    if ask(&api, Controller::confirm_host_policy).await? {
+        // It is on disk after the next pass.
+        api.node.engine.wake();
+        return Ok(());
+    }
+    Err(Refusal::conflict(
+        "no policy for the node itself is on trial",
+        "axon status tells what became of it; the option host-firewall-confirm-timeout has \
+         changes tried",
+    ))
+}
+
 pub(super) async fn selectors(State(api): State<Arc<Api>>) -> Answer<Vec<SelectorView>> {
     let uses = ask(&api, |controller| controller.selectors()).await?;
     Ok(Json(

@@ -240,6 +240,13 @@ pub const OPTIONS: &[Spec] = &[
         "Enforce policies with nodeSelector on the node itself",
     ),
     option(
+        "host-firewall-confirm-timeout",
+        Duration,
+        "0s",
+        "Time after which changed policy for the node itself is taken back, unless confirmed by \
+         axon policy host-confirm; 0s is off",
+    ),
+    option(
         "host-firewall-failsafe-ingress",
         List,
         "tcp/22,tcp/2379-2380,tcp/6443,tcp/10250,udp/68,udp/546",

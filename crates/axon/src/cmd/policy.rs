@@ -39,6 +39,9 @@ pub(crate) enum Verb {
     /// becomes of each connection at both ends. What is wrong with a question, or
     /// with a connection, stands in its answer under `error`.
     Evaluate,
+    /// Keeps the policy for the node itself that is on trial, which is taken back
+    /// otherwise (option host-firewall-confirm-timeout).
+    HostConfirm,
     /// Would these files be accepted? No agent is needed.
     ///
     /// Exit status 1 if anything in them would not be.
@@ -84,6 +87,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             print(format, &view, |view| selectors(view))?;
         }
         Verb::Evaluate => evaluate::run(io::stdin().lock(), io::stdout().lock())?,
+        Verb::HostConfirm => {
+            client.done("POST", "/v1/policy/host-confirm", None::<&()>)?;
+        }
         Verb::Validate {
             files,
             unknown_fields,

@@ -201,6 +201,7 @@ fn policy_holds_for_the_node_itself() {
     check(&lab, "a deny of everybody", DENIED);
     lab.delete(&policy(DENY));
     check(&lab, "without a policy again", OPEN);
+    what_is_not_confirmed_is_taken_back(&lab);
 }
 
 /// The address by which a place is called.
@@ -438,4 +439,47 @@ fn a_connection_is_cut(lab: &Lab) {
         held.goes_on();
         held.close();
     }
+}
+
+/// A policy on trial is taken back by an agent that did not begin the trial; one
+/// that is confirmed is kept.
+fn what_is_not_confirmed_is_taken_back(lab: &Lab) {
+    lab.apply(&CLUSTER_CONFIG.replace("data: {", "data: {host-firewall-confirm-timeout: 10s, "));
+    let told = |word: &str| {
+        json(lab, "/v1/healthz")["parts"]["policy"]
+            .to_string()
+            .contains(word)
+    };
+    eventually("changes are tried", || {
+        json(lab, "/v1/config")
+            .to_string()
+            .contains("\"host-firewall-confirm-timeout\":\"10s\"")
+            && is_ready(lab)
+    });
+    let served: Probe = (WORLD, "node:a", Tcp(SERVED), false);
+    lab.apply(&policy(DENY));
+    check(lab, "on trial", &[served]);
+    assert!(told("on trial"));
+    kill(lab);
+    eventually("it is taken back", || passes(lab, served, false));
+    assert!(told("was not confirmed in time"));
+    lab.apply(&policy(INGRESS));
+    let socket = lab.node("a")["apiSocket"].clone();
+    let confirm = || {
+        let socket = socket.as_str().expect("a path");
+        let args = ["axon", "policy", "host-confirm", "--socket", socket];
+        lab.run("node:a", &args)
+    };
+    let confirmed = confirm();
+    assert!(confirmed.status.success(), "{}", text(&confirmed));
+    eventually("nothing is on trial any more", || !told("on trial"));
+    let again = confirm();
+    assert!(
+        text(&again).contains("no policy for the node itself is on trial"),
+        "{}",
+        text(&again)
+    );
+    kill(lab);
+    eventually("the next agent is ready", || is_ready(lab));
+    check(lab, "confirmed", GUARDED);
 }

@@ -238,3 +238,82 @@ fn the_row_of_another_life_stays_until_there_is_another() {
     let set = row(&c).expect("a row").policy_set;
     assert!(set > 9 && set == c.controller.host().policy_set);
 }
+
+/// A policy on trial is in force until its time is over, also for an agent that
+/// is another one by then.
+#[test]
+fn policy_for_the_node_that_is_not_confirmed_is_taken_back() {
+    let trials = |c: &mut Cluster, known| {
+        c.controller.have_host_policy_confirmed(10_000, 0, known);
+    };
+    let shut = |c: &Cluster| !may(c, Identity::WORLD_IPV4, 80);
+    let kinds = |report: &axon_control::StepReport| -> Vec<ConditionKind> {
+        report.conditions.iter().map(|c| c.kind).collect()
+    };
+    let mut c = Cluster::new(firewall());
+    trials(&mut c, None);
+    pool(&c, "edge");
+    c.complete();
+    c.step();
+    assert!(!shut(&c));
+    guard(&c, "edge");
+    let report = c.step();
+    assert_eq!(
+        (shut(&c), kinds(&report)),
+        (true, vec![ConditionKind::HostPolicyTrial])
+    );
+    let over_ms = c.now_ms + 10_000;
+    assert!(report.next_step_ms.is_some_and(|due| due <= over_ms));
+    let kept = c.controller.unkept_host_trial().expect("news").clone();
+
+    // The agent is killed; the next one knows what is on disk.
+    let mut next = Cluster::new(firewall());
+    trials(&mut next, Some(kept.clone()));
+    pool(&next, "edge");
+    guard(&next, "edge");
+    next.complete();
+    next.now_ms = over_ms - 1;
+    next.step();
+    assert!(shut(&next), "it is still on trial");
+    next.now_ms = over_ms;
+    let report = next.step();
+    assert_eq!(
+        (shut(&next), kinds(&report)),
+        (false, vec![ConditionKind::HostPolicyTrial])
+    );
+    assert!(!next.controller.confirm_host_policy(), "it is too late");
+    assert!(next.controller.unkept_host_trial().is_some());
+
+    // Confirmed in time it stays.
+    assert!(c.controller.confirm_host_policy());
+    c.now_ms = over_ms + 1;
+    let report = c.step();
+    assert_eq!((shut(&c), kinds(&report)), (true, vec![]));
+    assert_ne!(c.controller.unkept_host_trial(), Some(&kept));
+    c.controller.host_trial_is_kept();
+    c.step();
+    assert_eq!(c.controller.unkept_host_trial(), None);
+}
+
+/// Rules for endpoints are never on trial, also beside others in one policy.
+#[test]
+fn rules_for_endpoints_are_not_tried() {
+    let mut c = Cluster::new(firewall());
+    c.controller.have_host_policy_confirmed(10_000, 0, None);
+    c.pod("web", "one", "10.0.1.7");
+    c.endpoint(7, "web");
+    pool(&c, "edge");
+    c.complete();
+    c.step();
+    guard(&c, "edge");
+    c.policy("p", "web", vec![ingress(Action::Deny, Peers::Any, 80)]);
+    c.step();
+    c.now_ms += 20_000;
+    c.step();
+    assert!(may(&c, Identity::WORLD_IPV4, 80), "taken back");
+    assert!(!c.allowed(Identity::WORLD_IPV4.0, 7, 80), "in force");
+    let policies = &c.observed.policies;
+    policies.write(|txn| txn.remove(&guard_origin()));
+    let report = c.step();
+    assert_eq!(report.conditions, [], "what was refused is gone");
+}
