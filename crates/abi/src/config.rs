@@ -95,4 +95,7 @@ impl ConfigFlags {
     /// (`enable-host-firewall`): the row of [`crate::HOST_DEVICE`] in
     /// `axon_endpoint_v1` says to which.
     pub const HOST_FIREWALL: u32 = 1 << 11;
+    /// An endpoint is told by ICMP what its own egress policy does not let out
+    /// (`policy-deny-response: icmp`).
+    pub const DENY_RESPONSE: u32 = 1 << 12;
 }

@@ -164,6 +164,7 @@ mod tests {
             ("--mtu=x", "0 to 65535"),
             ("--routing-mode=tunnel", "native"),
             ("--ipam=cluster-pool", "kubernetes"),
+            ("--policy-deny-response=rst", "none, icmp"),
             ("--enable-policy=sometimes", "default, always, never"),
             ("--cluster-name=-a-", "1 to 32"),
             ("--ipv4-native-routing-cidr=fd00::/8", "IPv4 prefix"),

@@ -148,6 +148,7 @@ fn control_config(config: &Config, mtu: u32) -> axon_control::Config {
             Enforcement::Never => axon_policy::Enforcement::Never,
         },
         audit: network.audit,
+        deny_response: network.deny_response,
         allow_localhost: network.allow_localhost,
         host_firewall: config.firewall.enabled,
         failsafe: config.firewall.failsafe.clone(),

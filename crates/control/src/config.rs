@@ -67,6 +67,9 @@ pub struct Config {
     pub enforcement: Enforcement,
     /// Policy is reported but nothing is dropped by it (`policy-audit-mode`).
     pub audit: bool,
+    /// Endpoints are told by ICMP what their policy does not let out
+    /// (`policy-deny-response: icmp`).
+    pub deny_response: bool,
     /// The node reaches its endpoints unless a rule denies it
     /// (`allow-localhost: always`).
     pub allow_localhost: bool,
@@ -137,6 +140,7 @@ impl Default for Config {
             ipv6: true,
             enforcement: Enforcement::Default,
             audit: false,
+            deny_response: false,
             allow_localhost: true,
             host_firewall: false,
             host_id: 0,

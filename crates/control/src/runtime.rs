@@ -98,6 +98,7 @@ pub(crate) fn runtime_config(
         ),
         (config.audit, ConfigFlags::AUDIT),
         (config.host_firewall, ConfigFlags::HOST_FIREWALL),
+        (config.deny_response, ConfigFlags::DENY_RESPONSE),
         (config.event_verdict, ConfigFlags::EVENT_VERDICT),
         (config.event_trace, ConfigFlags::EVENT_TRACE),
         (config.event_received, ConfigFlags::EVENT_RECEIVED),

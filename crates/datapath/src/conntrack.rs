@@ -358,7 +358,7 @@ fn open<F: Family>(
     }
     if !scratch.replaces {
         let owned = tables.ct_count_add(owner).wrapping_add(1);
-        if owned % FLOWS_PER_NOTICE == 0 {
+        if owned.is_multiple_of(FLOWS_PER_NOTICE) {
             event::report_flows(tables, scratch, owned);
         }
     }

@@ -1,6 +1,6 @@
 //! Ingress of an endpoint's host-side device: what the endpoint sends.
 
-use axon_abi::{Direction, DropReason, EndpointFlags, EndpointRow, ObservationPoint};
+use axon_abi::{ConfigFlags, Direction, DropReason, EndpointFlags, EndpointRow, ObservationPoint};
 
 use crate::conntrack::{Sets, track};
 use crate::family::{Family, V4, V6, same};
@@ -10,7 +10,7 @@ use crate::parse::parse;
 use crate::scratch::{Kind, Scratch};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
-use crate::{arp, deliver, event, nd};
+use crate::{arp, deliver, event, icmp_error, nd};
 
 /// Decides on a packet that an endpoint sends.
 ///
@@ -73,13 +73,33 @@ fn forward<F: Family>(
             None => 0,
         },
     };
-    track::<F>(packet, tables, scratch, sets)?;
+    if let Err(reason) = track::<F>(packet, tables, scratch, sets) {
+        return refuse::<F>(packet, tables, scratch, reason);
+    }
     match receiver {
         Some(receiver) if !scratch.by_stack => {
             deliver::to_local::<F>(packet, tables, scratch, receiver)
         }
         _ => deliver::elsewhere::<F>(packet, tables, scratch),
     }
+}
+
+/// Drops what may not be, and tells the endpoint if its own policy did not let
+/// it out and the configuration has it told.
+#[inline(never)]
+fn refuse<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    reason: DropReason,
+) -> Result<Verdict, DropReason> {
+    let told = tables.config().flags & ConfigFlags::DENY_RESPONSE != 0;
+    let by_policy = matches!(reason, DropReason::PolicyDenied | DropReason::PolicyDeny);
+    if told && by_policy && scratch.judged && scratch.question.egress {
+        scratch.refusal = Some(reason);
+        return icmp_error::prohibited::<F>(packet, tables, scratch);
+    }
+    Err(reason)
 }
 
 /// An endpoint speaks for its own addresses only, and reports errors only of

@@ -84,6 +84,23 @@ pub(crate) fn too_big<F: Family>(
     )
 }
 
+/// Answers that policy does not let the packet out (RFC 1812 section 5.2.7.1,
+/// RFC 4443 section 3.1), counted as `scratch.refusal` says; without an answer,
+/// where none is due, it is dropped as ever.
+#[inline(never)]
+pub(crate) fn prohibited<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<Verdict, DropReason> {
+    let reason = scratch.refusal.unwrap_or(DropReason::PolicyDenied);
+    let kind = if F::VERSION == 4 { [3, 13] } else { [1, 1] };
+    match answer::<F>(packet, tables, scratch, (kind, 0), reason) {
+        Err(DropReason::RateLimited) => Err(reason),
+        answered => answered,
+    }
+}
+
 #[inline(always)]
 fn answer<F: Family>(
     packet: &mut impl Packet,

@@ -4,8 +4,8 @@
 //! what is larger than a few words lives here, in memory of the CPU's own.
 
 use axon_abi::{
-    Be16, ClassKey, CtEntry, CtKey4, CtKey6, Direction, EventRecord, FragmentKey, FragmentPorts,
-    Identity, IpKey, LpmKey, NatEntry, NatKey, PolicyKey, TraceReason,
+    Be16, ClassKey, CtEntry, CtKey4, CtKey6, Direction, DropReason, EventRecord, FragmentKey,
+    FragmentPorts, Identity, IpKey, LpmKey, NatEntry, NatKey, PolicyKey, TraceReason,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -165,6 +165,8 @@ pub struct Scratch {
     pub(crate) of_host: bool,
     /// Whether an endpoint's policy was asked about this packet.
     pub(crate) judged: bool,
+    /// Why policy does not let out what is answered.
+    pub(crate) refusal: Option<DropReason>,
     /// Whether the packet from the network is for an endpoint.
     pub(crate) for_endpoint: bool,
     /// Whether the packet's destination was translated back.
@@ -305,6 +307,7 @@ impl Scratch {
             of_node: true,
             of_host: true,
             judged: true,
+            refusal: Some(DropReason::PolicyDeny),
             for_endpoint: true,
             translated: true,
             device: 0xa5a5,

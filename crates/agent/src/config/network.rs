@@ -54,6 +54,8 @@ pub struct Network {
     pub enforcement: Enforcement,
     /// Report what policy denies, and let it pass.
     pub audit: bool,
+    /// Tell pods by ICMP what their policy does not let out.
+    pub deny_response: bool,
     /// The node reaches its pods whatever policy says.
     pub allow_localhost: bool,
     /// Rules may mean other nodes by their labels.
@@ -118,6 +120,11 @@ impl Network {
                 Enforcement::Default,
             ),
             audit: reader.boolean("policy-audit-mode"),
+            deny_response: reader.word(
+                "policy-deny-response",
+                &[("none", false), ("icmp", true)],
+                false,
+            ),
             allow_localhost: reader.word(
                 "allow-localhost",
                 &[("auto", true), ("always", true), ("policy", false)],

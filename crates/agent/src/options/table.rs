@@ -210,6 +210,12 @@ pub const OPTIONS: &[Spec] = &[
         "Report what policy denies, and let it pass",
     ),
     option(
+        "policy-deny-response",
+        Text,
+        "none",
+        "How a pod learns that its policy does not let a packet out: none, or icmp",
+    ),
+    option(
         "allow-localhost",
         Text,
         "auto",

@@ -18,7 +18,7 @@ const CLUSTER: &str = "
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: cilium-config, namespace: kube-system}
-data: {enable-host-firewall: 'true'}
+data: {enable-host-firewall: 'true', policy-deny-response: icmp}
 ---
 {apiVersion: v1, kind: Node, metadata: {name: a, labels: {pool: edge}}}
 ---
@@ -201,6 +201,7 @@ fn policy_holds_for_the_node_itself() {
     check(&lab, "a deny of everybody", DENIED);
     lab.delete(&policy(DENY));
     check(&lab, "without a policy again", OPEN);
+    a_pod_is_told_of_its_policy(&lab);
     what_is_not_confirmed_is_taken_back(&lab);
 }
 
@@ -357,7 +358,7 @@ const CLUSTER_CONFIG: &str = "
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: cilium-config, namespace: kube-system}
-data: {enable-host-firewall: 'true'}
+data: {enable-host-firewall: 'true', policy-deny-response: icmp}
 ";
 
 fn empty(dir: &std::path::Path) {
@@ -482,4 +483,35 @@ fn what_is_not_confirmed_is_taken_back(lab: &Lab) {
     kill(lab);
     eventually("the next agent is ready", || is_ready(lab));
     check(lab, "confirmed", GUARDED);
+}
+
+/// `policy-deny-response: icmp`: what a pod's own policy does not let out ends at
+/// once, by ICMP; what another's keeps away is silence.
+fn a_pod_is_told_of_its_policy(lab: &Lab) {
+    let policy = "
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: told}
+spec:
+  endpointSelector: {matchLabels: {app: far}}
+  ingress: [{}]
+  egress: [{toPorts: [{ports: [{port: '8001', protocol: TCP}]}]}]
+";
+    lab.apply(policy);
+    let ends = |from: &str, to: &str, port: u16, v6: bool| {
+        // Patience for an answer: only one ends it early.
+        let client = lab.client(from, Tcp(port), &address(lab, to, v6), true);
+        client.wait_with_output().expect("it ends").status.code()
+    };
+    for v6 in [false, true] {
+        assert_eq!(
+            ends("far", WORLD, SERVED, v6),
+            Some(0),
+            "allowed, IPv6: {v6}"
+        );
+        assert_eq!(ends("far", WORLD, SHUT, v6), Some(1), "refused, IPv6: {v6}");
+        let kept_away: Probe = (WORLD, "far", Tcp(SERVED), false);
+        assert!(!passes(lab, kept_away, v6), "silence, IPv6: {v6}");
+    }
+    lab.delete(policy);
 }

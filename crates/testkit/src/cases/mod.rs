@@ -2,9 +2,11 @@
 //! IPv4 and for IPv6.
 
 mod host;
+mod host_peers;
 mod netdev;
 mod parsing;
 mod policy;
+mod refusals;
 mod safety;
 mod scene;
 mod senders;
@@ -27,6 +29,8 @@ pub fn all() -> Vec<Case> {
                 policy::cases(net),
                 netdev::cases(net),
                 host::cases(net),
+                host_peers::cases(net),
+                refusals::cases(net),
                 safety::cases(net),
                 senders::cases(net),
                 traces::cases(net),
