@@ -87,7 +87,7 @@ fn world() -> World {
         port: 5201,
         prefix: 16,
         precedence: 10,
-        deny: false,
+        ..Rule::default()
     };
     world.rule(1, Some(Identity(301)), rule(true));
     world.rule(2, Some(Identity(300)), rule(false));

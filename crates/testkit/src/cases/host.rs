@@ -57,7 +57,7 @@ pub(super) fn guarded(flags: u32) -> World {
         port,
         prefix: 16,
         precedence: 1,
-        deny: false,
+        ..Rule::default()
     };
     world.rule(SET, None, allow(false, 22));
     world.rule(SET, None, allow(true, 443));
@@ -364,7 +364,7 @@ fn fragments(net: &Net) -> Case {
                 port: 53,
                 prefix: 16,
                 precedence: 1,
-                deny: false,
+                ..Rule::default()
             },
         );
     }

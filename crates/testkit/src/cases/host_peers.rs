@@ -175,7 +175,7 @@ fn translated(net: &Net) -> Case {
             port: 53,
             prefix: 16,
             precedence: 1,
-            deny: false,
+            ..Rule::default()
         },
     );
     net.case(

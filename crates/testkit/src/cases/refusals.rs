@@ -33,7 +33,7 @@ fn closed(told: bool) -> World {
         port: 8080,
         prefix: 16,
         precedence: 1,
-        deny: false,
+        ..Rule::default()
     };
     world.rule(1, None, allow);
     let flags = [
