@@ -35,9 +35,31 @@ pub(crate) struct Said {
 /// What is said in places of Pass, by direction and ports.
 pub(crate) type Passed = BTreeMap<(u8, L4), Said>;
 
-/// What is said in the places of Pass to somebody whom `view` is about: all
-/// terms whose far side means him.
-pub(crate) fn passed(compiled: &Compiled, view: &[&Term]) -> Passed {
+/// What is said in the places of Pass to anyone.
+pub(crate) fn passed_to_anyone(compiled: &Compiled) -> Passed {
+    let terms = compiled.terms.iter();
+    let view: Vec<&Term> = terms.filter(|term| compiled.is_anyone(term.who)).collect();
+    passed(compiled, &view, |_| true)
+}
+
+/// What is said there to somebody whom `view` is about, all terms whose far side
+/// means him, and not to anyone.
+pub(crate) fn passed_to(compiled: &Compiled, view: &[&Term], to_anyone: &Passed) -> Passed {
+    let own = view.iter().filter(|term| !compiled.is_anyone(term.who));
+    let own = own.flat_map(|term| term.l4.iter().map(|l4| (term.direction, *l4)));
+    let own: BTreeSet<(u8, L4)> = own.collect();
+    if own.is_empty() {
+        return Passed::new();
+    }
+    // Around all other keys there are terms of anyone only.
+    let touched =
+        |(direction, l4): (u8, L4)| l4.around().any(|around| own.contains(&(direction, around)));
+    let mut said = passed(compiled, view, touched);
+    said.retain(|key, said| to_anyone.get(key) != Some(said));
+    said
+}
+
+fn passed(compiled: &Compiled, view: &[&Term], asked: impl Fn((u8, L4)) -> bool) -> Passed {
     let mut passed = Passed::new();
     if !compiled.passes {
         return passed;
@@ -45,13 +67,20 @@ pub(crate) fn passed(compiled: &Compiled, view: &[&Term]) -> Passed {
     for direction in [PolicyKey::INGRESS, PolicyKey::EGRESS] {
         let view = view.iter().filter(|term| term.direction == direction);
         let view: Vec<&Term> = view.copied().collect();
-        let said = of_direction(compiled, direction, &view);
+        let said = of_direction(compiled, &view, |l4| asked((direction, l4)));
         passed.extend(said.into_iter().map(|(l4, said)| ((direction, l4), said)));
     }
     passed
 }
 
-fn of_direction(compiled: &Compiled, direction: u8, view: &[&Term]) -> BTreeMap<L4, Said> {
+fn of_direction(
+    compiled: &Compiled,
+    view: &[&Term],
+    asked: impl Fn(L4) -> bool,
+) -> BTreeMap<L4, Said> {
+    let Some(direction) = view.first().map(|term| term.direction) else {
+        return BTreeMap::new();
+    };
     let decides = |term: &&&Term| term.order.is_admin() && term.does != Does::Pass;
     let last = view.iter().filter(decides).map(|term| term.order).min();
     // A Pass after which nothing of the tier decides changes nothing. Of anyone
@@ -74,6 +103,7 @@ fn of_direction(compiled: &Compiled, direction: u8, view: &[&Term]) -> BTreeMap<
             .copied(),
     );
     let keys: BTreeSet<L4> = passes.keys().chain(below.keys()).copied().collect();
+    let keys = keys.into_iter().filter(|l4| asked(*l4));
     let said = |l4: L4| {
         let pass = l4
             .around()
@@ -88,7 +118,7 @@ fn of_direction(compiled: &Compiled, direction: u8, view: &[&Term]) -> BTreeMap<
         let order = pass.order;
         Some((l4, Said { order, does, rule }))
     };
-    keys.into_iter().filter_map(said).collect()
+    keys.filter_map(said).collect()
 }
 
 /// The term that wins under each key.

@@ -9,7 +9,7 @@ use axon_abi::{
 use axon_model::PolicyRows;
 
 use crate::compile::{Compiled, Does, Term};
-use crate::pass::{Passed, Said, passed};
+use crate::pass::{Passed, Said, passed_to, passed_to_anyone};
 use crate::ports::L4;
 
 /// Indices of the far sides that mean an identity, in order.
@@ -36,13 +36,8 @@ impl Shape {
                 terms.push(n);
             }
         }
-        let anyone: Vec<&Term> = compiled
-            .terms
-            .iter()
-            .filter(|term| compiled.is_anyone(term.who))
-            .collect();
         Self {
-            passed: passed(&compiled, &anyone),
+            passed: passed_to_anyone(&compiled),
             compiled,
             defaults,
             terms_of,
@@ -97,8 +92,7 @@ impl Shape {
         let mut said = Passed::new();
         if self.compiled.passes {
             let view: Vec<&Term> = vector.iter().flat_map(|who| self.terms(*who)).collect();
-            said = passed(&self.compiled, &view);
-            said.retain(|key, said| self.passed.get(key) != Some(said));
+            said = passed_to(&self.compiled, &view, &self.passed);
         }
         Entries::new(set, class).with(own, &said)
     }
