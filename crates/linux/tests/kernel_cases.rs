@@ -6,96 +6,11 @@
 
 mod common;
 
-use axon_abi::{Direction, Hook};
+use axon_abi::Hook;
 use axon_testkit::cases::{Net, POD_A, POD_B, V4, V6};
-use axon_testkit::{Action, Backend, Build, MemPacket, Outcome, World, cases, run_case};
-use aya::{TestRun, TestRunOptions};
+use axon_testkit::{Action, Backend, Build, MemPacket, cases, run_case};
 
-use common::kernel::{Kernel, program};
-
-impl Backend for Kernel {
-    fn set_world(&mut self, world: &World) {
-        Kernel::set_world(self, world);
-    }
-
-    fn can_run(&self, packet: &MemPacket) -> bool {
-        // The test run refuses IP packets without a whole header.
-        let least = match packet.bytes.get(12..14) {
-            Some([0x08, 0x00]) => 34,
-            Some([0x86, 0xdd]) => 54,
-            _ => 14,
-        };
-        !packet.vlan && packet.bytes.len() >= least
-    }
-
-    fn wait_s(&mut self, _seconds: u64) -> bool {
-        false
-    }
-
-    fn run(&mut self, hook: Hook, packet: &MemPacket) -> Outcome {
-        let before = self.counts();
-        self.events();
-        // `struct __sk_buff`: the device it came by at 36, the device at 40, the segment size at
-        // 176.
-        let mut context = [0u8; 192];
-        context[36..40].copy_from_slice(&packet.ingress_ifindex.to_ne_bytes());
-        context[40..44].copy_from_slice(&packet.ifindex.to_ne_bytes());
-        context[176..180].copy_from_slice(&packet.gso_size.to_ne_bytes());
-        let mut out = vec![0u8; 4096];
-        let result = program(&mut self.ebpf, hook)
-            .test_run(TestRunOptions {
-                data_in: Some(&packet.bytes),
-                data_out: Some(&mut out),
-                ctx_in: Some(&context),
-                ..TestRunOptions::default()
-            })
-            .unwrap_or_else(|error| panic!("{hook:?} does not run: {error:?}: {packet:?}"));
-        out.truncate(result.data_size_out as usize);
-        let after = self.counts();
-        let index = (0..before.len()).find(|index| before[*index] != after[*index]);
-        let counted = index.map(|index| (index >> 2) as u8);
-        let direction = index.map(|index| Direction::from_u8((index & 3) as u8));
-        let action = match result.return_value as i32 {
-            -1 => Action::Next,
-            2 => Action::Drop,
-            7 => Action::Redirect,
-            other => panic!("the program returned {other}"),
-        };
-        let events = self.events();
-        Outcome {
-            action,
-            counted,
-            direction,
-            bytes: out,
-            decided: None,
-            events,
-        }
-    }
-}
-
-/// Devices with the numbers that the cases use, in a namespace of this thread's
-/// own.
-fn make_devices() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a namespace");
-    for index in [10, 11, 12, 13, 77] {
-        common::veth::add(&format!("d{index}"), index, &format!("p{index}"), 1500);
-    }
-}
-
-/// Runs a test with programs of its own, as root.
-fn with_kernel(test: impl FnOnce(Kernel) + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: not root");
-        return;
-    }
-    let run = || {
-        make_devices();
-        test(Kernel::load());
-    };
-    std::thread::spawn(run)
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-}
+use common::kernel::{Kernel, with_kernel};
 
 #[test]
 fn the_kernel_decides_every_case_as_the_host_does() {

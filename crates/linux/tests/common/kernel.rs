@@ -2,13 +2,13 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use axon_abi::{
-    EventRecord, Hook, IpKey, LpmKey, MAPS, METRICS_ENTRIES, MetricsRow, RuntimeConfig,
+    Direction, EventRecord, Hook, IpKey, LpmKey, MAPS, METRICS_ENTRIES, MetricsRow, RuntimeConfig,
 };
 use axon_linux::Features;
-use axon_testkit::World;
+use axon_testkit::{Action, Backend, MemPacket, Outcome, World};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, lpm_trie};
 use aya::programs::SchedClassifier;
-use aya::{Ebpf, EbpfLoader, Pod};
+use aya::{Ebpf, EbpfLoader, Pod, TestRun, TestRunOptions};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/axon_bpf.o"));
@@ -185,4 +185,98 @@ pub(crate) fn program(ebpf: &mut Ebpf, hook: Hook) -> &mut SchedClassifier {
         .program_mut(hook.program())
         .expect("the program exists");
     program.try_into().expect("a classifier")
+}
+
+impl Backend for Kernel {
+    fn set_world(&mut self, world: &World) {
+        Kernel::set_world(self, world);
+    }
+
+    fn can_run(&self, packet: &MemPacket) -> bool {
+        // The test run refuses IP packets without a whole header.
+        let least = match packet.bytes.get(12..14) {
+            Some([0x08, 0x00]) => 34,
+            Some([0x86, 0xdd]) => 54,
+            _ => 14,
+        };
+        !packet.vlan && packet.bytes.len() >= least
+    }
+
+    fn wait_s(&mut self, _seconds: u64) -> bool {
+        false
+    }
+
+    fn run(&mut self, hook: Hook, packet: &MemPacket) -> Outcome {
+        let before = self.counts();
+        let outcome = self.fire(hook, packet);
+        let after = self.counts();
+        let index = (0..before.len()).find(|index| before[*index] != after[*index]);
+        Outcome {
+            counted: index.map(|index| (index >> 2) as u8),
+            direction: index.map(|index| Direction::from_u8((index & 3) as u8)),
+            ..outcome
+        }
+    }
+}
+
+impl Kernel {
+    /// Runs a packet, and does not look at the counters, which takes far longer
+    /// than the packet.
+    pub(crate) fn fire(&mut self, hook: Hook, packet: &MemPacket) -> Outcome {
+        self.events();
+        // `struct __sk_buff`: the device it came by at 36, the device at 40, the segment size at
+        // 176.
+        let mut context = [0u8; 192];
+        context[36..40].copy_from_slice(&packet.ingress_ifindex.to_ne_bytes());
+        context[40..44].copy_from_slice(&packet.ifindex.to_ne_bytes());
+        context[176..180].copy_from_slice(&packet.gso_size.to_ne_bytes());
+        let mut out = vec![0u8; 4096];
+        let result = program(&mut self.ebpf, hook)
+            .test_run(TestRunOptions {
+                data_in: Some(&packet.bytes),
+                data_out: Some(&mut out),
+                ctx_in: Some(&context),
+                ..TestRunOptions::default()
+            })
+            .unwrap_or_else(|error| panic!("{hook:?} does not run: {error:?}: {packet:?}"));
+        out.truncate(result.data_size_out as usize);
+        let action = match result.return_value as i32 {
+            -1 => Action::Next,
+            2 => Action::Drop,
+            7 => Action::Redirect,
+            other => panic!("the program returned {other}"),
+        };
+        Outcome {
+            action,
+            counted: None,
+            direction: None,
+            bytes: out,
+            decided: None,
+            events: self.events(),
+        }
+    }
+}
+
+/// Devices with the numbers that the cases use, in a namespace of this thread's
+/// own.
+fn make_devices() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a namespace");
+    for index in [10, 11, 12, 13, 77] {
+        super::veth::add(&format!("d{index}"), index, &format!("p{index}"), 1500);
+    }
+}
+
+/// Runs a test with programs of its own, as root.
+pub(crate) fn with_kernel(test: impl FnOnce(Kernel) + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: not root");
+        return;
+    }
+    let run = || {
+        make_devices();
+        test(Kernel::load());
+    };
+    std::thread::spawn(run)
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
