@@ -283,13 +283,14 @@ impl Controller {
 
 #[cfg(test)]
 mod tests {
-    use axon_model::{Origin, PolicyKind, Rule, Selector, Subject};
+    use axon_model::{Origin, PolicyKind, Rule, Selector, Subject, Tier};
 
     use super::{HostTrial, NodeRules};
 
     fn rules(name: &str) -> NodeRules {
         let rule = Rule {
             subject: Subject::Nodes(Selector::default()),
+            tier: Tier::default(),
             default_deny_ingress: true,
             default_deny_egress: false,
             entries: Vec::new(),
