@@ -9,7 +9,6 @@
 
 mod common;
 #[path = "../../policy/tests/worlds/mod.rs"]
-#[allow(dead_code, reason = "twins use the rest")]
 mod worlds;
 
 use std::collections::BTreeMap;
