@@ -146,7 +146,8 @@ pub(crate) fn report_trace(
 }
 
 /// Tells the sweep of conntrack that the endpoint has opened many flows since
-/// the last such notice, and owns `owned`.
+/// the last such notice, and owns `owned`: of the node, which has no quota that it
+/// could fill, 0.
 #[inline(never)]
 pub(crate) fn report_flows(tables: &impl Tables, scratch: &mut Scratch, owned: u32) {
     let event = &mut scratch.event;
@@ -154,7 +155,7 @@ pub(crate) fn report_flows(tables: &impl Tables, scratch: &mut Scratch, owned: u
         time_ns: tables.now_ns(),
         kind: EventRecord::FLOWS_OPENED,
         endpoint: scratch.endpoint,
-        len: owned,
+        len: if scratch.of_host { 0 } else { owned },
         ..EventRecord::default()
     };
     tables.emit(event);

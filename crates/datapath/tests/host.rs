@@ -1,7 +1,8 @@
 //! The node itself under policy: what is told of it, and a policy that changes.
 
 use axon_abi::{
-    Direction, DropReason, EventFlags, EventKind, EventRecord, Hook, Identity, PolicySetFlags,
+    Direction, DropReason, EventFlags, EventKind, EventRecord, FLOWS_PER_NOTICE, Hook, Identity,
+    PolicySetFlags,
 };
 use axon_testkit::cases::{Net, POD_B, UPLINK, V4, V6};
 use axon_testkit::{Action, Backend, Build, MemPacket, Native, Outcome, World};
@@ -123,4 +124,20 @@ fn an_audited_node_lets_pass_and_tells() {
     assert_eq!(passed.action, Action::Next);
     let verdicts = of_kind(&passed, EventKind::PolicyVerdict);
     assert!(verdicts[0].flags & EventFlags::AUDIT != 0);
+}
+
+/// The sweep hears of the node's many flows, but not that they fill a quota.
+#[test]
+fn the_nodes_flows_fill_no_quota() {
+    let world = scene(0);
+    let owned = FLOWS_PER_NOTICE - 1;
+    world.ct_count.borrow_mut().insert(HOST, owned);
+    let mut native = Native::default();
+    native.set_world(&world);
+    let syn = Build::tcp(V4.world, V4.node, (4000, 80), SYN);
+    let passed = run(&mut native, Hook::FromNetdev, UPLINK, &syn);
+    let told = passed.events.iter();
+    let told = told.filter(|event| event.kind == EventRecord::FLOWS_OPENED);
+    let told: Vec<_> = told.map(|event| (event.endpoint, event.len)).collect();
+    assert_eq!(told, [(HOST, 0)]);
 }
