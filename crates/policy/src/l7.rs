@@ -103,18 +103,24 @@ pub fn passes<'a>(
 /// Whether an entry allows a connection.
 fn is_for(entry: &RuleEntry, connection: &Connection<'_>) -> bool {
     let (id, info) = connection.remote;
-    let Connection { protocol, port, .. } = *connection;
-    let has_port = |term: PortTerm| match term {
-        PortTerm::Prefixes(l4) => l4.iter().any(|l4| l4.covers(protocol, port)),
-        PortTerm::Named(name, of) => {
-            let declared = connection.receiver.named_ports.get(&(name, of));
-            of.0 == protocol && declared.is_some_and(|ports| ports.contains(&port))
-        }
-    };
     entry.action == Action::Allow
         && entry.direction == connection.direction
         && Who::new(&entry.peers, entry.action).selects(id, info)
-        && terms(&entry.ports).into_iter().any(has_port)
+        && terms(&entry.ports)
+            .iter()
+            .any(|term| has_port(connection, term))
+}
+
+/// Whether a connection is to one of these ports.
+pub(crate) fn has_port(connection: &Connection<'_>, term: &PortTerm) -> bool {
+    let Connection { protocol, port, .. } = *connection;
+    match term {
+        PortTerm::Prefixes(l4) => l4.iter().any(|l4| l4.covers(protocol, port)),
+        PortTerm::Named(name, of) => {
+            let declared = connection.receiver.named_ports.get(&(name.clone(), *of));
+            of.0 == protocol && declared.is_some_and(|ports| ports.contains(&port))
+        }
+    }
 }
 
 /// Whether a request is as an entry asks.

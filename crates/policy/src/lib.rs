@@ -22,6 +22,7 @@
 mod compile;
 mod engine;
 mod failsafe;
+mod fit;
 mod groups;
 mod known;
 mod l7;
@@ -44,6 +45,7 @@ mod world;
 pub use axon_model::{Lookup, Packet, Verdict, at_least_as_strict, evaluate};
 pub use engine::Engine;
 pub use failsafe::Failsafe;
+pub use fit::{Fit, fit, peers_words, ports_words};
 pub use groups::{Group, Member, Members, groups_in_use};
 pub use known::{
     cidr_label, cidr_labels, named_addresses, named_by, node_labels, other_node_labels, places,

@@ -86,6 +86,11 @@ impl Named {
     }
 }
 
+/// A peer, for people.
+pub(crate) fn peer_text(peer: &Peer) -> String {
+    Named::Peer(peer.clone()).text()
+}
+
 fn holes(except: &[IpNet]) -> String {
     if except.is_empty() {
         return String::new();
