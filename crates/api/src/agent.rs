@@ -19,6 +19,7 @@
 //! | `GET /v1/policy/selectors` | | list of [`SelectorView`] |
 //! | `POST /v1/policy/host-confirm` | | 200, or 409 [`Problem`] if nothing is on trial |
 //! | `GET /v1/map/{name}` | | list of rows of a kernel map, see [`crate::maps`] |
+//! | `GET /v1/debug/state?…` | | [`crate::state::NodeState`]: what a packet is replayed over; with `source` and `destination` only the flows between these addresses |
 //! | `GET /v1/metrics` | | Prometheus text |
 //! | `GET /v1/monitor?…` | | stream of JSON lines, one `axon_hubble::Response` each; the query is `axon_hubble::Query`'s |
 //!

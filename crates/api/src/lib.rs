@@ -19,4 +19,5 @@ pub mod maps;
 pub mod request;
 
 mod select;
+pub mod state;
 mod tree;

@@ -18,15 +18,14 @@ mod build;
 pub mod cases;
 mod corpus;
 mod manifests;
-mod mem_packet;
 mod oracle;
 mod run;
 mod world;
 
+pub use axon_frame::MemPacket;
 pub use build::{Build, arp_request, neighbour_solicitation};
 pub use corpus::{keep, replay};
 pub use manifests::{NodeOfPods, node_manifests};
-pub use mem_packet::MemPacket;
 pub use oracle::{check, sum};
 pub use run::{Action, Backend, Case, Native, Outcome, Step, run_case};
 pub use world::{FakeRoute, Rule, World};

@@ -83,9 +83,13 @@ pub(super) const RULES: &[Rule] = &[
     floor(0, "axon-statedb", PURE),
     floor(1, "axon-datapath", NO_NOUNS),
     floor(1, "axon-model", PURE),
+    // Over the datapath's traits, for tests and for replay.
+    floor(2, "axon-frame", PURE),
     floor(2, "axon-policy", PURE),
     floor(2, "axon-api", NO_CLIENTS),
     floor(3, "axon-control", PURE),
+    // Policy, formats and datapath in one: no kernel, and no clock but the dump's.
+    floor(3, "axon-replay", PURE),
     floor(4, "axon-bpf", NO_NOUNS_BUT_AYA).with_unsafe(),
     floor(4, "axon-linux", &["axon-policy", "kube*", "etcd*"]).with_unsafe(),
     floor(4, "axon-sources", NO_KERNEL),

@@ -11,12 +11,14 @@
 
 mod decode;
 mod error;
+mod leaves;
 mod locate;
 mod object;
 mod split;
 mod value;
 
 pub use error::{FieldError, ManifestError};
+pub use leaves::{Leaf, PolicyDocument, line_of, policy_documents, policy_leaves};
 pub use object::{Document, Manifest, Object, Refusal, to_yaml};
 
 use value::Bounds;
