@@ -12,7 +12,7 @@ use axon_model::Mac;
 
 use crate::{
     Endpoint, Ethernet, EventType, Flow, FlowType, Icmp, Interface, Ip, IpVersion, Layer4, Names,
-    Policy, Port, Tcp, TcpFlags, TrafficDirection, Verdict,
+    Policy, Port, Tcp, TcpFlags, TrafficDirection, Uuid, Verdict,
 };
 
 /// IP protocol numbers (IANA).
@@ -37,6 +37,7 @@ pub fn decode(record: &EventRecord, names: &impl Names) -> Flow {
     let (source, destination) = sides(record, direction, ip.as_ref(), names);
     let mut flow = Flow {
         time: names.time(record.time_ns),
+        uuid: Uuid::new(record, &names.node()),
         verdict: verdict(record, kind),
         drop_reason: if dropped { u32::from(record.reason) } else { 0 },
         ethernet: ethernet(record),

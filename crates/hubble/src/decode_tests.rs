@@ -12,6 +12,7 @@ fn json_has_hubbles_fields() {
         serde_json::to_value(&flow).expect("json"),
         json!({
             "time": "2026-11-20T17:30:00.123000000Z",
+            "uuid": flow.uuid.to_string(),
             "verdict": "DROPPED",
             "drop_reason": 133,
             "drop_reason_desc": "POLICY_DENIED",

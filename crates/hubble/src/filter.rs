@@ -8,7 +8,7 @@ use crate::matchers::{
     LabelMatch, PodMatch, ProtocolMatch, TypeMatch, address, direction, drop_reason, identity,
     number, protocol, type_match, verdict,
 };
-use crate::{Endpoint, Flow, Layer4, TrafficDirection, Verdict};
+use crate::{Endpoint, Flow, Layer4, TrafficDirection, Uuid, Verdict};
 
 /// Why a filter was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,6 +79,7 @@ pub struct Filter {
     verdicts: Vec<Verdict>,
     protocols: Vec<ProtocolMatch>,
     drop_reasons: Vec<u32>,
+    uuids: Vec<Uuid>,
     no_background: bool,
     directions: Vec<TrafficDirection>,
     either: Side,
@@ -101,12 +102,13 @@ struct Side {
 impl Filter {
     /// The keys; those from `endpoint` on may also have `from-` or `to-`
     /// before them.
-    pub const KEYS: [&'static str; 12] = [
+    pub const KEYS: [&'static str; 13] = [
         "type",
         "verdict",
         "protocol",
         "drop-reason",
         "direction",
+        "uuid",
         "endpoint",
         "identity",
         "pod",
@@ -124,6 +126,7 @@ impl Filter {
             "protocol" => self.protocols.push(protocol(key, value)?),
             "drop-reason" => self.drop_reasons.push(drop_reason(key, value)?),
             "direction" => self.directions.push(direction(key, value)?),
+            "uuid" => self.uuids.push(number(key, value, "the uuid of a flow")?),
             _ => {
                 let (side, name) = if let Some(name) = key.strip_prefix("from-") {
                     (&mut self.from, name)
@@ -146,6 +149,7 @@ impl Filter {
         }) && any(&self.verdicts, |v| *v == flow.verdict)
             && any(&self.drop_reasons, |r| *r == flow.drop_reason)
             && any(&self.directions, |d| *d == flow.traffic_direction)
+            && any(&self.uuids, |uuid| *uuid == flow.uuid)
             && any(&self.protocols, |p| p.matches(flow.l4.as_ref()))
             && !(self.no_background && flow.is_background())
             && self.matches_sides(flow)

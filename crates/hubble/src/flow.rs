@@ -9,7 +9,7 @@ use serde::de::Error as _;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::Time;
+use crate::{Time, Uuid};
 
 /// Whether a value is left out of the JSON.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -22,6 +22,9 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 pub struct Flow {
     /// When.
     pub time: Time,
+    /// Its name.
+    #[serde(skip_serializing_if = "is_default")]
+    pub uuid: Uuid,
     /// What became of the packet.
     #[serde(skip_serializing_if = "is_default")]
     pub verdict: Verdict,

@@ -29,6 +29,7 @@ mod ring;
 mod testing;
 mod text;
 mod time;
+mod uuid;
 
 pub use decode::decode;
 pub use filter::{Filter, FilterError, Query};
@@ -41,3 +42,4 @@ pub use response::{LostEvents, LostSource, Response};
 pub use ring::{Read, Ring};
 pub use text::{Style, line};
 pub use time::Time;
+pub use uuid::{Uuid, UuidError};

@@ -30,6 +30,9 @@ struct Selection {
     /// ingress or egress, as the reporting endpoint sees it.
     #[arg(long, value_delimiter = ',')]
     direction: Vec<String>,
+    /// The flow of this name (`uuid` with -o json).
+    #[arg(long)]
+    uuid: Vec<String>,
     /// Endpoint on either side, by number.
     #[arg(
         long,
@@ -111,12 +114,13 @@ struct Selection {
 impl Selection {
     /// The flags as pairs of a query, refused here if the agent would.
     fn pairs(&self) -> Result<Vec<(&'static str, &str)>, Failure> {
-        let keys: [(&'static str, &[String]); 24] = [
+        let keys: [(&'static str, &[String]); 25] = [
             ("type", &self.types),
             ("verdict", &self.verdict),
             ("drop-reason", &self.drop_reason),
             ("protocol", &self.protocol),
             ("direction", &self.direction),
+            ("uuid", &self.uuid),
             ("endpoint", &self.endpoint),
             ("from-endpoint", &self.from),
             ("to-endpoint", &self.to),
