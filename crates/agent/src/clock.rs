@@ -12,6 +12,11 @@ fn nanoseconds(clock: ClockId) -> u64 {
     })
 }
 
+/// Nanoseconds of the monotonic clock.
+pub(crate) fn monotonic_ns() -> u64 {
+    nanoseconds(ClockId::CLOCK_MONOTONIC)
+}
+
 /// Milliseconds of the monotonic clock.
 pub(crate) fn monotonic_ms() -> u64 {
     nanoseconds(ClockId::CLOCK_MONOTONIC) / 1_000_000

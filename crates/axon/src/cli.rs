@@ -51,6 +51,19 @@ pub(crate) enum Verb {
     Identity(cmd::identity::Args),
     /// Policies in force, and whether files would be accepted.
     Policy(cmd::policy::Args),
+    /// Why a packet is let through or dropped, and which rule decides.
+    ///
+    /// The packet is run through the code that runs in the kernel, over the rows
+    /// that the node's kernel holds, or held when a sysdump was taken. Every
+    /// look-up is told with the row that it met; then the policy, the rule and the
+    /// line that decided. Of what is denied because no rule allows it, the rules
+    /// are told that come closest, and what is lacking.
+    ///
+    /// The exit status is 0 if the packet is let through, and 1 if it is not; 2 if
+    /// the dump is none, 4 if an end is not known or neither is of the node.
+    ///
+    /// Example: axon explain --from xwing --to deathstar --port 80/tcp
+    Explain(cmd::explain::Args),
     /// Who an address is: identity, pod, node, and where that is known from.
     Ip(cmd::ip::Args),
     /// What stands in the kernel: maps and programs.

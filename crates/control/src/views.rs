@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use axon_abi::Identity;
 use axon_model::{EndpointState, Labels, Origin};
-use axon_policy::{RowCount, SelectorUse};
+use axon_policy::{Engine, RowCount, SelectorUse};
 use ipnet::IpNet;
 
 use crate::controller::Controller;
@@ -280,6 +280,11 @@ impl Controller {
     /// The selectors in use and whom they select.
     pub fn selectors(&self) -> Vec<SelectorUse> {
         self.engine.selectors()
+    }
+
+    /// What policy is resolved against, for whoever asks again why.
+    pub fn policy_engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// Rows that policy needs in the kernel.

@@ -3,8 +3,8 @@
 
 use axon_abi::{Identity, Scope};
 use axon_model::{
-    Action, Entity, Labels, Operator, Peer, Peers, PortMatch, PortRule, Ports, Requirement, RuleEntry,
-    Selector, source,
+    Action, Entity, Labels, Operator, Peer, Peers, PortMatch, PortRule, Ports, Requirement,
+    RuleEntry, Selector, source,
 };
 
 use crate::IdentityInfo;

@@ -4,6 +4,7 @@ mod body;
 mod endpoint;
 mod monitor;
 mod socket;
+mod state;
 mod views;
 
 use std::sync::Arc;
@@ -76,6 +77,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/policy/selectors", get(views::selectors))
         .route("/v1/policy/host-confirm", post(views::confirm_host))
         .route("/v1/map/{name}", get(views::map))
+        .route("/v1/debug/state", get(state::state))
         .route("/v1/metrics", get(views::metrics))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), bounded));
     // A monitor stays: it has its own bound.
@@ -146,8 +148,8 @@ async fn as_problem(response: Response) -> Response {
 async fn absent(request: Request) -> Refusal {
     Refusal::absent(
         format!("there is no {} {}", request.method(), request.uri().path()),
-        "the API is under /v1: healthz, config, endpoint, identity, ip, policy, map, metrics, \
-         monitor",
+        "the API is under /v1: healthz, config, endpoint, identity, ip, policy, map, debug/state, \
+         metrics, monitor",
     )
 }
 

@@ -21,7 +21,7 @@ use crate::{dump, status};
 
 type Answer<T> = Result<Json<T>, Refusal>;
 
-async fn ask<R: Send + 'static>(
+pub(super) async fn ask<R: Send + 'static>(
     api: &Api,
     question: impl FnOnce(&mut Controller) -> R + Send + 'static,
 ) -> Result<R, Refusal> {
@@ -30,7 +30,7 @@ async fn ask<R: Send + 'static>(
 }
 
 /// Runs what reads kernel maps off the runtime's threads.
-async fn blocking<R: Send + 'static>(
+pub(super) async fn blocking<R: Send + 'static>(
     work: impl FnOnce() -> R + Send + 'static,
 ) -> Result<R, Refusal> {
     tokio::task::spawn_blocking(work)

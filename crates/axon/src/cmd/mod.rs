@@ -7,6 +7,7 @@ pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod endpoint;
 mod evaluate;
+pub(crate) mod explain;
 pub(crate) mod identity;
 pub(crate) mod ip;
 mod maps;
@@ -33,6 +34,7 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Endpoint(args) => endpoint::run(&args).map(done),
         Verb::Identity(args) => identity::run(&args).map(done),
         Verb::Policy(args) => policy::run(&args),
+        Verb::Explain(args) => explain::run(&args),
         Verb::Ip(args) => ip::run(&args).map(done),
         Verb::Bpf(args) => bpf::run(&args),
         Verb::Monitor(args) => monitor::monitor(&args).map(done),

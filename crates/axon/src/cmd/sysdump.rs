@@ -23,7 +23,7 @@ const FILE_MAX: u64 = 64 * 1024 * 1024;
 const FLOWS: usize = 10_000;
 
 /// What the agent is asked: file in the archive, path of the API.
-const API: [(&str, &str); 8] = [
+const API: [(&str, &str); 9] = [
     ("api/status.json", "/v1/healthz"),
     ("api/config.json", "/v1/config"),
     ("api/endpoints.json", "/v1/endpoint"),
@@ -32,6 +32,8 @@ const API: [(&str, &str); 8] = [
     ("api/policy.json", "/v1/policy"),
     ("api/selectors.json", "/v1/policy/selectors"),
     ("api/metrics.txt", "/v1/metrics"),
+    // What `axon explain --dump` reads.
+    ("api/state.json", "/v1/debug/state"),
 ];
 
 /// What the node is asked: file in the archive, command. None changes

@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod common;
+mod explain;
 mod held;
 mod host;
 mod lab;

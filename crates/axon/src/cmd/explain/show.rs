@@ -1,0 +1,109 @@
+//! An explanation for people: every step, then why, the deciding line last.
+
+use std::fmt::Write as _;
+
+use axon_replay::{DecidedBy, End, Explanation, HookView, JudgementView, Outcome, Said};
+
+/// Letters of a key before what follows is no longer in a column.
+const KEY_WIDTH: usize = 50;
+
+/// The whole.
+pub(super) fn text(explanation: &Explanation) -> String {
+    let mut text = format!(
+        "{}\nfrom {}, to {}, on node {}\n",
+        explanation.packet,
+        end(&explanation.source),
+        end(&explanation.destination),
+        explanation.node
+    );
+    for hook in &explanation.hooks {
+        text.push('\n');
+        text.push_str(&self::hook(hook));
+    }
+    let judgements = explanation.hooks.iter().flat_map(|hook| &hook.judgements);
+    for judgement in judgements.filter(|judgement| !judgement.closest.is_empty()) {
+        text.push('\n');
+        text.push_str(&closest(judgement));
+    }
+    let _ = writeln!(text);
+    for note in &explanation.elsewhere {
+        let _ = writeln!(text, "Not known here: {note}");
+    }
+    if let Some(request) = &explanation.request {
+        let verdict = if request.passes {
+            "passes"
+        } else {
+            "does not pass"
+        };
+        let _ = writeln!(text, "The request {verdict}: {}", request.words);
+    }
+    let verdict = match explanation.verdict {
+        Outcome::Allowed => "ALLOWED",
+        Outcome::Denied => "DENIED",
+    };
+    let _ = writeln!(text, "{verdict} {}", explanation.reason);
+    text
+}
+
+fn end(end: &End) -> String {
+    match end.name.as_str() {
+        "" => end.address.to_string(),
+        name => name.to_owned(),
+    }
+}
+
+fn hook(hook: &HookView) -> String {
+    let mut text = format!("{} at {}: {}\n", hook.hook, hook.device, hook.what);
+    let keys = hook.steps.iter().map(|step| step.key.chars().count());
+    let tables = hook.steps.iter().map(|step| step.table.len());
+    let widths = (
+        tables.max().unwrap_or(0),
+        keys.max().unwrap_or(0).min(KEY_WIDTH),
+    );
+    for step in &hook.steps {
+        let row = step.row.as_deref().unwrap_or("-");
+        let (table, key) = (step.table, &step.key);
+        let _ = writeln!(text, "  {table:<0$}  {key:<1$}  {row}", widths.0, widths.1);
+    }
+    for judgement in &hook.judgements {
+        let _ = writeln!(text, "  {}", line(judgement));
+    }
+    if let Some(known) = &hook.known {
+        let _ = writeln!(text, "  {known}");
+    }
+    let _ = writeln!(text, "  => {}", hook.decided);
+    text
+}
+
+/// A judgement in a line.
+fn line(judgement: &JudgementView) -> String {
+    let said = match judgement.said {
+        Said::Allowed => "allowed",
+        Said::Denied => "denied",
+        Said::Audited => "would be denied, is only audited",
+    };
+    let by = match (judgement.decided_by, &judgement.place) {
+        (DecidedBy::Rule, Some(place)) => format!("by {place}: {}", judgement.words),
+        (DecidedBy::Rule, None) | (DecidedBy::Node, _) => format!("by {}", judgement.words),
+        (DecidedBy::Default, _) => format!("by default: {}", judgement.words),
+    };
+    let of = match judgement.direction {
+        "ingress" => "from",
+        _ => "to",
+    };
+    format!(
+        "{} of {} {of} {} (identity {}): {said} {by}",
+        judgement.direction, judgement.subject, judgement.remote, judgement.remote_identity
+    )
+}
+
+fn closest(judgement: &JudgementView) -> String {
+    let mut text = format!(
+        "What comes closest to allowing {} of {}:\n",
+        judgement.direction, judgement.subject
+    );
+    for close in &judgement.closest {
+        let _ = writeln!(text, "  {}\n    {}", close.place, close.lacking);
+    }
+    text
+}
