@@ -214,3 +214,35 @@ fn a_sysdump_notes_what_is_missing() {
     assert!(!errors.contains("node/"), "{errors}");
     assert!(errors.contains("bpf/ct.json: "), "{errors}");
 }
+
+#[test]
+fn an_explanation_needs_a_packet_and_a_state() {
+    let packet = ["--from", "a", "--to", "b"];
+    for (args, expected) in [
+        (vec!["--port", "80"], "--from"),
+        (vec!["--from", "a"], "--to"),
+        (vec!["--flow", "/nonexistent"], "/nonexistent"),
+        (
+            [&packet[..], &["--dump", "/nonexistent"]].concat(),
+            "/nonexistent",
+        ),
+        (
+            [&packet[..], &["--dump", "/dev/null"]].concat(),
+            "axon sysdump",
+        ),
+        (
+            [&packet[..], &["--http", "GET"]].concat(),
+            "a method and a path",
+        ),
+    ] {
+        let output = axon(&[&["explain"][..], &args].concat());
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{args:?}: {}",
+            stderr(&output)
+        );
+        let told = stderr(&output);
+        assert!(told.contains(expected), "{args:?}: {told}");
+    }
+}

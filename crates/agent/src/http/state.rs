@@ -78,7 +78,7 @@ mod tests {
             &[("source", "x"), ("destination", "10.0.0.1")],
             &[("colour", "red")],
         ] {
-            let refused = between(&pairs(wrong)).err().expect("refused");
+            let refused = between(&pairs(wrong)).expect_err("refused");
             assert_eq!(refused.status, 400, "{wrong:?}");
         }
     }

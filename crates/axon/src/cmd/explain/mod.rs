@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         (None, Some(from), Some(to)) => ask::packet(&node, [from, to], &args.port, args.ipv6)?,
         (None, ..) => return Err(Failure::usage("no packet; give --from and --to, or --flow")),
     };
-    let explanation = explain(&node, &packet, request.as_ref()).map_err(absent)?;
+    let explanation = explain(&node, &packet, request.as_ref()).map_err(|error| absent(&error))?;
     print(args.common.output, &explanation, show::text)?;
     Ok(match explanation.verdict {
         Outcome::Allowed => ExitCode::SUCCESS,
@@ -117,7 +117,7 @@ fn seen(args: &Args, flow: &str) -> Result<Packet, Failure> {
     ask::packet_of(line.trim()).map_err(|what| Failure::new(format!("flow {uuid}: {what}")))
 }
 
-fn absent(error: NotHere) -> Failure {
+fn absent(error: &NotHere) -> Failure {
     let failure = Failure::new(error.to_string());
     match error {
         NotHere::Elsewhere { .. } => failure
