@@ -150,7 +150,7 @@ impl PolicyConfig {
 /// Everything that [`crate::resolve()`] looks at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct World {
-    /// Every known identity, the reserved ones ([`reserved_identities`]) too.
+    /// Every known identity, the reserved ones ([`crate::reserved_identities`]) too.
     pub identities: BTreeMap<Identity, IdentityInfo>,
     /// Every policy.
     pub policies: BTreeMap<Origin, PolicyObject>,
