@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use axon_abi::Identity;
 use axon_model::{Action, GroupRef, PolicyKind, PolicyObject, Ports, Rule, RuleEntry, Subject};
 use axon_policy::{
-    Group, PolicyConfig, Unmet, groups_in_use, is_extended, policy_groups, policy_names,
-    policy_prefixes, unmet,
+    Group, PolicyConfig, RuleNumbers, Unmet, closed, groups_in_use, is_extended, policy_groups,
+    policy_names, policy_prefixes, unmet,
 };
 use ipnet::IpNet;
 
@@ -14,6 +14,22 @@ use crate::controller::Controller;
 use crate::ipcache::Claim;
 use crate::seen::View;
 use crate::views::{Condition, ConditionKind, IpSource};
+
+/// What is in force in the place of a policy that asks for what is not switched
+/// on: what was. What was before the agent was started anew nobody knows; whom
+/// it had closed stays closed. A policy that never was in force is not, not even
+/// in part.
+pub(crate) fn in_its_place(
+    config: &PolicyConfig,
+    known: Option<&PolicyObject>,
+    numbers: &RuleNumbers,
+    policy: &PolicyObject,
+) -> Option<PolicyObject> {
+    let was_in_force = || numbers.knows(&policy.origin);
+    known
+        .cloned()
+        .or_else(|| was_in_force().then(|| closed(config, policy)))
+}
 
 impl Controller {
     /// Brings policies up to date, the groups they refer to, and identities of
@@ -55,8 +71,13 @@ impl Controller {
         let known: BTreeSet<_> = self.engine.policies().keys().cloned().collect();
         for origin in view.policies.keys(known.iter()) {
             match view.policies.rows.get(&origin) {
-                // What was in force stays.
-                Some(policy) if unmet(config, policy).is_some() => {}
+                Some(policy) if unmet(config, policy).is_some() => {
+                    let numbers = &self.persisted.numbers.rules;
+                    let known = self.engine.policies().get(&origin);
+                    if let Some(kept) = in_its_place(config, known, numbers, policy) {
+                        self.engine.upsert_policy(kept);
+                    }
+                }
                 Some(policy) => {
                     self.engine.upsert_policy((**policy).clone());
                 }

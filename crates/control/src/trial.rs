@@ -17,6 +17,7 @@ use axon_policy::{PolicyConfig, unmet};
 use serde::{Deserialize, Serialize};
 
 use crate::controller::Controller;
+use crate::policies::in_its_place;
 use crate::seen::View;
 use crate::views::{Condition, ConditionKind};
 
@@ -235,11 +236,16 @@ impl Controller {
         trials.poked = false;
         let complete = view.policies.rows.is_complete();
         let known = self.engine.policies();
+        let numbers = &self.persisted.numbers.rules;
         let wanted = |(origin, policy): (&Origin, &Arc<PolicyObject>)| {
             // What is refused changes nothing.
             let refused = unmet(config, policy).is_some();
-            let policy = if refused { known.get(origin)? } else { policy };
-            Some((origin.clone(), policy.clone()))
+            let policy = if refused {
+                in_its_place(config, known.get(origin), numbers, policy)?
+            } else {
+                (**policy).clone()
+            };
+            Some((origin.clone(), policy))
         };
         let mut wanted: BTreeMap<Origin, PolicyObject> =
             view.policies.rows.iter().filter_map(wanted).collect();

@@ -56,7 +56,7 @@ pub use numbers::{Numbers, RuleNumbers, RuleRef, SetNumbers};
 pub use resolve::{PolicySet, Resolution, is_about, resolve};
 pub use rows::RowCount;
 pub use selectors::SelectorUse;
-pub use unmet::{Unmet, is_extended, unmet};
+pub use unmet::{Unmet, closed, is_extended, unmet};
 pub use world::{
     Enforcement, IdentityInfo, NamedPorts, PolicyConfig, World, narrowest, policy_groups,
     policy_names, policy_prefixes,

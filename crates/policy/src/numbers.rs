@@ -138,6 +138,16 @@ impl RuleNumbers {
         self.by_number.get(&number)
     }
 
+    /// Whether a rule of this policy has a number: it was in force.
+    pub fn knows(&self, origin: &Origin) -> bool {
+        let first = RuleRef {
+            origin: origin.clone(),
+            index: 0,
+        };
+        let mut of_it = self.by_rule.range(first..);
+        of_it.next().is_some_and(|(rule, _)| rule.origin == *origin)
+    }
+
     /// Forgets rules that are neither in a policy nor in a row.
     pub fn retain(&mut self, mut keep: impl FnMut(u32, &RuleRef) -> bool) {
         self.by_number.retain(|number, rule| keep(*number, rule));

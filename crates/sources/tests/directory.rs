@@ -174,7 +174,7 @@ async fn a_refused_policy_leaves_the_earlier_one_in_force() {
     fs::write(&file, policy("one", "")).expect("write");
     let first = Running::start(config());
     first.until("complete", |s| s.complete).await;
-    let fqdns = "  egress:\n  - toFQDNs: [{matchName: a.example}]\n";
+    let fqdns = "  egressDeny:\n  - toFQDNs: [{matchName: a.example}]\n";
     fs::write(&file, policy("two", fqdns) + &pod("beside")).expect("write");
     first.until("refused", |s| !s.refused.is_empty()).await;
     let second = Running::start(config());
@@ -183,7 +183,7 @@ async fn a_refused_policy_leaves_the_earlier_one_in_force() {
             .until("refused", |s| s.complete && !s.refused.is_empty())
             .await;
         let refused = &status.refused[0];
-        assert_eq!(refused.error.path, "spec.egress[0].toFQDNs");
+        assert_eq!(refused.error.path, "spec.egressDeny[0].toFQDNs");
         assert_eq!(refused.error.line, 11);
         assert!(refused.earlier_in_force);
         assert_eq!(running.policy().as_deref(), Some("one"));

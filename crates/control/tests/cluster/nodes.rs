@@ -147,3 +147,35 @@ fn protocols_without_ports_are_named_where_the_option_says_so() {
         assert_eq!([may(80), may(81)], expected, "{is_on} {action:?}");
     }
 }
+
+/// What was in force before the agent was started anew nobody knows; whom it
+/// had closed stays closed.
+#[test]
+fn an_edit_that_needs_an_option_opens_nobody_at_a_restart() {
+    let mut c = names_vrrp(config(), Action::Allow);
+    let open = |c: &Cluster, port| c.allows(7, Direction::Ingress, Identity::WORLD_IPV4, port);
+    c.step();
+    assert!(open(&c, 81), "it was never in force");
+    c.policy("p", "web", vec![ingress(Action::Allow, Peers::Any, 80)]);
+    c.step();
+    assert_eq!([80, 81].map(|port| open(&c, port)), [true, false]);
+    let mut entry = ingress(Action::Allow, Peers::Any, 443);
+    if let Ports::List(rules) = &mut entry.ports {
+        rules.push(PortRule {
+            protocol: Protocol(112),
+            port: PortMatch::Any,
+        });
+    }
+    let deny = ingress(Action::Deny, Peers::Any, 80);
+    c.policy("p", "web", vec![entry, deny]);
+    c.step();
+    assert_eq!(
+        [80, 81].map(|port| open(&c, port)),
+        [true, false],
+        "as it was"
+    );
+    c.restart(config());
+    let report = c.step();
+    assert_eq!([80, 81, 443].map(|port| open(&c, port)), [false; 3]);
+    assert_eq!(report.conditions.len(), 1, "{:?}", report.conditions);
+}
