@@ -111,13 +111,19 @@ fn forward(config: &Config) -> String {
     }
 }
 
-/// Addresses of the node itself: of every device but the loopback and those of
-/// endpoints, without link-local ones, which are not unique.
+/// Addresses of the node itself: of every device, as the kernel takes what is sent
+/// to any of them whichever device brings it. The loopback's own are nobody's, and
+/// those of IPv6 links, which are not unique, the datapath knows by themselves.
 fn node_addresses(all: &[Device]) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = all
         .iter()
-        .filter(|d| !d.loopback && !d.name.starts_with("lxc"))
-        .flat_map(unique_addresses)
+        .flat_map(|d| d.addresses.iter().map(|(addr, _)| *addr))
+        .filter(|addr| match addr {
+            IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_unspecified(),
+            IpAddr::V6(v6) => {
+                !v6.is_loopback() && !v6.is_unspecified() && !v6.is_unicast_link_local()
+            }
+        })
         .collect();
     addresses.sort();
     addresses.dedup();
@@ -228,4 +234,47 @@ fn apply(node: &Node, uplinks: &Uplinks) {
         controller.set_leaving_addresses(leaving, present);
         controller.set_mtu(mtu);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(name: &str, loopback: bool, addresses: &[&str]) -> Device {
+        let addresses = addresses.iter().map(|text| text.parse().expect("address"));
+        Device {
+            name: name.to_owned(),
+            loopback,
+            addresses: addresses.map(|addr| (addr, 24)).collect(),
+            ..Device::default()
+        }
+    }
+
+    #[test]
+    fn every_address_that_the_kernel_answers_for_is_the_nodes() {
+        let all = [
+            device(
+                "lo",
+                true,
+                &["127.0.0.1", "127.0.0.53", "::1", "203.0.113.9"],
+            ),
+            device("eth0", false, &["192.0.2.1", "fe80::1", "169.254.7.7"]),
+            device("lxcbr0", false, &["10.0.3.1", "2001:db8::3"]),
+            device("again", false, &["192.0.2.1"]),
+        ];
+        let mut expected: Vec<IpAddr> = [
+            "203.0.113.9",
+            "192.0.2.1",
+            "169.254.7.7",
+            "10.0.3.1",
+            "2001:db8::3",
+        ]
+        .iter()
+        .map(|text| text.parse().expect("address"))
+        .collect();
+        expected.sort();
+        assert_eq!(node_addresses(&all), expected);
+        // A pod's packets never leave with an address of the link alone.
+        assert_eq!(leaving(&all[1..2]), [IpAddr::from([192, 0, 2, 1])]);
+    }
 }

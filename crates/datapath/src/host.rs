@@ -115,15 +115,16 @@ pub(crate) fn send<F: Family>(
 
 /// Whether the address in `scratch.lpm` is the node's: the one that it is known
 /// by, another of its devices', or one of the link, which nobody else is sent by
-/// way of us.
+/// way of us. A device may have any address, also one that is not routed.
 #[inline(never)]
 fn find<F: Family>(tables: &impl Tables, scratch: &mut Scratch) {
     let addr = &scratch.lpm.addr;
-    scratch.of_host = if F::unroutable(addr) {
+    let known = if F::unroutable(addr) {
         F::on_link(addr)
-    } else if same(addr, &F::node(tables.config())) {
-        true
     } else {
+        same(addr, &F::node(tables.config()))
+    };
+    scratch.of_host = known || {
         let row = tables.ipcache(addr);
         row.is_some_and(|row| row.flags & IpcacheFlags::LOCAL_HOST != 0)
     };

@@ -31,6 +31,8 @@ pub(super) fn cases(net: &Net) -> Vec<Case> {
     ];
     if net.version == 6 {
         cases.push(link_local(net));
+    } else {
+        cases.push(link_local_v4(net));
     }
     cases
 }
@@ -309,6 +311,30 @@ fn link_local(net: &Net) -> Case {
             ),
         ],
     )
+}
+
+/// Of IPv4 only the addresses that devices have are the node's, also where an
+/// endpoint knows one for its gateway.
+fn link_local_v4(net: &Net) -> Case {
+    let tcp = |from, to, ports| Build::tcp(from, to, ports, SYN);
+    let mut world = guarded(BOTH);
+    for addr in ["169.254.7.7", "169.254.1.1"] {
+        world.known(addr, Identity::HOST, IpcacheFlags::LOCAL_HOST);
+    }
+    let mut steps = vec![arrives(
+        "another's",
+        &tcp(net.world, "169.254.7.8", (4000, 80)),
+        IGNORE,
+    )];
+    for addr in ["169.254.7.7", "169.254.1.1"] {
+        steps.extend([
+            arrives("allowed", &tcp(net.world, addr, (4000, 22)), PASS),
+            arrives("not allowed", &tcp(net.world, addr, (4000, 80)), DENIED),
+            leaves("allowed out", &tcp(addr, net.world, (4000, 443)), PASS),
+            leaves("not allowed out", &tcp(addr, net.world, (4000, 80)), DENIED),
+        ]);
+    }
+    net.case("a guarded host by addresses of its links", world, steps)
 }
 
 /// Protocols without ports, asked about each time.
