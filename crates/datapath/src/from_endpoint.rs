@@ -85,7 +85,8 @@ fn forward<F: Family>(
 }
 
 /// Drops what may not be, and tells the endpoint if its own policy did not let
-/// it out and the configuration has it told.
+/// it out and the configuration has it told. The egress that is asked about is
+/// the opener's, so who answers is told nothing.
 #[inline(never)]
 fn refuse<F: Family>(
     packet: &mut impl Packet,
@@ -95,7 +96,8 @@ fn refuse<F: Family>(
 ) -> Result<Verdict, DropReason> {
     let told = tables.config().flags & ConfigFlags::DENY_RESPONSE != 0;
     let by_policy = matches!(reason, DropReason::PolicyDenied | DropReason::PolicyDeny);
-    if told && by_policy && scratch.judged && scratch.question.egress {
+    let own = scratch.judged && scratch.question.egress && scratch.forward;
+    if told && by_policy && own {
         scratch.refusal = Some(reason);
         return icmp_error::prohibited::<F>(packet, tables, scratch);
     }
