@@ -147,8 +147,12 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn vlan(&self) -> bool {
-        field!(self, vlan_present) != 0
+    fn vlan(&self) -> Option<u16> {
+        const ID: u32 = 0xfff;
+        if field!(self, vlan_present) == 0 {
+            return None;
+        }
+        Some((field!(self, vlan_tci) & ID) as u16)
     }
 
     #[inline(always)]

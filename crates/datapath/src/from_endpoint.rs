@@ -29,7 +29,7 @@ pub fn from_endpoint(
     scratch.endpoint = row.id;
     scratch.source_identity = row.identity;
     scratch.device = packet.ifindex();
-    if packet.vlan() {
+    if packet.vlan().is_some() {
         return Err(DropReason::VlanFiltered);
     }
     let ethernet: &Ethernet = packet.view(0).ok_or(DropReason::UnsupportedL2Protocol)?;

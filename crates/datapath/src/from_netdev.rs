@@ -24,7 +24,7 @@ pub fn from_netdev(
 ) -> Result<Verdict, DropReason> {
     scratch.begin(0, Direction::Ingress);
     scratch.from_outside = true;
-    if packet.vlan() {
+    if packet.in_vlan() {
         return Ok(Verdict::Ignore);
     }
     let Some(ethernet) = packet.view::<Ethernet>(0) else {
@@ -33,6 +33,11 @@ pub fn from_netdev(
     match ethernet.ethertype.get() {
         ethertype::IPV4 => receive::<V4>(packet, tables, scratch),
         ethertype::IPV6 => receive::<V6>(packet, tables, scratch),
+        // The kernel takes the tag away once we have looked, and what is behind it for
+        // the node's all the same if that says no VLAN either.
+        ethertype::VLAN | ethertype::SERVICE_VLAN if host::is_held(tables) => {
+            Err(DropReason::VlanFiltered)
+        }
         _ => Ok(Verdict::Ignore),
     }
 }

@@ -14,6 +14,10 @@ pub mod ethertype {
     pub const ARP: u16 = 0x0806;
     /// IPv6.
     pub const IPV6: u16 = 0x86dd;
+    /// A VLAN tag (IEEE 802.1Q).
+    pub const VLAN: u16 = 0x8100;
+    /// A VLAN tag of a provider (IEEE 802.1ad).
+    pub const SERVICE_VLAN: u16 = 0x88a8;
 }
 
 /// IP protocol numbers.

@@ -34,8 +34,15 @@ pub trait Packet {
     /// Payload bytes of each segment, if this is an aggregate of several.
     fn gso_size(&self) -> u32;
 
-    /// Whether the packet carries a VLAN tag.
-    fn vlan(&self) -> bool;
+    /// The VLAN ID of the packet's tag, if it carries one; 0 tells a priority alone
+    /// (IEEE 802.1Q section 9.6), and the packet is in no VLAN.
+    fn vlan(&self) -> Option<u16>;
+
+    /// Whether the packet is one of a VLAN.
+    #[inline(always)]
+    fn in_vlan(&self) -> bool {
+        self.vlan().is_some_and(|id| id != 0)
+    }
 
     /// The header at `at`, in place. `at` must be a constant; the kernel
     /// verifies access at constant offsets only.

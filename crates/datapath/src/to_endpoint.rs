@@ -31,7 +31,7 @@ pub fn to_endpoint(
     scratch.endpoint = row.id;
     scratch.destination_identity = row.identity;
     scratch.device = packet.ifindex();
-    if packet.vlan() {
+    if packet.vlan().is_some() {
         return Err(DropReason::VlanFiltered);
     }
     let ethernet: &Ethernet = packet.view(0).ok_or(DropReason::UnsupportedL2Protocol)?;

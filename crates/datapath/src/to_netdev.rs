@@ -21,7 +21,7 @@ pub fn to_netdev(
     scratch: &mut Scratch,
 ) -> Result<Verdict, DropReason> {
     scratch.begin(0, Direction::Egress);
-    if packet.vlan() {
+    if packet.in_vlan() {
         return Ok(Verdict::Ignore);
     }
     let Some(ethernet) = packet.view::<Ethernet>(0) else {

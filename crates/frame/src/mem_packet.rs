@@ -14,8 +14,8 @@ pub struct MemPacket {
     pub ingress_ifindex: u32,
     /// Payload bytes of a segment, if it is an aggregate.
     pub gso_size: u32,
-    /// Whether it carries a VLAN tag.
-    pub vlan: bool,
+    /// The VLAN ID of its tag, if it carries one.
+    pub vlan: Option<u16>,
 }
 
 impl MemPacket {
@@ -27,7 +27,7 @@ impl MemPacket {
             ifindex,
             ingress_ifindex: 0,
             gso_size: 0,
-            vlan: false,
+            vlan: None,
         }
     }
 
@@ -72,7 +72,7 @@ impl Packet for MemPacket {
         self.gso_size
     }
 
-    fn vlan(&self) -> bool {
+    fn vlan(&self) -> Option<u16> {
         self.vlan
     }
 

@@ -92,7 +92,7 @@ pub fn script(case: &Case) -> Vec<u8> {
         let head = Head {
             hook: step.hook,
             ifindex: step.packet.ifindex,
-            vlan: step.packet.vlan,
+            vlan: step.packet.vlan.is_some(),
             gso: step.packet.gso_size != 0,
             wait: step.after_s != 0,
             changes: 0,
@@ -120,7 +120,8 @@ pub fn run(data: &[u8]) {
             bytes: frame.to_vec(),
             ifindex: head.ifindex,
             gso_size: if head.gso { 1000 } else { 0 },
-            vlan: head.vlan,
+            // A VLAN, or a priority alone.
+            vlan: head.vlan.then_some((frame.len() & 1) as u16),
             ..MemPacket::default()
         };
         let twin = native.world.clone();

@@ -199,7 +199,7 @@ impl Backend for Kernel {
             Some([0x86, 0xdd]) => 54,
             _ => 14,
         };
-        !packet.vlan && packet.bytes.len() >= least
+        packet.vlan.is_none() && packet.bytes.len() >= least
     }
 
     fn wait_s(&mut self, _seconds: u64) -> bool {

@@ -1,10 +1,10 @@
 //! The node itself, held to policy as endpoints are.
 
-use axon_abi::{ConfigFlags, DropReason, Identity, IpcacheFlags, PolicySetFlags};
+use axon_abi::{ConfigFlags, DropReason, Hook, Identity, IpcacheFlags, PolicySetFlags};
 use axon_datapath::Verdict;
 
-use super::scene::{Net, POD_A, arrives, leaves, reaches, sends, to};
-use crate::run::Case;
+use super::scene::{Net, POD_A, UPLINK, arrives, leaves, reaches, sends, step, to};
+use crate::run::{Case, Step};
 use crate::world::Rule;
 use crate::{Build, World};
 
@@ -26,6 +26,7 @@ pub(super) fn cases(net: &Net) -> Vec<Case> {
         ingress(net),
         egress(net),
         link(net),
+        tagged(net),
         protocols(net),
         fragments(net),
     ];
@@ -309,6 +310,46 @@ fn link_local(net: &Net) -> Case {
                 &Build::udp("fe80::1", "ff02::1:2", (546, 547), 30),
                 DENIED,
             ),
+        ],
+    )
+}
+
+/// A tag that tells a priority alone hides nothing; what is in a VLAN is seen at the
+/// VLAN's device.
+fn tagged(net: &Net) -> Case {
+    let tcp = |from, to, ports| Build::tcp(from, to, ports, SYN);
+    let with = |mut step: Step, id| {
+        step.packet.vlan = Some(id);
+        step
+    };
+    let twice = |name, ethertype: u16, id| {
+        let mut frame = tcp(net.world, net.node, (4000, 22)).frame();
+        let tag = ethertype.to_be_bytes().into_iter().chain([0, 0]);
+        frame.splice(12..12, tag);
+        let filtered = Err(DropReason::VlanFiltered);
+        let mut step = step(name, (Hook::FromNetdev, UPLINK), frame, filtered);
+        step.packet.vlan = id;
+        step
+    };
+    let syn = tcp(net.world, net.node, (4000, 80));
+    let out = tcp(net.node, net.world, (4000, 80));
+    let allowed = tcp(net.world, net.node, (4000, 22));
+    let mut in_vlan = twice("in a VLAN within a VLAN", 0x8100, Some(5));
+    in_vlan.expected = IGNORE;
+    net.case(
+        "a guarded host and tags",
+        guarded(BOTH),
+        vec![
+            with(arrives("allowed", &allowed, PASS), 0),
+            with(arrives("not allowed", &syn, DENIED), 0),
+            with(leaves("not allowed out", &out, DENIED), 0),
+            with(arrives("in a VLAN", &syn, IGNORE), 5),
+            with(leaves("out in a VLAN", &out, IGNORE), 5),
+            twice("a tag within a tag", 0x8100, Some(0)),
+            twice("a provider's tag within a tag", 0x88a8, Some(0)),
+            twice("a tag that the kernel has left", 0x8100, None),
+            twice("a provider's tag that it has left", 0x88a8, None),
+            in_vlan,
         ],
     )
 }

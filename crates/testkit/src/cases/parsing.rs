@@ -81,7 +81,7 @@ fn headers(net: &Net) -> Vec<Step> {
         &tcp(ACK),
         Err(DropReason::VlanFiltered),
     );
-    tagged.packet.vlan = true;
+    tagged.packet.vlan = Some(0);
     let mut steps = vec![
         sends("no TCP flags", POD_A, &tcp(0), truncated),
         sends("SYN and FIN", POD_A, &tcp(3), truncated),
