@@ -181,13 +181,21 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether addresses of a family are anybody's: of those that are carried, and
+    /// where the node itself is held to policy of both, as it has both whatever
+    /// its pods have.
+    pub fn knows(&self, v6: bool) -> bool {
+        let carried = if v6 { self.ipv6 } else { self.ipv4 };
+        carried || self.host_firewall
+    }
+
     /// How policy is read on this node.
     pub fn policy(&self) -> PolicyConfig {
         PolicyConfig {
             enforcement: self.enforcement,
             cluster_name: self.cluster_name.clone(),
-            ipv4: self.ipv4,
-            ipv6: self.ipv6,
+            ipv4: self.knows(false),
+            ipv6: self.knows(true),
             allow_localhost: self.allow_localhost,
             cidr_selects_pods: self.cidr_selects_pods,
             failsafe: self.failsafe.clone(),

@@ -115,9 +115,8 @@ impl Controller {
             let prefix = IpNet::new_assert(any, 0);
             (prefix, Claim::of(policy.world_of(v6)))
         };
-        let families = [(config.ipv4, false), (config.ipv6, true)];
-        let carried = families.iter().filter(|(on, _)| *on);
-        let world = carried.map(|(_, v6)| everywhere(*v6)).collect();
+        let known = [false, true].into_iter().filter(|v6| config.knows(*v6));
+        let world = known.map(everywhere).collect();
         claims.set(&(IpSource::World, String::new()), world);
         Self {
             numbering: Numbering::new(config.identity_mode),
@@ -190,10 +189,10 @@ impl Controller {
     /// Names addresses of this node that its Node object does not tell (of
     /// its devices): they are the host too.
     pub fn set_local_addresses(&mut self, addresses: Vec<IpAddr>) {
-        let carried = addresses
+        let known = addresses
             .into_iter()
-            .filter(|addr| self.carries(addr.is_ipv6()));
-        let claims = carried.map(|addr| (single(addr), host_claim())).collect();
+            .filter(|addr| self.knows(addr.is_ipv6()));
+        let claims = known.map(|addr| (single(addr), host_claim())).collect();
         self.claims.set(&(IpSource::Node, String::new()), claims);
         self.local_addresses_changed = true;
     }

@@ -114,7 +114,7 @@ impl Controller {
                 ..Claim::of(status.identity)
             };
             let claims = addresses(endpoint)
-                .filter(|addr| self.carries(addr.is_ipv6()))
+                .filter(|addr| self.knows(addr.is_ipv6()))
                 .map(|addr| (single(addr), claim.clone()));
             let claims = claims.collect();
             self.claims.set(&(IpSource::Local, id.to_string()), claims);

@@ -116,7 +116,7 @@ impl Controller {
             node: node.and_then(|node| serving_address(node, *addr)),
             pod: key.to_string(),
         };
-        let carried = pod.ips.iter().filter(|addr| self.carries(addr.is_ipv6()));
+        let carried = pod.ips.iter().filter(|addr| self.knows(addr.is_ipv6()));
         carried.map(|addr| (single(*addr), claim(addr))).collect()
     }
 
@@ -141,7 +141,7 @@ impl Controller {
         let carried = endpoint
             .ips
             .iter()
-            .filter(|addr| self.carries(addr.is_ipv6()));
+            .filter(|addr| self.knows(addr.is_ipv6()));
         carried.map(|addr| (single(*addr), claim.clone())).collect()
     }
 
@@ -171,12 +171,9 @@ impl Controller {
         }
     }
 
-    pub(crate) fn carries(&self, v6: bool) -> bool {
-        if v6 {
-            self.config.ipv6
-        } else {
-            self.config.ipv4
-        }
+    /// Whether addresses of a family are anybody's.
+    pub(crate) fn knows(&self, v6: bool) -> bool {
+        self.config.knows(v6)
     }
 
     /// Brings nodes up to date: their addresses, their pods' prefixes.
@@ -189,14 +186,14 @@ impl Controller {
         let own = self.config.node_name.clone();
         let nodes = || view.nodes.rows.values().map(|node| &**node);
         let (cidrs, overlaps) = pod_cidrs(&own, nodes());
-        let carried = |(prefix, _): &(IpNet, String)| self.carries(matches!(prefix, IpNet::V6(_)));
+        let carried = |(prefix, _): &(IpNet, String)| self.knows(matches!(prefix, IpNet::V6(_)));
         let cidrs: BTreeMap<IpNet, String> = cidrs.into_iter().filter(carried).collect();
         self.overlaps = overlaps;
         for node in nodes() {
             let is_own = node.name == own;
             let mut addresses: BTreeMap<IpNet, Claim> = BTreeMap::new();
             for address in &node.addresses {
-                if self.carries(address.addr.is_ipv6()) {
+                if self.knows(address.addr.is_ipv6()) {
                     let claim = self.node_claim(node, is_own, address.addr);
                     addresses.insert(single(address.addr), claim);
                 }

@@ -150,7 +150,7 @@ impl Controller {
 
     fn place_name(&mut self, now_ms: u64, addr: IpAddr) {
         let inside = |addr: &IpAddr| self.pod_cidrs.keys().any(|pods| pods.contains(addr));
-        let patterns = match self.carries(addr.is_ipv6()) && !inside(&addr) {
+        let patterns = match self.knows(addr.is_ipv6()) && !inside(&addr) {
             true => self.names.patterns_of(addr, now_ms),
             false => BTreeSet::new(),
         };

@@ -140,16 +140,14 @@ impl Controller {
         let by_groups = self.engine.groups().values().flat_map(Group::prefixes);
         let named: BTreeSet<IpNet> = by_policies
             .chain(by_groups.copied())
-            .filter(|prefix| self.carries(matches!(prefix, IpNet::V6(_))))
+            .filter(|prefix| self.knows(matches!(prefix, IpNet::V6(_))))
             .collect();
         if self.config.cidr_selects_pods {
             self.places.set_named(named.clone());
         }
         let outside = |prefix: &&IpNet| !self.pod_cidrs.keys().any(|pods| pods.contains(*prefix));
         let servers = self.apiservers_outside(view);
-        let servers = servers
-            .iter()
-            .filter(|ip| self.carries(ip.addr().is_ipv6()));
+        let servers = servers.iter().filter(|ip| self.knows(ip.addr().is_ipv6()));
         let outside: BTreeSet<IpNet> = named
             .iter()
             .chain(servers)

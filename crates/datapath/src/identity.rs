@@ -73,10 +73,12 @@ pub(crate) fn peer<'a>(
     }
 }
 
-/// The world's identity: one on a single-stack node, two on a dual-stack one.
+/// The world's identity: one on a single-stack node, two on a dual-stack one and
+/// on one that is held to policy itself: its own traffic is of either family.
 pub(crate) fn world(flags: u32, addr: &IpKey) -> Identity {
     let dual = ConfigFlags::IPV4 | ConfigFlags::IPV6;
-    match (flags & dual == dual, addr.is_v4()) {
+    let both = flags & dual == dual || flags & ConfigFlags::HOST_FIREWALL != 0;
+    match (both, addr.is_v4()) {
         (false, _) => Identity::WORLD,
         (true, true) => Identity::WORLD_IPV4,
         (true, false) => Identity::WORLD_IPV6,

@@ -8,7 +8,7 @@ use axon_model::{
 };
 use axon_policy::evaluate;
 
-use crate::world::{Cluster, config, ingress};
+use crate::world::{Cluster, config, ingress, ip};
 
 fn firewall() -> Config {
     Config {
@@ -316,4 +316,29 @@ fn rules_for_endpoints_are_not_tried() {
     policies.write(|txn| txn.remove(&guard_origin()));
     let report = c.step();
     assert_eq!(report.conditions, [], "what was refused is gone");
+}
+
+/// The node has addresses of both families, whichever its pods have.
+#[test]
+fn a_family_that_is_not_carried_is_held_to_policy() {
+    for v6 in [false, true] {
+        let mut c = Cluster::new(Config {
+            ipv4: v6,
+            ipv6: !v6,
+            ..firewall()
+        });
+        let devices = [ip("198.51.100.1"), ip("2001:db8:5::1")];
+        c.controller.set_local_addresses(devices.to_vec());
+        c.complete();
+        c.step();
+        for own in ["192.0.2.1", "2001:db8::1", "198.51.100.1", "2001:db8:5::1"] {
+            assert_eq!(c.identity(own), Some(1), "{own}");
+        }
+        for other in ["192.0.2.2", "2001:db8::2"] {
+            assert_eq!(c.identity(other), Some(6), "{other}");
+        }
+        let prefixes = c.prefixes();
+        assert_eq!(prefixes.get("0.0.0.0/0"), Some(&Identity::WORLD_IPV4.0));
+        assert_eq!(prefixes.get("::/0"), Some(&Identity::WORLD_IPV6.0));
+    }
 }

@@ -26,6 +26,7 @@ pub(super) fn cases(net: &Net) -> Vec<Case> {
         ingress(net),
         egress(net),
         link(net),
+        not_carried(net),
         tagged(net),
         protocols(net),
         fragments(net),
@@ -308,6 +309,45 @@ fn link_local(net: &Net) -> Case {
             leaves(
                 "DHCP without a rule",
                 &Build::udp("fe80::1", "ff02::1:2", (546, 547), 30),
+                DENIED,
+            ),
+        ],
+    )
+}
+
+/// The node is held to policy also in a family that its endpoints do not have.
+fn not_carried(net: &Net) -> Case {
+    let mut world = guarded(BOTH);
+    let (carried, outside) = match net.version {
+        4 => (ConfigFlags::IPV6, Identity::WORLD_IPV4),
+        _ => (ConfigFlags::IPV4, Identity::WORLD_IPV6),
+    };
+    world.config.flags &= !(ConfigFlags::IPV4 | ConfigFlags::IPV6);
+    world.config.flags |= carried;
+    let of_family = Rule {
+        protocol: 6,
+        port: 8080,
+        prefix: 16,
+        precedence: 1,
+        ..Rule::default()
+    };
+    world.rule(SET, Some(outside), of_family);
+    let tcp = |from, to, ports| Build::tcp(from, to, ports, SYN);
+    net.case(
+        "a guarded host in a family of its own",
+        world,
+        vec![
+            arrives("allowed", &tcp(net.world, net.node, (4000, 22)), PASS),
+            arrives(
+                "allowed the world of the family",
+                &tcp(net.world, net.node, (4000, 8080)),
+                PASS,
+            ),
+            arrives("not allowed", &tcp(net.world, net.node, (4000, 80)), DENIED),
+            leaves("allowed out", &tcp(net.node, net.world, (4000, 443)), PASS),
+            leaves(
+                "not allowed out",
+                &tcp(net.node, net.world, (4000, 80)),
                 DENIED,
             ),
         ],
