@@ -21,7 +21,7 @@ use crate::conntrack::{Sets, track};
 use crate::event;
 use crate::family::{Family, same};
 use crate::header::protocol;
-use crate::icmp::Message;
+use crate::icmp::{Message, REDIRECT_V6};
 use crate::packet::Packet;
 use crate::parse::parse;
 use crate::scratch::{Kind, Scratch};
@@ -140,12 +140,16 @@ fn hold<F: Family>(
 ) -> Result<(), DropReason> {
     match parse::<F>(packet, tables, scratch) {
         Ok(()) => {}
-        // What rules the link: neighbours, routers, groups (RFC 4890 section 4.4).
+        // What rules the link: neighbours, routers, groups (RFC 4890 section 4.4.1).
+        Err(DropReason::ForbiddenIcmpv6Message) if scratch.flow.icmp_type != REDIRECT_V6 => {
+            return Ok(());
+        }
+        // What turns the node's own ways aside, or nobody knows, is asked about.
         Err(
             DropReason::ForbiddenIcmpv6Message
             | DropReason::UnknownIcmpv4Type
             | DropReason::UnknownIcmpv4Code,
-        ) => return Ok(()),
+        ) => {}
         // Without ports there are no flows: the protocol is asked about, each time.
         Err(DropReason::CtUnknownL4Protocol) => {}
         Err(DropReason::FragmentNotFound | DropReason::FragmentNotFoundWorld)

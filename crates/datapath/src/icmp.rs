@@ -7,6 +7,9 @@ use crate::header::{IcmpHead, protocol};
 use crate::packet::Packet;
 use crate::scratch::{Flow, Kind};
 
+/// The ICMPv6 type of a redirect (RFC 4861 section 4.5).
+pub(crate) const REDIRECT_V6: u8 = 137;
+
 /// What an ICMP message is to the datapath.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {

@@ -26,6 +26,7 @@ pub(super) fn cases(net: &Net) -> Vec<Case> {
         ingress(net),
         egress(net),
         link(net),
+        redirects(net),
         not_carried(net),
         tagged(net),
         protocols(net),
@@ -276,16 +277,47 @@ fn link(net: &Net) -> Case {
         ),
     ];
     if net.version == 4 {
-        steps.push(arrives("a redirect", &icmp((5, 1, 0)), PASS));
-        steps.push(arrives("a question of no use", &icmp((13, 0, 0)), DENIED));
+        for (name, head) in [
+            ("a redirect", (5, 1, 0)),
+            ("a router", (9, 0, 0)),
+            ("a code that nobody knows", (3, 16, 0)),
+            ("a question of no use", (13, 0, 0)),
+        ] {
+            steps.push(arrives(name, &icmp(head), DENIED));
+        }
     } else {
-        for kind in [130, 134, 135, 136, 137] {
+        for kind in [130, 134, 135, 136, 143] {
             steps.push(arrives("of the link", &icmp((kind, 0, 0)), PASS));
         }
+        steps.push(arrives("a redirect", &icmp((137, 0, 0)), DENIED));
+        steps.push(arrives("new prefixes", &icmp((138, 0, 0)), DENIED));
         steps.push(arrives("too big", &icmp((2, 0, 1280)), PASS));
         steps.push(arrives("a node's name", &icmp((139, 0, 0)), DENIED));
     }
     net.case("the link of a guarded host", guarded(BOTH), steps)
+}
+
+/// Policy may allow what turns the node's ways aside.
+fn redirects(net: &Net) -> Case {
+    let (protocol, kind) = if net.version == 4 { (1, 5) } else { (58, 137) };
+    let mut world = guarded(BOTH);
+    let allow = Rule {
+        protocol,
+        port: u16::from(kind),
+        prefix: 16,
+        precedence: 1,
+        ..Rule::default()
+    };
+    world.rule(SET, None, allow);
+    let redirect = |from, to| Build::icmp(from, to, (kind, 1, 0), &[0; 28]);
+    net.case(
+        "redirects to a guarded host",
+        world,
+        vec![
+            arrives("in", &redirect(net.router, net.node), PASS),
+            leaves("out", &redirect(net.node, net.router), DENIED),
+        ],
+    )
 }
 
 fn link_local(net: &Net) -> Case {
