@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use crate::controller::Controller;
 use crate::seen::View;
+use crate::trial::Trials;
 use crate::views::{Condition, HostStatus, IpSource, WaitReason};
 
 impl Controller {
@@ -80,7 +81,9 @@ impl Controller {
     fn host_waits_for(&self, view: &View) -> Option<&'static str> {
         let is_known = view.nodes.rows.get(&self.config.node_name).is_some();
         let nodes = (!is_known).then_some("nodes");
-        view.endpoints_wait_for().or(nodes)
+        // Rules that are tried are known from the disk.
+        let tried = self.trials.as_ref().is_some_and(Trials::are_known);
+        view.host_waits_for(!tried).or(nodes)
     }
 
     /// What the node gets whose set does not fit: the set it has, if that allows

@@ -137,6 +137,12 @@ impl View {
     /// What an endpoint's identity and policy follow from, if it is not all
     /// there yet.
     pub(crate) fn endpoints_wait_for(&self) -> Option<&'static str> {
+        self.host_waits_for(true)
+    }
+
+    /// The same for the policy of the node itself, which needs no policies if its
+    /// rules are known without them.
+    pub(crate) fn host_waits_for(&self, policies: bool) -> Option<&'static str> {
         let needed = [
             "namespaces",
             "pods",
@@ -147,7 +153,7 @@ impl View {
             "CiliumIdentities",
         ];
         let mut missing = self.incomplete().into_iter();
-        missing.find(|name| needed.contains(name))
+        missing.find(|name| needed.contains(name) && (policies || *name != "policies"))
     }
 
     /// Whether what groups follow from may have changed.

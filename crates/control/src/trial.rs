@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::controller::Controller;
 use crate::policies::in_its_place;
 use crate::seen::View;
-use crate::views::{Condition, ConditionKind};
+use crate::views::{Condition, ConditionKind, HostStatus, WaitReason};
 
 /// The rules about nodes of each policy that has any, by origin.
 type NodeRules = Vec<(Origin, Vec<Rule>)>;
@@ -51,22 +51,28 @@ impl HostTrial {
         }
     }
 
+    /// Takes back what is on trial once its time is over.
+    fn expire(&mut self, now_unix_ms: u64, timeout_ms: u64) {
+        let Some(trial) = &mut self.trial else {
+            return;
+        };
+        // A clock that was set back makes no trial longer.
+        let latest = now_unix_ms.saturating_add(timeout_ms);
+        trial.until_unix_ms = trial.until_unix_ms.min(latest);
+        if now_unix_ms >= trial.until_unix_ms {
+            self.refused = self.trial.take().map(|trial| trial.rules);
+        }
+    }
+
     /// Goes by what is wanted now.
     fn follow(&mut self, now_unix_ms: u64, timeout_ms: u64, wanted: NodeRules) {
+        self.expire(now_unix_ms, timeout_ms);
         if wanted == self.confirmed {
             (self.trial, self.refused) = (None, None);
             return;
         }
-        match &mut self.trial {
-            Some(trial) if trial.rules == wanted => {
-                // A clock that was set back makes no trial longer.
-                let latest = now_unix_ms.saturating_add(timeout_ms);
-                trial.until_unix_ms = trial.until_unix_ms.min(latest);
-                if now_unix_ms >= trial.until_unix_ms {
-                    self.refused = Some(wanted);
-                    self.trial = None;
-                }
-            }
+        match &self.trial {
+            Some(trial) if trial.rules == wanted => {}
             _ if self.refused.as_ref() == Some(&wanted) => self.trial = None,
             _ => {
                 self.trial = Some(Trial {
@@ -107,6 +113,19 @@ impl Trials {
         self.zero_unix_ms.saturating_add(now_ms)
     }
 
+    /// Ends what is over: the clock and the disk suffice for that.
+    fn expire(&mut self, now_ms: u64) {
+        let now_unix_ms = self.unix_ms(now_ms);
+        if let Some(state) = &mut self.state {
+            state.expire(now_unix_ms, self.timeout_ms);
+        }
+    }
+
+    /// Whether the rules about nodes are known whatever policies are.
+    pub(crate) fn are_known(&self) -> bool {
+        self.state.is_some()
+    }
+
     fn follow(&mut self, now_ms: u64, wanted: NodeRules) {
         let now_unix_ms = self.unix_ms(now_ms);
         match &mut self.state {
@@ -142,7 +161,7 @@ impl Trials {
         rules.cloned().collect()
     }
 
-    fn condition(&self) -> Option<Condition> {
+    fn condition(&self, host: &HostStatus) -> Option<Condition> {
         let state = self.state.as_ref()?;
         let remedy = "confirm it by `axon policy host-confirm`, from where it must let you in";
         let (rules, message, remedy) = if let Some(trial) = &state.trial {
@@ -150,9 +169,13 @@ impl Trials {
             let message = format!("is on trial, and taken back after {timeout_s} s");
             (&trial.rules, message, remedy)
         } else {
-            let message = "was not confirmed in time: what was in force before is again";
+            let mut message =
+                "was not confirmed in time: what was in force before is again".to_owned();
+            if let Some(WaitReason::Sources { what }) = &host.waiting {
+                message = format!("{message}, once {what} are known");
+            }
             let remedy = "correct it; any change of it is tried anew";
-            (state.refused.as_ref()?, message.to_owned(), remedy)
+            (state.refused.as_ref()?, message, remedy)
         };
         Some(Condition {
             kind: ConditionKind::HostPolicyTrial,
@@ -234,6 +257,7 @@ impl Controller {
             return;
         };
         trials.poked = false;
+        trials.expire(now_ms);
         let complete = view.policies.rows.is_complete();
         let known = self.engine.policies();
         let numbers = &self.persisted.numbers.rules;
@@ -257,11 +281,13 @@ impl Controller {
         let origins: BTreeSet<Origin> = origins.cloned().collect();
         for origin in origins {
             let tried = in_force.remove(&origin).unwrap_or_default();
+            // While the source has not told everything, what was in force stays.
+            let before = self.engine.policies().get(&origin);
+            let before = before.filter(|_| !complete);
             let policy = wanted.remove(&origin);
+            let policy = policy.or_else(|| before.cloned());
             if policy.is_none() && tried.is_empty() {
-                if complete {
-                    self.engine.remove_policy(&origin);
-                }
+                self.engine.remove_policy(&origin);
                 continue;
             }
             let mut policy = policy.unwrap_or_else(|| PolicyObject {
@@ -283,7 +309,7 @@ impl Controller {
 
     /// What is on trial, or was refused.
     pub(crate) fn trial_condition(&self) -> Option<Condition> {
-        self.trials.as_ref()?.condition()
+        self.trials.as_ref()?.condition(&self.host)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Policy for the node itself.
 
 use axon_abi::{ConfigFlags, Direction, EndpointRow, HOST_DEVICE, Identity};
-use axon_control::{Adopted, Capacity, ConditionKind, Config, WaitReason};
+use axon_control::{Adopted, Capacity, ConditionKind, Config, HostTrial, WaitReason};
 use axon_model::{
     Action, Entity, Node, Origin, Peer, Peers, PolicyKind, PolicyObject, Requirement, Rule,
     Selector, Subject, Tier,
@@ -293,6 +293,70 @@ fn policy_for_the_node_that_is_not_confirmed_is_taken_back() {
     c.controller.host_trial_is_kept();
     c.step();
     assert_eq!(c.controller.unkept_host_trial(), None);
+}
+
+/// All but some table is complete.
+fn complete_but(c: &Cluster, policies: bool) {
+    c.observed.namespaces.mark_complete();
+    c.observed.nodes.mark_complete();
+    c.observed.cidr_groups.mark_complete();
+    c.observed.services.mark_complete();
+    c.observed.endpoint_slices.mark_complete();
+    if policies {
+        c.observed.policies.mark_complete();
+    } else {
+        c.observed.pods.mark_complete();
+    }
+}
+
+/// A trial of another life, from 0 to 10 s.
+fn tried() -> HostTrial {
+    let mut c = Cluster::new(firewall());
+    c.controller.have_host_policy_confirmed(10_000, 0, None);
+    pool(&c, "edge");
+    c.complete();
+    c.now_ms = 0;
+    c.step();
+    guard(&c, "edge");
+    c.step();
+    c.controller.unkept_host_trial().expect("news").clone()
+}
+
+#[test]
+fn a_trial_is_over_also_where_policies_never_come() {
+    let mut c = Cluster::new(firewall());
+    c.controller
+        .have_host_policy_confirmed(10_000, 0, Some(tried()));
+    pool(&c, "edge");
+    complete_but(&c, false);
+    let report = c.step();
+    assert!(!may(&c, Identity::WORLD_IPV4, 80), "on trial");
+    assert_eq!(report.next_step_ms, Some(10_000));
+    c.now_ms = 10_000;
+    let report = c.step();
+    assert!(may(&c, Identity::WORLD_IPV4, 80), "taken back");
+    assert!(report.next_step_ms.is_none_or(|due| due > c.now_ms));
+    let set = c.controller.host().policy_set;
+    assert_eq!(row(&c).map(|row| row.policy_set), Some(set));
+}
+
+#[test]
+fn what_waits_for_a_source_says_so_and_is_not_due() {
+    let mut c = Cluster::new(firewall());
+    c.controller
+        .have_host_policy_confirmed(10_000, 0, Some(tried()));
+    pool(&c, "edge");
+    guard(&c, "edge");
+    complete_but(&c, true);
+    c.now_ms = 20_000;
+    let report = c.step();
+    assert!(report.next_step_ms.is_none_or(|due| due > c.now_ms));
+    let told = &report.conditions;
+    let told = told
+        .iter()
+        .find(|c| c.kind == ConditionKind::HostPolicyTrial);
+    let told = &told.expect("a condition").message;
+    assert!(told.contains("once pods are known"), "{told}");
 }
 
 /// Rules for endpoints are never on trial, also beside others in one policy.
