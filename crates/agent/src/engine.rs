@@ -25,7 +25,7 @@ use crate::endpoints::Records;
 use crate::journal::Journal;
 use crate::names::{Namer, Sources};
 use crate::problem::chain;
-use crate::store::{HOST_TRIAL, Store};
+use crate::store::Store;
 use crate::uplinks::Uplinks;
 
 /// Between two comparisons of every row with the kernel.
@@ -223,9 +223,7 @@ impl Engine {
             self.persist_due = false;
         }
         if let (Some(trials), Some(trial)) = (&self.trials, self.controller.unkept_host_trial()) {
-            trials
-                .write(HOST_TRIAL, trial)
-                .map_err(|error| chain(&error))?;
+            crate::trials::keep(trials, trial).map_err(|error| chain(&error))?;
             self.controller.host_trial_is_kept();
         }
         for (id, status) in self.controller.endpoints() {

@@ -36,6 +36,7 @@ mod state;
 mod status;
 mod store;
 mod sweep;
+mod trials;
 mod uplinks;
 
 use std::process::ExitCode;

@@ -11,9 +11,10 @@ use axon_model::Observed;
 use crate::Config;
 use crate::clock::monotonic_zero_ns;
 use crate::config::{Aggregation, Allocation, Enforcement};
-use crate::endpoints::{Records, readable};
+use crate::endpoints::Records;
 use crate::engine::EngineHandle;
-use crate::store::{HOST_TRIAL, Store};
+use crate::store::Store;
+use crate::trials;
 use crate::uplinks::Uplinks;
 
 /// Ports of the node that masquerading uses: those that no service has.
@@ -127,7 +128,7 @@ pub(crate) fn trials(
         return Ok(None);
     }
     let store = Store::shared(&config.paths.lib)?;
-    let known = readable(store.read(HOST_TRIAL))?;
+    let known = trials::known(&store)?;
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let zero_unix_ms = monotonic_zero_ns() / 1_000_000;
     controller.have_host_policy_confirmed(timeout_ms, zero_unix_ms, known);

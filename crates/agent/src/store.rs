@@ -13,8 +13,8 @@
 //!
 //! A file is replaced whole or not at all: written beside, and renamed; lines
 //! are added whole, or the last one does not count. Nothing
-//! waits for the disk: these files tell what a kernel holds, and what takes the
-//! kernel away takes that along. A file that a power cut has torn is set aside
+//! waits for the disk but what is on trial: these files tell what a kernel holds, and
+//! what takes the kernel away takes that along. A file that a power cut has torn is set aside
 //! as any other that makes no sense, and so are lines that follow another whole.
 
 mod lines;
@@ -112,12 +112,33 @@ impl Store {
 
     /// Writes a file whole or not at all.
     pub(crate) fn write(&self, name: &str, value: &impl Serialize) -> Result<Whole, StoreError> {
+        self.write_and(name, value, |_| Ok(()))
+    }
+
+    /// The same, and waits for the disk: what is written outlives a power cut.
+    pub(crate) fn write_through(
+        &self,
+        name: &str,
+        value: &impl Serialize,
+    ) -> Result<(), StoreError> {
+        self.write_and(name, value, File::sync_data)?;
+        let dir = File::open(&self.dir).and_then(|dir| dir.sync_all());
+        dir.map_err(io_error("writing", &self.dir))
+    }
+
+    fn write_and(
+        &self,
+        name: &str,
+        value: &impl Serialize,
+        settle: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<Whole, StoreError> {
         let path = self.path(name);
         let aside = path.with_extension("json.new");
         let write = || -> io::Result<Whole> {
             let text = serde_json::to_vec(value)?;
             let mut file = File::create(&aside)?;
             file.write_all(&text)?;
+            settle(&file)?;
             fs::rename(&aside, &path)?;
             Ok(Whole::of(&text))
         };
@@ -214,8 +235,6 @@ pub(crate) const EVENTS: &str = "events.json";
 pub(crate) const IPAM: &str = "ipam.json";
 /// The node's own number among the endpoints.
 pub(crate) const HOST: &str = "host.json";
-/// File of the policies for the node itself that are on trial, in the lib-dir.
-pub(crate) const HOST_TRIAL: &str = "host-policy.json";
 
 #[cfg(test)]
 mod tests {
