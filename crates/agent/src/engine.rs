@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use axon_abi::{EndpointRow, HOST_DEVICE, Identity, PolicySetFlags};
-use axon_control::{Controller, EndpointStatus, StepReport};
+use axon_control::{Controller, EndpointStatus, StepReport, WaitReason};
 use axon_hubble::NameTable;
 use axon_linux::{KernelReconciler, ReconcileReport};
 use axon_model::{Desired, EndpointState, Observed};
@@ -26,6 +26,7 @@ use crate::journal::Journal;
 use crate::names::{Namer, Sources};
 use crate::problem::chain;
 use crate::store::Store;
+use crate::trials;
 use crate::uplinks::Uplinks;
 
 /// Between two comparisons of every row with the kernel.
@@ -45,6 +46,8 @@ pub(crate) struct View {
     pub(crate) policies: BTreeMap<u32, Vec<String>>,
     /// Why numbers could not be written to disk; no row is written meanwhile.
     pub(crate) persist_error: Option<String>,
+    /// Why what has become of a trial could not; rows do not wait for that.
+    pub(crate) trial_error: Option<String>,
     /// The revision of the policies that every endpoint enforces.
     pub(crate) enforced_revision: u64,
     /// Passes so far.
@@ -190,9 +193,14 @@ impl Engine {
             enforced_revision: self.view.borrow().enforced_revision,
             ..View::default()
         };
-        if let Err(error) = self.persist(store) {
-            tracing::error!(error, "state cannot be written; kernel rows wait for it");
-            view.persist_error = Some(error);
+        view.trial_error = self.keep_trial().err();
+        let must_be_kept = self.controller.host_trial_must_be_kept();
+        let kept = view.trial_error.take_if(|_| must_be_kept);
+        view.persist_error = self.persist(store).err().or(kept);
+        for error in view.persist_error.iter().chain(&view.trial_error) {
+            tracing::error!(error, "state cannot be written");
+        }
+        if view.persist_error.is_some() && !self.must_take_back() {
             view.reconcile = self.view.borrow().reconcile.clone();
         } else {
             // Before the rows: the first packet that they let through is named.
@@ -206,12 +214,30 @@ impl Engine {
         {
             due_ms = due_ms.min(due);
         }
-        if view.persist_error.is_some() {
+        if view.persist_error.is_some() || view.trial_error.is_some() {
             due_ms = now_ms + PERSIST_RETRY_MS;
         }
         view.report = report;
         self.publish(view);
         due_ms
+    }
+
+    /// What goes on trial is on disk before it is in force.
+    fn keep_trial(&mut self) -> Result<(), String> {
+        if let (Some(store), Some(trial)) = (&self.trials, self.controller.unkept_host_trial()) {
+            trials::keep(store, trial).map_err(|error| chain(&error))?;
+            self.controller.host_trial_is_kept();
+        }
+        Ok(())
+    }
+
+    /// Whether a policy for the node itself that was taken back is in force still:
+    /// that goes without a disk that takes writes, as it may lock out who mends
+    /// the disk. Numbers in the kernel's maps are not given again by the next agent.
+    fn must_take_back(&self) -> bool {
+        let host = self.host();
+        let is_decided = !matches!(host.status.waiting, Some(WaitReason::Sources { .. }));
+        self.controller.host_trial_is_taken_back() && is_decided && !host.enforced
     }
 
     /// Numbers go to the disk before rows that hold them go to the kernel.
@@ -221,10 +247,6 @@ impl Engine {
                 .write(store, &mut self.controller)
                 .map_err(|error| chain(&error))?;
             self.persist_due = false;
-        }
-        if let (Some(trials), Some(trial)) = (&self.trials, self.controller.unkept_host_trial()) {
-            crate::trials::keep(trials, trial).map_err(|error| chain(&error))?;
-            self.controller.host_trial_is_kept();
         }
         for (id, status) in self.controller.endpoints() {
             if !status.labels.is_empty() {

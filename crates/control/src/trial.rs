@@ -106,6 +106,8 @@ pub(crate) struct Trials {
     kept: Option<HostTrial>,
     /// Somebody has confirmed.
     poked: bool,
+    /// What was on trial is not in force any more, and nothing has been since.
+    taken_back: bool,
 }
 
 impl Trials {
@@ -115,10 +117,32 @@ impl Trials {
 
     /// Ends what is over: the clock and the disk suffice for that.
     fn expire(&mut self, now_ms: u64) {
-        let now_unix_ms = self.unix_ms(now_ms);
-        if let Some(state) = &mut self.state {
-            state.expire(now_unix_ms, self.timeout_ms);
-        }
+        let (now_unix_ms, timeout_ms) = (self.unix_ms(now_ms), self.timeout_ms);
+        self.ending(|state| state.expire(now_unix_ms, timeout_ms));
+    }
+
+    /// Does something by which a trial may begin or end.
+    fn ending(&mut self, change: impl FnOnce(&mut HostTrial)) {
+        let Some(state) = &mut self.state else {
+            return;
+        };
+        let was_on_trial = state.trial.is_some();
+        change(state);
+        self.taken_back = match state.trial {
+            Some(_) => false,
+            None => self.taken_back || was_on_trial,
+        };
+    }
+
+    /// Whether what is in force now would not be taken back by an agent that knows
+    /// no more than is on disk.
+    fn must_be_kept(&self) -> bool {
+        let on_trial = |state: &Option<HostTrial>| {
+            let trial = state.as_ref()?.trial.as_ref()?;
+            Some(trial.rules.clone())
+        };
+        let now = on_trial(&self.state);
+        now.is_some() && now != on_trial(&self.kept)
     }
 
     /// Whether the rules about nodes are known whatever policies are.
@@ -127,15 +151,14 @@ impl Trials {
     }
 
     fn follow(&mut self, now_ms: u64, wanted: NodeRules) {
-        let now_unix_ms = self.unix_ms(now_ms);
-        match &mut self.state {
-            Some(state) => state.follow(now_unix_ms, self.timeout_ms, wanted),
-            None => {
-                self.state = Some(HostTrial {
-                    confirmed: wanted,
-                    ..HostTrial::default()
-                });
-            }
+        let (now_unix_ms, timeout_ms) = (self.unix_ms(now_ms), self.timeout_ms);
+        if self.state.is_none() {
+            self.state = Some(HostTrial {
+                confirmed: wanted,
+                ..HostTrial::default()
+            });
+        } else {
+            self.ending(|state| state.follow(now_unix_ms, timeout_ms, wanted));
         }
     }
 
@@ -221,6 +244,7 @@ impl Controller {
             state: known.clone(),
             kept: known,
             poked: false,
+            taken_back: false,
         });
     }
 
@@ -234,13 +258,25 @@ impl Controller {
         confirmed
     }
 
-    /// What is to be on disk before rows go to the kernel, if that is news.
+    /// What is to be on disk, if that is news.
     pub fn unkept_host_trial(&self) -> Option<&HostTrial> {
         let trials = self.trials.as_ref()?;
         trials
             .state
             .as_ref()
             .filter(|_| trials.state != trials.kept)
+    }
+
+    /// Whether rows must not go to the kernel before it is: something goes on
+    /// trial. What is taken back follows from what is on disk already.
+    pub fn host_trial_must_be_kept(&self) -> bool {
+        self.trials.as_ref().is_some_and(Trials::must_be_kept)
+    }
+
+    /// Whether what was on trial last is to be out of force, whatever else the
+    /// kernel's rows wait for.
+    pub fn host_trial_is_taken_back(&self) -> bool {
+        self.trials.as_ref().is_some_and(|trials| trials.taken_back)
     }
 
     /// Says that it is.

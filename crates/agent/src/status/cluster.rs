@@ -16,6 +16,13 @@ pub(super) fn agent(node: &Node, view: &View) -> PartStatus {
             "see that the state-dir can be written and its disk is not full",
         );
     }
+    if let Some(error) = &view.trial_error {
+        return bad(
+            State::Warning,
+            format!("what became of policy for the node itself cannot be written: {error}"),
+            "see that the lib-dir can be written and its disk is not full",
+        );
+    }
     if !node.is_ready() {
         return bad(
             State::Warning,

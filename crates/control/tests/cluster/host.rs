@@ -295,6 +295,35 @@ fn policy_for_the_node_that_is_not_confirmed_is_taken_back() {
     assert_eq!(c.controller.unkept_host_trial(), None);
 }
 
+/// What goes on trial must be on disk first; what is taken back need not.
+#[test]
+fn only_what_goes_on_trial_waits_for_the_disk() {
+    let mut c = Cluster::new(firewall());
+    c.controller.have_host_policy_confirmed(10_000, 0, None);
+    let told = |c: &Cluster| {
+        let controller = &c.controller;
+        let is_news = controller.unkept_host_trial().is_some();
+        let must_be = controller.host_trial_must_be_kept();
+        (is_news, must_be, controller.host_trial_is_taken_back())
+    };
+    pool(&c, "edge");
+    c.complete();
+    c.step();
+    assert_eq!(told(&c), (true, false, false), "the first time");
+    c.controller.host_trial_is_kept();
+    guard(&c, "edge");
+    c.step();
+    assert_eq!(told(&c), (true, true, false), "on trial");
+    c.controller.host_trial_is_kept();
+    assert_eq!(told(&c), (false, false, false));
+    c.now_ms += 10_000;
+    c.step();
+    assert_eq!(told(&c), (true, false, true), "taken back");
+    guard(&c, "other");
+    c.step();
+    assert!(!told(&c).2, "nothing is in force that was on trial");
+}
+
 /// All but some table is complete.
 fn complete_but(c: &Cluster, policies: bool) {
     c.observed.namespaces.mark_complete();
