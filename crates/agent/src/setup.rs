@@ -13,6 +13,7 @@ use crate::clock::monotonic_zero_ns;
 use crate::config::{Aggregation, Allocation, Enforcement};
 use crate::endpoints::Records;
 use crate::engine::EngineHandle;
+use crate::problem::chain;
 use crate::store::Store;
 use crate::trials;
 use crate::uplinks::Uplinks;
@@ -125,6 +126,13 @@ pub(crate) fn trials(
 ) -> anyhow::Result<Option<Store>> {
     let timeout = config.firewall.confirm_timeout;
     if !config.firewall.enabled || timeout.is_zero() {
+        if let Err(error) = trials::forget(&config.paths.lib) {
+            let error = chain(&error);
+            tracing::warn!(
+                error,
+                "what was confirmed for the node itself cannot be forgotten"
+            );
+        }
         return Ok(None);
     }
     let store = Store::shared(&config.paths.lib)?;

@@ -1,5 +1,7 @@
 //! Policies for the node itself on trial, on disk.
 
+use std::path::Path;
+
 use axon_control::HostTrial;
 
 use crate::problem::chain;
@@ -32,9 +34,25 @@ pub(crate) fn keep(store: &Store, trial: &HostTrial) -> Result<(), StoreError> {
     store.write_through(HOST_TRIAL, trial)
 }
 
+/// Forgets all of it where nothing is tried: what was confirmed then is not what
+/// is in force when trials begin anew.
+pub(crate) fn forget(lib: &Path) -> Result<(), StoreError> {
+    if !lib.exists() {
+        return Ok(());
+    }
+    let store = Store::shared(lib)?;
+    // A read-only file system refuses to remove also what is not there.
+    for name in [HOST_TRIAL, HOST_TRIAL_ASIDE] {
+        if store.has(name) {
+            store.remove(name)?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{HOST_TRIAL, HostTrial, Store, keep, known};
+    use super::{HOST_TRIAL, HostTrial, Store, forget, keep, known};
 
     #[test]
     fn only_what_never_was_is_the_first_time() {
@@ -58,5 +76,20 @@ mod tests {
         let gone_store = Store::shared(&gone).expect("a store");
         std::fs::remove_dir(&gone).expect("removed");
         assert!(keep(&gone_store, &HostTrial::default()).is_err());
+    }
+
+    #[test]
+    fn what_is_forgotten_begins_anew() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::shared(dir.path()).expect("a store");
+        keep(&store, &HostTrial::default()).expect("kept");
+        forget(dir.path()).expect("forgotten");
+        assert_eq!(known(&store).expect("none"), None);
+        std::fs::write(dir.path().join(HOST_TRIAL), "?").expect("written");
+        known(&store).expect("lost");
+        forget(dir.path()).expect("forgotten");
+        assert_eq!(known(&store).expect("none"), None);
+        forget(&dir.path().join("absent")).expect("nothing to forget");
+        assert!(!dir.path().join("absent").exists());
     }
 }
