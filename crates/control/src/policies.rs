@@ -35,7 +35,8 @@ impl Controller {
     /// Brings policies up to date, the groups they refer to, and identities of
     /// the prefixes they name.
     pub(crate) fn follow_policies(&mut self, now_ms: u64, view: &View) {
-        let policies = view.policies.is_changed() || self.trial_is_due(now_ms);
+        let policies =
+            view.policies.is_changed() || self.trial_is_due(now_ms) || self.trial_has_moved(view);
         if policies {
             self.follow_rules(now_ms, view);
         }

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use axon_model::{Origin, PolicyObject, Rule, Subject};
+use axon_model::{Labels, Origin, PolicyObject, Rule, Subject};
 use axon_policy::{PolicyConfig, unmet};
 use serde::{Deserialize, Serialize};
 
@@ -67,13 +67,17 @@ impl HostTrial {
     /// Goes by what is wanted now.
     fn follow(&mut self, now_unix_ms: u64, timeout_ms: u64, wanted: NodeRules) {
         self.expire(now_unix_ms, timeout_ms);
-        if wanted == self.confirmed {
+        if same(&wanted, &self.confirmed) {
+            self.confirmed = wanted;
             (self.trial, self.refused) = (None, None);
             return;
         }
-        match &self.trial {
-            Some(trial) if trial.rules == wanted => {}
-            _ if self.refused.as_ref() == Some(&wanted) => self.trial = None,
+        match (&mut self.trial, &mut self.refused) {
+            (Some(trial), _) if same(&trial.rules, &wanted) => trial.rules = wanted,
+            (_, Some(refused)) if same(refused, &wanted) => {
+                *refused = wanted;
+                self.trial = None;
+            }
             _ => {
                 self.trial = Some(Trial {
                     rules: wanted,
@@ -81,6 +85,29 @@ impl HostTrial {
                 });
                 self.refused = None;
             }
+        }
+    }
+
+    /// Takes for confirmed what is not about this node: it is in force as soon as
+    /// the node has the labels for it. What was tried here stays tried.
+    fn take_foreign(&mut self, wanted: &NodeRules, labels: &Labels) {
+        let confirmed = gist(&self.confirmed);
+        let tried = self.trial.iter().map(|trial| &trial.rules);
+        let tried = tried.chain(&self.refused).flat_map(gist);
+        let tried: BTreeSet<_> = tried.filter(|rule| !confirmed.contains(rule)).collect();
+        let is_foreign = |origin: &Origin, rule: &Rule| {
+            !is_about(rule, labels) && !tried.contains(&(origin.clone(), bare(rule)))
+        };
+        let foreign = |rules: &NodeRules, foreign: bool| -> Vec<(Origin, Rule)> {
+            let rules = flat(rules).filter(|(origin, rule)| is_foreign(origin, rule) == foreign);
+            rules.map(|(o, r)| (o.clone(), r.clone())).collect()
+        };
+        let others = foreign(wanted, true);
+        let trial = self.trial.iter_mut().map(|trial| &mut trial.rules);
+        let states = trial.chain(&mut self.refused).chain([&mut self.confirmed]);
+        for rules in states {
+            let own = foreign(rules, false);
+            *rules = grouped(own.into_iter().chain(others.iter().cloned()));
         }
     }
 
@@ -108,6 +135,8 @@ pub(crate) struct Trials {
     poked: bool,
     /// What was on trial is not in force any more, and nothing has been since.
     taken_back: bool,
+    /// The node's labels by which rules were tried last; `None` before.
+    labels: Option<Labels>,
 }
 
 impl Trials {
@@ -139,7 +168,7 @@ impl Trials {
     fn must_be_kept(&self) -> bool {
         let on_trial = |state: &Option<HostTrial>| {
             let trial = state.as_ref()?.trial.as_ref()?;
-            Some(trial.rules.clone())
+            Some(gist(&trial.rules))
         };
         let now = on_trial(&self.state);
         now.is_some() && now != on_trial(&self.kept)
@@ -150,7 +179,8 @@ impl Trials {
         self.state.is_some()
     }
 
-    fn follow(&mut self, now_ms: u64, wanted: NodeRules) {
+    fn follow(&mut self, now_ms: u64, wanted: NodeRules, labels: &Labels) {
+        self.labels = Some(labels.clone());
         let (now_unix_ms, timeout_ms) = (self.unix_ms(now_ms), self.timeout_ms);
         if self.state.is_none() {
             self.state = Some(HostTrial {
@@ -158,7 +188,10 @@ impl Trials {
                 ..HostTrial::default()
             });
         } else {
-            self.ending(|state| state.follow(now_unix_ms, timeout_ms, wanted));
+            self.ending(|state| {
+                state.take_foreign(&wanted, labels);
+                state.follow(now_unix_ms, timeout_ms, wanted);
+            });
         }
     }
 
@@ -213,6 +246,44 @@ fn is_about_nodes(rule: &&Rule) -> bool {
     matches!(rule.subject, Subject::Nodes(_))
 }
 
+/// Whether a rule selects a node with such labels.
+fn is_about(rule: &Rule, labels: &Labels) -> bool {
+    matches!(&rule.subject, Subject::Nodes(selector) if selector.matches(labels))
+}
+
+/// A rule without what decides nothing.
+fn bare(rule: &Rule) -> Rule {
+    Rule {
+        description: String::new(),
+        labels: Vec::new(),
+        ..rule.clone()
+    }
+}
+
+fn flat(rules: &NodeRules) -> impl Iterator<Item = (&Origin, &Rule)> {
+    rules
+        .iter()
+        .flat_map(|(origin, rules)| rules.iter().map(move |rule| (origin, rule)))
+}
+
+fn grouped(rules: impl Iterator<Item = (Origin, Rule)>) -> NodeRules {
+    let mut by_origin: BTreeMap<Origin, Vec<Rule>> = BTreeMap::new();
+    for (origin, rule) in rules {
+        by_origin.entry(origin).or_default().push(rule);
+    }
+    by_origin.into_iter().collect()
+}
+
+/// What rules decide, in whatever order they are.
+fn gist(rules: &NodeRules) -> BTreeSet<(Origin, Rule)> {
+    let rules = flat(rules).map(|(origin, rule)| (origin.clone(), bare(rule)));
+    rules.collect()
+}
+
+fn same(one: &NodeRules, other: &NodeRules) -> bool {
+    one == other || gist(one) == gist(other)
+}
+
 fn node_rules<'a>(policies: impl Iterator<Item = &'a PolicyObject>) -> NodeRules {
     let of = |policy: &PolicyObject| {
         let rules: Vec<Rule> = policy
@@ -245,6 +316,7 @@ impl Controller {
             kept: known,
             poked: false,
             taken_back: false,
+            labels: None,
         });
     }
 
@@ -309,8 +381,10 @@ impl Controller {
         };
         let mut wanted: BTreeMap<Origin, PolicyObject> =
             view.policies.rows.iter().filter_map(wanted).collect();
-        if complete {
-            trials.follow(now_ms, node_rules(wanted.values()));
+        // Which rules are about this node is not known before its object is.
+        let is_known = view.nodes.rows.get(&self.config.node_name).is_some();
+        if complete && (is_known || trials.labels.is_some()) {
+            trials.follow(now_ms, node_rules(wanted.values()), self.engine.node());
         }
         let mut in_force = trials.in_force();
         let origins = known.keys().chain(wanted.keys()).chain(in_force.keys());
@@ -335,6 +409,13 @@ impl Controller {
             policy.rules.extend(tried);
             self.engine.upsert_policy(policy);
         }
+    }
+
+    /// Whether other rules may be about this node than those that were tried last.
+    pub(crate) fn trial_has_moved(&self, view: &View) -> bool {
+        let is_known = view.nodes.rows.get(&self.config.node_name).is_some();
+        let trials = self.trials.as_ref().filter(|_| is_known);
+        trials.is_some_and(|trials| trials.labels.as_ref() != Some(self.engine.node()))
     }
 
     /// Whether a trial is over, or was confirmed.

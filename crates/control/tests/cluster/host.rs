@@ -27,6 +27,10 @@ fn guard_origin() -> Origin {
 
 /// A policy that lets nodes of a pool be reached on port 22 by the cluster.
 fn guard(c: &Cluster, pool: &str) {
+    guard_says(c, pool, 22, "");
+}
+
+fn guard_says(c: &Cluster, pool: &str, port: u16, description: &str) {
     let cluster = Peers::List(vec![Peer::Entity(Entity::Cluster)]);
     let pool = Requirement::equals("any", "pool", pool);
     let rule = Rule {
@@ -34,8 +38,8 @@ fn guard(c: &Cluster, pool: &str) {
         tier: Tier::Normal,
         default_deny_ingress: true,
         default_deny_egress: false,
-        entries: vec![ingress(Action::Allow, cluster, 22)],
-        description: String::new(),
+        entries: vec![ingress(Action::Allow, cluster, port)],
+        description: description.to_owned(),
         labels: Vec::new(),
         log: String::new(),
     };
@@ -319,9 +323,9 @@ fn only_what_goes_on_trial_waits_for_the_disk() {
     c.now_ms += 10_000;
     c.step();
     assert_eq!(told(&c), (true, false, true), "taken back");
-    guard(&c, "other");
+    guard_says(&c, "edge", 443, "");
     c.step();
-    assert!(!told(&c).2, "nothing is in force that was on trial");
+    assert!(!told(&c).2, "something else is on trial");
 }
 
 /// All but some table is complete.
@@ -386,6 +390,62 @@ fn what_waits_for_a_source_says_so_and_is_not_due() {
         .find(|c| c.kind == ConditionKind::HostPolicyTrial);
     let told = &told.expect("a condition").message;
     assert!(told.contains("once pods are known"), "{told}");
+}
+
+#[test]
+fn rules_about_other_nodes_are_not_tried_here() {
+    let mut c = Cluster::new(firewall());
+    c.controller.have_host_policy_confirmed(10_000, 0, None);
+    pool(&c, "batch");
+    c.complete();
+    c.step();
+    guard(&c, "edge");
+    let report = c.step();
+    assert_eq!(report.conditions, [], "nothing is on trial");
+    c.now_ms += 20_000;
+    c.step();
+    pool(&c, "edge");
+    let report = c.step();
+    assert_eq!(report.conditions, []);
+    assert!(!may(&c, Identity::WORLD_IPV4, 80), "in force for good");
+}
+
+#[test]
+fn what_was_refused_stays_so_whatever_labels_come_and_go() {
+    let mut c = Cluster::new(firewall());
+    c.controller.have_host_policy_confirmed(10_000, 0, None);
+    pool(&c, "edge");
+    c.complete();
+    c.step();
+    guard(&c, "edge");
+    c.step();
+    c.now_ms += 10_000;
+    c.step();
+    for label in ["batch", "edge"] {
+        pool(&c, label);
+        c.step();
+        assert!(may(&c, Identity::WORLD_IPV4, 80), "refused");
+    }
+}
+
+#[test]
+fn a_description_is_not_tried() {
+    let mut c = Cluster::new(firewall());
+    c.controller.have_host_policy_confirmed(10_000, 0, None);
+    pool(&c, "edge");
+    c.complete();
+    c.step();
+    guard(&c, "edge");
+    c.step();
+    c.now_ms += 9_000;
+    guard_says(&c, "edge", 22, "one more word");
+    c.step();
+    c.now_ms += 1_000;
+    c.step();
+    assert!(may(&c, Identity::WORLD_IPV4, 80), "no minute more");
+    guard_says(&c, "edge", 22, "and another");
+    c.step();
+    assert!(may(&c, Identity::WORLD_IPV4, 80), "not tried anew");
 }
 
 /// Rules for endpoints are never on trial, also beside others in one policy.
