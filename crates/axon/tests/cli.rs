@@ -246,3 +246,83 @@ fn an_explanation_needs_a_packet_and_a_state() {
         assert!(told.contains(expected), "{args:?}: {told}");
     }
 }
+
+#[test]
+fn policies_are_compared_before_they_are_applied() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("file");
+        path.to_string_lossy().into_owned()
+    };
+    let pod = |name: &str, app: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {app}}}}}\n\
+             spec: {{containers: [{{name: a}}]}}\n---\n"
+        )
+    };
+    let policy = |app: &str| {
+        format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: db}}\n\
+             spec: {{endpointSelector: {{matchLabels: {{app: db}}}}, \
+             ingress: [{{fromEndpoints: [{{matchLabels: {{app: {app}}}}}]}}]}}\n"
+        )
+    };
+    let pods = [pod("db-0", "db"), pod("web-0", "web"), pod("api-0", "api")].concat();
+    let maker = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: more}\n";
+    let current = file("current.yaml", &(pods + &policy("web") + maker));
+    let same = file("same.yaml", &policy("web"));
+    let other = file("other.yaml", &policy("api"));
+    let wrong = file("wrong.yaml", "kind: CiliumNetworkPolicy\n");
+    let flow = "{\"IP\":{\"source\":\"10.0.0.1\",\"destination\":\"10.0.0.2\"},\
+        \"l4\":{\"TCP\":{\"destination_port\":80}},\
+        \"source\":{\"namespace\":\"default\",\"pod_name\":\"web-0\"},\
+        \"destination\":{\"namespace\":\"default\",\"pod_name\":\"db-0\"}}\n";
+    let flows = file("flows.json", &format!("{flow}nonsense\n{flow}"));
+    let diff = |proposed: &str, more: &[&str]| {
+        let all = [
+            "policy",
+            "diff",
+            "--current",
+            &current,
+            "--proposed",
+            proposed,
+        ];
+        axon(&[&all, more].concat())
+    };
+
+    let output = diff(&same, &["--flows", &flows]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
+    assert!(text.contains("Nothing changes"), "{text}");
+    assert!(text.contains("2 stay, 0 would be denied"), "{text}");
+    assert!(text.contains("flows, line 2: "), "{text}");
+    assert!(
+        text.contains("1 Deployments and the like are left out"),
+        "{text}"
+    );
+
+    let output = diff(&other, &["--flows", &flows, "-o", "json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let row = |n: usize| {
+        let change = &found["changes"][n];
+        [
+            &change["from"],
+            &change["before"]["verdict"],
+            &change["after"]["verdict"],
+        ]
+        .map(|value| value.as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(row(0), ["default/api", "deny", "allow"], "{found}");
+    assert_eq!(row(1), ["default/web", "allow", "deny"], "{found}");
+    assert_eq!(found["flows"]["denied"], 2, "{found}");
+
+    let output = diff(&wrong, &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("wrong.yaml"),
+        "{}",
+        stderr(&output)
+    );
+}

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! [`World`] is the cluster with its policies; [`answer()`] is one line of JSON
-//! in, one out.
+//! in, one out. [`Described`] is a cluster read from manifests, [`changes`] what
+//! becomes of it when policies do, and [`Flows`] what becomes of recorded flows.
 //!
 //! Invariants: nothing is decided here that an agent decides elsewhere: rules
 //! come from `api`, labels from `control`, sets from `policy`, verdicts from
@@ -19,10 +20,15 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod change;
 mod cluster;
+mod described;
+mod ends;
+mod flows;
 mod groups;
 mod judge;
 mod people;
+mod ports;
 mod probe;
 mod problem;
 mod settings;
@@ -31,9 +37,12 @@ mod verdict;
 mod world;
 
 pub use answer::{answer, refusal};
+pub use change::{Change, Changes, Decision, changes};
 pub use cluster::{
     CidrGroup, Cluster, DnsName, Namespace, Node, Pod, PodPort, Service, ServicePort, Special,
 };
+pub use described::Described;
+pub use flows::{FlowChange, Flows};
 pub use judge::{Judgement, judge};
 pub use probe::{End, Probe};
 pub use problem::Problem;

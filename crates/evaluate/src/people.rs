@@ -51,6 +51,11 @@ pub(crate) struct People {
 }
 
 impl People {
+    /// Prefixes that have identities.
+    pub(crate) fn prefixes(&self) -> &BTreeSet<IpNet> {
+        &self.around
+    }
+
     /// Everybody in a cluster.
     ///
     /// # Errors

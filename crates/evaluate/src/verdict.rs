@@ -104,26 +104,59 @@ impl World {
         let from = self.find(&probe.from, "from")?;
         let to = self.find(&probe.to, "to")?;
         let said = probe.said()?;
-        let mut verdict = Verdict {
-            egress: Side::UNPOLICED,
-            ingress: Side::UNPOLICED,
-            l7: (!said.is_empty()).then_some(true),
-        };
-        // Who talks to itself is never policed.
-        if from == to {
+        let mut verdict = self.between(from, to, l4)?;
+        if said.is_empty() {
             return Ok(verdict);
         }
+        verdict.l7 = Some(true);
+        // Who talks to itself is never policed.
+        if from != to {
+            let ends = self.parties(from, to)?;
+            let denied = verdict.word() == Word::Deny;
+            let passes = |request: &Request| {
+                !denied && self.passes((&ends.0, &ends.1), l4, probe.server_name(), request)
+            };
+            verdict.l7 = Some(said.iter().all(passes));
+        }
+        Ok(verdict)
+    }
+
+    /// What becomes of a connection of this protocol to this port (ICMP: of this
+    /// type), on which nothing is said.
+    ///
+    /// # Errors
+    /// An end that is not there.
+    pub fn connection(
+        &self,
+        from: &End,
+        to: &End,
+        l4: (Protocol, u16),
+    ) -> Result<Verdict, Problem> {
+        self.between(self.find(from, "from")?, self.find(to, "to")?, l4)
+    }
+
+    fn between(&self, from: Found, to: Found, l4: (Protocol, u16)) -> Result<Verdict, Problem> {
+        if from == to {
+            return Ok(Verdict {
+                egress: Side::UNPOLICED,
+                ingress: Side::UNPOLICED,
+                l7: None,
+            });
+        }
+        let (source, destination) = self.parties(from, to)?;
+        Ok(Verdict {
+            egress: side(&source, &destination, Direction::Egress, l4),
+            ingress: side(&destination, &source, Direction::Ingress, l4),
+            l7: None,
+        })
+    }
+
+    /// Both ends, each as the other sees it.
+    fn parties(&self, from: Found, to: Found) -> Result<(Party<'_>, Party<'_>), Problem> {
         let nobody = |path: &str| Problem::new(path, "is nobody");
         let source = self.party(from, to).ok_or_else(|| nobody("from"))?;
         let destination = self.party(to, from).ok_or_else(|| nobody("to"))?;
-        verdict.egress = side(&source, &destination, Direction::Egress, l4);
-        verdict.ingress = side(&destination, &source, Direction::Ingress, l4);
-        let denied = verdict.word() == Word::Deny;
-        let passes = |request: &Request| {
-            !denied && self.passes((&source, &destination), l4, probe.server_name(), request)
-        };
-        verdict.l7 = verdict.l7.map(|_| said.iter().all(passes));
-        Ok(verdict)
+        Ok((source, destination))
     }
 
     fn find(&self, end: &End, path: &str) -> Result<Found, Problem> {

@@ -5,6 +5,7 @@ pub(crate) mod cleanup;
 pub(crate) mod cni;
 pub(crate) mod completion;
 pub(crate) mod config;
+mod diff;
 pub(crate) mod endpoint;
 mod evaluate;
 pub(crate) mod explain;

@@ -11,7 +11,7 @@ use axon_api::manifest::{self, ManifestError, UnknownFields};
 use axon_model::PolicyObject;
 use serde::Serialize;
 
-use super::evaluate;
+use super::{diff, evaluate};
 use crate::client::Asking;
 use crate::failure::{ABSENT, FAILED, Failure};
 use crate::output::{Format, or_dash, print, table};
@@ -53,6 +53,14 @@ pub(crate) enum Verb {
         #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
         unknown_fields: Unknown,
     },
+    /// What would change if these policies were applied? No agent is needed.
+    ///
+    /// For every pair of workloads, and between them and nodes and parts of the
+    /// world: what becomes of connections now and then, on every port that a
+    /// policy names and on one that none does, and which policy decides. With
+    /// --flows the same for recorded flows. Exit status 0 if nothing changes, 1 if
+    /// something does, 2 if that cannot be told.
+    Diff(diff::DiffArgs),
     /// The CustomResourceDefinitions of CiliumNetworkPolicy,
     /// CiliumClusterwideNetworkPolicy and CiliumCIDRGroup, for `kubectl apply
     /// -f -`. No agent is needed.
@@ -100,6 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             };
             return validate(files, unknown, format);
         }
+        Verb::Diff(args) => return diff::run(args, format),
         Verb::Crds => crds(format)?,
     }
     Ok(ExitCode::SUCCESS)

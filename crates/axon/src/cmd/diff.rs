@@ -1,0 +1,372 @@
+//! `axon policy diff`.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use axon_api::manifest::{self, Object};
+use axon_evaluate::{Change, Changes, Decision, Described, FlowChange, Flows, World, changes};
+use serde::Serialize;
+
+use crate::failure::{FAILED, Failure};
+use crate::output::{Format, or_dash, print, table};
+
+/// Bytes of one file of manifests.
+const FILE_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of one recorded flow.
+const LINE_BYTES_MAX: u64 = 1 << 20;
+/// Bad lines that are told one by one.
+const BAD_LINES_MAX: usize = 20;
+
+/// Kinds that stand for pods which they do not name.
+const MAKERS: [&str; 6] = [
+    "CronJob",
+    "DaemonSet",
+    "Deployment",
+    "Job",
+    "ReplicaSet",
+    "StatefulSet",
+];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DiffArgs {
+    /// What would be applied: files, or directories of .yaml, .yml and .json
+    /// files. Policies and CIDR groups in them count.
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    proposed: Vec<PathBuf>,
+    /// What there is: Namespaces, Nodes, Pods, Services, EndpointSlices,
+    /// CiliumCIDRGroups and policies, as `kubectl get -o yaml` prints them too.
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    current: Vec<PathBuf>,
+    /// The proposed policies are all there will be.
+    #[arg(long)]
+    prune: bool,
+    /// Recorded flows, as `axon observe -o json` and `hubble observe -o json`
+    /// print them; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    flows: Option<PathBuf>,
+    /// Rows of a table at most.
+    #[arg(long, default_value_t = 500, value_name = "ROWS")]
+    limit: usize,
+}
+
+/// What would change.
+#[derive(Debug, Default, Serialize)]
+struct Difference {
+    #[serde(flatten)]
+    changes: Changes,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flows: Option<FlowDifference>,
+    /// What the answer leaves out.
+    notes: Vec<String>,
+}
+
+/// What would become of recorded flows: how many there are of each kind, with
+/// repetitions, and those that change.
+#[derive(Debug, Default, Serialize)]
+struct FlowDifference {
+    stay: u64,
+    denied: u64,
+    allowed: u64,
+    /// To the proxy, or past it.
+    otherwise: u64,
+    changes: Vec<FlowChange>,
+}
+
+pub(crate) fn run(args: &DiffArgs, format: Format) -> Result<ExitCode, Failure> {
+    let mut notes = Vec::new();
+    let current = describe(&args.current, Whose::Current, &mut notes)?;
+    let proposed = describe(&args.proposed, Whose::Proposed, &mut notes)?;
+    let after = current.with(&proposed, args.prune);
+    let (before, after) = worlds(current, after, &mut notes)?;
+    let cannot = |problem: axon_evaluate::Problem| Failure::usage(problem.to_string());
+    let mut difference = Difference {
+        changes: changes(&before.1, &after.1).map_err(cannot)?,
+        ..Difference::default()
+    };
+    if let Some(file) = &args.flows {
+        let mut flows = Flows::new(&before.0, &before.1);
+        record(file, &mut flows, &mut notes)?;
+        let judged = flows.judge(&before.1, &after.1).map_err(cannot)?;
+        difference.flows = Some(summary(judged));
+        notes.extend(left_out(&flows));
+    }
+    difference.notes = notes;
+    print(format, &difference, |difference| {
+        render(difference, args.limit)
+    })?;
+    let of_flows = difference
+        .flows
+        .iter()
+        .any(|flows| !flows.changes.is_empty());
+    let same = difference.changes.changes.is_empty() && !of_flows;
+    Ok(ExitCode::from(if same { 0 } else { FAILED }))
+}
+
+/// Which side files describe.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// What is refused there is not in force.
+    Current,
+    /// What is refused there cannot be applied.
+    Proposed,
+}
+
+/// What these files and directories say.
+fn describe(
+    paths: &[PathBuf],
+    whose: Whose,
+    notes: &mut Vec<String>,
+) -> Result<Described, Failure> {
+    let mut objects = Vec::new();
+    for path in paths {
+        for file in files(path)? {
+            objects.extend(read(&file, whose, notes)?);
+        }
+    }
+    Described::of(objects).map_err(|problem| Failure::usage(problem.to_string()))
+}
+
+/// The files that a path means.
+fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let wrong = |e: io::Error| Failure::usage(format!("{}: {e}", path.display()));
+    if !fs::metadata(path).map_err(wrong)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).map_err(wrong)? {
+        let file = entry.map_err(wrong)?.path();
+        let kind = file.extension().and_then(|e| e.to_str());
+        if kind.is_some_and(|kind| ["yaml", "yml", "json"].contains(&kind)) {
+            found.push(file);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn read(file: &Path, whose: Whose, notes: &mut Vec<String>) -> Result<Vec<Object>, Failure> {
+    let named = |what: String| format!("{}: {what}", file.display());
+    let wrong = |what: String| Failure::usage(named(what));
+    let opened = File::open(file).map_err(|e| wrong(e.to_string()))?;
+    let mut text = Vec::new();
+    let mut bounded = opened.take(FILE_BYTES_MAX + 1);
+    bounded
+        .read_to_end(&mut text)
+        .map_err(|e| wrong(e.to_string()))?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(wrong(format!("has more than {FILE_BYTES_MAX} bytes")));
+    }
+    let manifest = manifest::parse(&text).map_err(|e| wrong(e.to_string()))?;
+    for refusal in &manifest.refused {
+        let what = format!("{} {}: {}", refusal.kind, refusal.key, refusal.error);
+        match whose {
+            Whose::Proposed => return Err(wrong(what)),
+            Whose::Current => notes.push(named(format!("{what}; it is not in force"))),
+        }
+    }
+    let makers = manifest.documents.iter();
+    let makers = makers.filter(|document| MAKERS.contains(&document.kind.as_str()));
+    let makers = makers.count();
+    if makers > 0 && whose == Whose::Current {
+        notes.push(named(format!(
+            "{makers} Deployments and the like are left out: only Pods count, which `kubectl get \
+             pods -o yaml` gives"
+        )));
+    }
+    let objects = manifest.documents.into_iter();
+    Ok(objects.filter_map(|document| document.object).collect())
+}
+
+type Side = (Described, World);
+
+/// Both states, under the same settings.
+fn worlds(
+    mut current: Described,
+    after: Described,
+    notes: &mut Vec<String>,
+) -> Result<(Side, Side), Failure> {
+    let cannot = |problem: axon_evaluate::Problem| Failure::usage(problem.to_string());
+    let mut settings = current.settings();
+    settings.host_firewall |= after.settings().host_firewall;
+    for (origin, why) in current.refused(&settings).map_err(cannot)? {
+        notes.push(format!(
+            "{} {origin}: {why}; it is not in force",
+            origin.kind
+        ));
+        current.policies.remove(&origin);
+    }
+    let mut proposed = after;
+    for (origin, why) in proposed.refused(&settings).map_err(cannot)? {
+        notes.push(format!(
+            "{} {origin}: {why}; it would not be in force",
+            origin.kind
+        ));
+        proposed.policies.remove(&origin);
+    }
+    let before = current.world(&settings).map_err(cannot)?;
+    let after = proposed.world(&settings).map_err(cannot)?;
+    Ok(((current, before), (proposed, after)))
+}
+
+/// Takes the flows of a file.
+fn record(file: &Path, flows: &mut Flows<'_>, notes: &mut Vec<String>) -> Result<(), Failure> {
+    let wrong = |e: io::Error| Failure::usage(format!("{}: {e}", file.display()));
+    if file == Path::new("-") {
+        return record_lines(io::stdin().lock(), flows, notes).map_err(wrong);
+    }
+    let opened = File::open(file).map_err(wrong)?;
+    record_lines(BufReader::new(opened), flows, notes).map_err(wrong)
+}
+
+fn record_lines(
+    mut lines: impl BufRead,
+    flows: &mut Flows<'_>,
+    notes: &mut Vec<String>,
+) -> io::Result<()> {
+    let mut line = Vec::new();
+    let mut number = 0_u64;
+    let mut bad = 0_usize;
+    loop {
+        line.clear();
+        if lines
+            .by_ref()
+            .take(LINE_BYTES_MAX)
+            .read_until(b'\n', &mut line)?
+            == 0
+        {
+            break;
+        }
+        number += 1;
+        let whole = line.ends_with(b"\n") || (line.len() as u64) < LINE_BYTES_MAX;
+        let added = if !whole {
+            lines.skip_until(b'\n')?;
+            Err(format!("has more than {LINE_BYTES_MAX} bytes"))
+        } else if line.trim_ascii().is_empty() {
+            Ok(())
+        } else {
+            flows.add(&line).map_err(|problem| problem.to_string())
+        };
+        if let Err(why) = added {
+            bad += 1;
+            if bad <= BAD_LINES_MAX {
+                notes.push(format!("flows, line {number}: {why}"));
+            }
+        }
+    }
+    if bad > BAD_LINES_MAX {
+        notes.push(format!(
+            "flows: {} more lines like that",
+            bad - BAD_LINES_MAX
+        ));
+    }
+    Ok(())
+}
+
+/// What was not judged of the flows.
+fn left_out(flows: &Flows<'_>) -> Vec<String> {
+    let told = [
+        (flows.strangers, "of pods that are not described"),
+        (flows.others, "that hold no connection"),
+        (
+            flows.beyond,
+            "beyond the number of different flows that are kept",
+        ),
+    ];
+    let told = told.into_iter().filter(|(count, _)| *count > 0);
+    told.map(|(count, what)| format!("flows: {count} lines {what} are left out"))
+        .collect()
+}
+
+fn summary(judged: Vec<FlowChange>) -> FlowDifference {
+    let mut difference = FlowDifference::default();
+    for flow in judged {
+        let counter = match (flow.before.verdict, flow.after.verdict) {
+            (before, after) if before == after => {
+                difference.stay += flow.count;
+                continue;
+            }
+            (_, "deny") => &mut difference.denied,
+            ("deny", _) => &mut difference.allowed,
+            _ => &mut difference.otherwise,
+        };
+        *counter += flow.count;
+        difference.changes.push(flow);
+    }
+    difference
+}
+
+fn render(difference: &Difference, limit: usize) -> String {
+    let Changes { pairs, changes } = &difference.changes;
+    let mut text = match changes.len() {
+        0 => format!("Nothing changes in the {pairs} pairs described.\n"),
+        count => format!(
+            "Changes: {count}, in {pairs} pairs.\n\n{}",
+            pairwise(changes, limit)
+        ),
+    };
+    if let Some(flows) = &difference.flows {
+        text.push_str(&format!(
+            "\nRecorded flows: {} stay, {} would be denied, {} newly allowed",
+            flows.stay, flows.denied, flows.allowed
+        ));
+        if flows.otherwise > 0 {
+            text.push_str(&format!(", {} to or past the proxy", flows.otherwise));
+        }
+        text.push('\n');
+        if !flows.changes.is_empty() {
+            text.push_str(&format!("\n{}", recorded(&flows.changes, limit)));
+        }
+    }
+    if !difference.notes.is_empty() {
+        text.push_str("\nNotes:\n");
+        for note in &difference.notes {
+            text.push_str(&format!("  {note}\n"));
+        }
+    }
+    text
+}
+
+fn word(decision: &Decision) -> String {
+    decision.verdict.to_owned()
+}
+
+fn pairwise(changes: &[Change], limit: usize) -> String {
+    let rows = changes.iter().take(limit).map(|change| {
+        [
+            change.from.clone(),
+            change.to.clone(),
+            change.port.clone(),
+            word(&change.before),
+            word(&change.after),
+            or_dash(&change.before.by),
+            or_dash(&change.after.by),
+        ]
+    });
+    let header = ["FROM", "TO", "PORT", "NOW", "THEN", "NOW BY", "THEN BY"];
+    table(header, rows) + &more(changes.len(), limit)
+}
+
+fn recorded(flows: &[FlowChange], limit: usize) -> String {
+    let rows = flows.iter().take(limit).map(|flow| {
+        [
+            flow.count.to_string(),
+            flow.from.clone(),
+            flow.to.clone(),
+            flow.port.clone(),
+            word(&flow.before),
+            word(&flow.after),
+            or_dash(&flow.after.by),
+        ]
+    });
+    let header = ["FLOWS", "FROM", "TO", "PORT", "NOW", "THEN", "THEN BY"];
+    table(header, rows) + &more(flows.len(), limit)
+}
+
+fn more(count: usize, limit: usize) -> String {
+    match count.saturating_sub(limit) {
+        0 => String::new(),
+        more => format!("... and {more} more (--limit, or -o json)\n"),
+    }
+}
