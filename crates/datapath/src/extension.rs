@@ -33,6 +33,13 @@ const fn len(kind: u8, said: u8) -> u32 {
     }
 }
 
+/// Whether a header is too short for what it is: the fixed part of an
+/// authentication header has twelve bytes (RFC 4302 section 2.2).
+#[inline(always)]
+const fn is_stunted(kind: u8, said: u8) -> bool {
+    kind == AUTHENTICATION && said == 0
+}
+
 /// Walks the extension headers from `flow.l4_at` on: where the transport
 /// header starts, and which one it is.
 #[inline(never)]
@@ -62,7 +69,7 @@ fn step(packet: &impl Packet, flow: &mut Flow, kind: u8, first: bool) -> Result<
     let end = flow.ip_len + ETHERNET_LEN as u32;
     let [next, said, a, b, id @ ..]: [u8; 8] = packet.load(at).ok_or(invalid)?;
     // Hop-by-hop options come first or not at all; routing header 0 is dead (RFC 5095).
-    if kind == HOP_BY_HOP && !first || kind == ROUTING && a == 0 {
+    if kind == HOP_BY_HOP && !first || kind == ROUTING && a == 0 || is_stunted(kind, said) {
         return Err(invalid);
     }
     let len = if kind == FRAGMENT { 8 } else { len(kind, said) };
@@ -96,7 +103,8 @@ pub(crate) fn skip(packet: &impl Packet, from: u32, next: &mut u8) -> Option<u32
             return Some(at);
         }
         let [following, said, a, b, ..]: [u8; 8] = packet.load(at)?;
-        if kind == FRAGMENT && u16::from_be_bytes([a, b]) & 0xfff8 != 0 {
+        let later = kind == FRAGMENT && u16::from_be_bytes([a, b]) & 0xfff8 != 0;
+        if later || is_stunted(kind, said) {
             return None;
         }
         *next = following;

@@ -9,6 +9,8 @@ mod common;
 use axon_abi::Hook;
 use axon_testkit::cases::{Net, POD_A, POD_B, V4, V6};
 use axon_testkit::{Action, Backend, Build, MemPacket, cases, run_case};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 use common::kernel::{Kernel, with_kernel};
 
@@ -25,9 +27,21 @@ fn the_kernel_decides_every_case_as_the_host_does() {
     });
 }
 
+/// Each CPU has copies of its own.
+fn stay_on_one_cpu() {
+    let this = Pid::from_raw(0);
+    let all = sched_getaffinity(this).expect("the thread's CPUs");
+    let is_one = |cpu: &usize| all.is_set(*cpu) == Ok(true);
+    let first = (0..CpuSet::count()).find(is_one).expect("a CPU");
+    let mut one = CpuSet::new();
+    one.set(first).expect("a number of a CPU");
+    sched_setaffinity(this, &one).expect("one of the thread's CPUs");
+}
+
 #[test]
 fn copies_of_endpoints_rows_last_as_long_as_their_version() {
     with_kernel(|mut kernel| {
+        stay_on_one_cpu();
         for net in [V4, V6] {
             let mut world = Net::scene();
             kernel.set_world(&world);

@@ -142,6 +142,15 @@ fn headers(net: &Net) -> Vec<Step> {
             &many,
             invalid,
         ));
+        many.extensions = vec![(51, vec![0; 7])];
+        steps.push(sends(
+            "an authentication header of eight bytes",
+            POD_A,
+            &many,
+            invalid,
+        ));
+        many.extensions = vec![(51, vec![2, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1, 1, 2, 3, 4])];
+        steps.push(sends("an authentication header", POD_A, &many, to(POD_B)));
     }
     steps
 }
