@@ -8,6 +8,8 @@
 //!                 some in Admin and Baseline
 //! 250 subjects
 //! ```
+//!
+//! And one policy of ever more rules, each about one address and one port.
 #![expect(
     clippy::disallowed_methods,
     reason = "it measures time, and is told by arguments what to write"
@@ -164,6 +166,71 @@ fn edits(mut edit: impl FnMut(u32)) -> Duration {
     median((1..=EDITS).map(|n| timed(|| edit(n)).0).collect())
 }
 
+/// Rules of one policy, each about one address and one port.
+const RULES: [u32; 3] = [16_384, 65_536, 250_000];
+
+/// What a policy of so many rules costs, and one that is added to it.
+struct ManyRules {
+    rules: u32,
+    entries: usize,
+    from_nothing: Duration,
+    one_more: Duration,
+    engine_kib: u64,
+}
+
+impl ManyRules {
+    fn measure(config: &PolicyConfig, rules: u32) -> Self {
+        let host =
+            |n: u32| ipnet::IpNet::from(std::net::IpAddr::from((0xac10_0000 + n).to_be_bytes()));
+        let numbered = |n: u32| Identity(Identity::LOCAL_MIN.0 + 1 + n);
+        let identity = |n: u32| IdentityInfo {
+            prefix: Some(host(n)),
+            ..IdentityInfo::labelled(cidr_labels(config, host(n)))
+        };
+        let of = |rules: u32| {
+            let peer = |n: u32| Peer::Cidr {
+                cidr: host(n),
+                except: Vec::new(),
+            };
+            let rule = |n: u32| entry(Direction::Ingress, Action::Allow, peer(n), 10_000 + n);
+            let mut policy = policy(10, 0);
+            for own in &mut policy.rules {
+                own.subject = Subject::Endpoints(Selector::default());
+                own.entries = (0..rules).map(rule).collect();
+            }
+            policy
+        };
+        let (before, mut numbers) = (resident_kib(), Numbers::default());
+        let (policy, more) = (of(rules), of(rules + 1));
+        let (from_nothing, mut engine) = timed(|| {
+            let mut engine = Engine::new(config.clone());
+            for (id, info) in reserved_identities(config) {
+                engine.upsert_identity(id, info);
+            }
+            engine.upsert_identity(Identity(1000), pod(0));
+            for n in 0..rules {
+                engine.upsert_identity(numbered(n), identity(n));
+            }
+            engine.upsert_policy(policy);
+            engine.set_subjects([Identity(1000)].into());
+            engine.resolution(&mut numbers);
+            engine
+        });
+        let (one_more, ()) = timed(|| {
+            engine.upsert_identity(numbered(rules), identity(rules));
+            engine.upsert_policy(more);
+            engine.resolution(&mut numbers);
+        });
+        Self {
+            rules,
+            entries: engine.resolution(&mut numbers).row_count().entries,
+            from_nothing,
+            one_more,
+            engine_kib: resident_kib().saturating_sub(before),
+        }
+    }
+}
+
 fn main() {
     let config = PolicyConfig::default();
     let world = world(&config);
@@ -223,7 +290,36 @@ fn main() {
     ] {
         println!("{what:<36}{:>12.2}{:>12.2}", ms(time), ms(slow));
     }
+    let many = RULES.map(|rules| ManyRules::measure(&config, rules));
+    println!(
+        "{:<36}{:>12}{:>16}{:>12}{:>14}",
+        "rules of one address and one port",
+        "entries",
+        "from nothing ms",
+        "one more ms",
+        "engine MiB"
+    );
+    for one in &many {
+        println!(
+            "{:<36}{:>12}{:>16.0}{:>12.0}{:>14}",
+            one.rules,
+            one.entries,
+            ms(one.from_nothing),
+            ms(one.one_more),
+            one.engine_kib / 1024
+        );
+    }
+    let rules: Vec<_> = many
+        .iter()
+        .map(|one| {
+            serde_json::json!({
+                "rules": one.rules, "entries": one.entries, "engine_kib": one.engine_kib,
+                "from_nothing_ms": ms(one.from_nothing), "one_more_ms": ms(one.one_more),
+            })
+        })
+        .collect();
     write_json(&serde_json::json!({
+        "rules": rules,
         "identities": IDENTITIES,
         "policies": POLICIES,
         "subjects": SUBJECTS,

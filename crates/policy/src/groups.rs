@@ -14,7 +14,7 @@ use axon_model::{
 use ipnet::IpNet;
 
 use crate::IdentityInfo;
-use crate::whos::{Pivot, pivots_of, pivots_of_selector};
+use crate::whos::{Pivot, pivots_of, pivots_of_selector, supernets};
 
 /// Key of the label that names a pod's namespace.
 const NAMESPACE: &str = "io.kubernetes.pod.namespace";
@@ -68,7 +68,9 @@ impl Group {
     /// What each of its members has at least one of.
     pub(crate) fn pivots(&self) -> Vec<Pivot> {
         match &self.members {
-            Members::Prefixes(_) => vec![Pivot::Scope(Scope::World), Pivot::Addressed],
+            Members::Prefixes(prefixes) => {
+                prefixes.iter().map(|p| Pivot::Within(p.trunc())).collect()
+            }
             Members::Endpoints(selector) => pivots_of_selector(selector),
         }
     }
@@ -145,7 +147,7 @@ impl Groups {
     pub(crate) fn of(&self, id: Identity, info: &IdentityInfo) -> BTreeMap<GroupKey, Member> {
         let mut within: BTreeSet<&GroupKey> = BTreeSet::new();
         if !self.by_prefix.is_empty() {
-            let around = info.prefixes().flat_map(supernets);
+            let around = info.prefixes().copied().flat_map(supernets);
             let named = around.filter_map(|prefix| self.by_prefix.get(&prefix));
             within.extend(named.flatten());
         }
@@ -169,11 +171,6 @@ fn forget<K: Ord>(index: &mut BTreeMap<K, BTreeSet<GroupKey>>, at: &K, key: &Gro
             index.remove(at);
         }
     }
-}
-
-/// A prefix and every prefix around it.
-fn supernets(prefix: &IpNet) -> impl Iterator<Item = IpNet> {
-    std::iter::successors(Some(prefix.trunc()), IpNet::supernet)
 }
 
 /// The groups that some rule refers to, from the objects that make them.

@@ -24,14 +24,61 @@ struct Class {
     members: usize,
 }
 
+/// Vectors whose number another one has: hardly ever any, as there are 2^32
+/// numbers. It follows from which vectors there are.
+#[derive(Clone, Debug, Default)]
+struct Detours {
+    /// The least salt, not 0, under which each has a number of its own.
+    salts: BTreeMap<Vector, u32>,
+    /// Numbers that were found taken.
+    taken: BTreeSet<u32>,
+}
+
+impl Detours {
+    fn find(vectors: &BTreeSet<&Vector>, class_bits: u32) -> Self {
+        let mut detours = Self::default();
+        let mut numbers = BTreeSet::new();
+        let mut late = Vec::new();
+        for vector in vectors {
+            let number = class_number(0, vector, class_bits);
+            if !numbers.insert(number) {
+                detours.taken.insert(number);
+                late.push(*vector);
+            }
+        }
+        for vector in late {
+            let is_free = |salt: &u32| {
+                let number = class_number(*salt, vector, class_bits);
+                let free = numbers.insert(number);
+                if !free {
+                    detours.taken.insert(number);
+                }
+                free
+            };
+            let salt = (1..=u32::MAX).find(is_free).unwrap_or_default();
+            detours.salts.insert(vector.clone(), salt);
+        }
+        detours
+    }
+
+    fn number_of(&self, vector: &Vector, class_bits: u32) -> u32 {
+        let salt = self.salts.get(vector).copied().unwrap_or_default();
+        class_number(salt, vector, class_bits)
+    }
+
+    /// Whether they are others without this vector, which has this number.
+    fn rest_on(&self, vector: &Vector, number: u32) -> bool {
+        self.taken.contains(&number) || self.salts.contains_key(vector)
+    }
+}
+
 /// The version of a set.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Version {
     number: u32,
     rows: PolicyRows,
     rules: Arc<[u32]>,
-    /// The least one under which no two of its vectors have one number.
-    salt: u32,
+    detours: Detours,
     class_bits: u32,
     classes: BTreeMap<Vector, Class>,
     vectors: BTreeMap<u32, Vector>,
@@ -48,19 +95,19 @@ impl Version {
         numbers: &mut Numbers,
     ) -> Self {
         let vectors: BTreeSet<&Vector> = special.values().collect();
-        let salt = least_salt(&vectors, class_bits);
-        let number = numbers.sets.number_of(&(shape, class_bits, salt));
+        let detours = Detours::find(&vectors, class_bits);
+        let number = numbers.sets.number_of(&(shape, class_bits, &detours.salts));
         let mut version = Self {
             number,
             rules: shape.compiled.rules.as_slice().into(),
-            salt,
+            detours,
             class_bits,
             ..Self::default()
         };
         let mut entries = shape.fixed_entries(number);
         for (id, vector) in special {
             let class = version.classes.entry(vector.clone()).or_insert_with(|| {
-                let class = class_number(salt, vector, class_bits);
+                let class = version.detours.number_of(vector, class_bits);
                 entries.extend(shape.entries_of(number, class, vector));
                 version.vectors.insert(class, vector.clone());
                 Class {
@@ -93,13 +140,9 @@ impl Version {
         if old == vector {
             return false;
         }
-        let fits = match (&old, &vector) {
-            // Fewer vectors may do with another salt.
-            (Some(_), _) if self.salt > 0 => false,
-            (_, Some(vector)) => self.has_number_for(vector),
-            _ => true,
-        };
-        if !fits {
+        let stays = old.as_ref().is_none_or(|old| self.may_leave(old));
+        let fits = vector.as_ref().is_none_or(|v| self.has_number_for(v));
+        if !stays || !fits {
             let mut special = self.special();
             special.remove(&id);
             special.extend(vector.map(|vector| (id, vector)));
@@ -150,8 +193,14 @@ impl Version {
     }
 
     fn has_number_for(&self, vector: &Vector) -> bool {
-        let number = class_number(self.salt, vector, self.class_bits);
+        let number = class_number(0, vector, self.class_bits);
         self.classes.contains_key(vector) || !self.vectors.contains_key(&number)
+    }
+
+    /// Whether the other vectors keep their numbers when somebody leaves this one.
+    fn may_leave(&self, vector: &Vector) -> bool {
+        let class = self.classes.get(vector);
+        class.is_none_or(|class| class.members > 1 || !self.detours.rest_on(vector, class.number))
     }
 
     fn enter(&mut self, shape: &Shape, vector: Vector) -> u32 {
@@ -159,7 +208,7 @@ impl Version {
             class.members += 1;
             return class.number;
         }
-        let number = class_number(self.salt, &vector, self.class_bits);
+        let number = class_number(0, &vector, self.class_bits);
         for (key, entry) in shape.entries_of(self.number, number, &vector) {
             self.rows.entries.insert(key, entry);
         }
@@ -183,18 +232,6 @@ impl Version {
         self.vectors.remove(&number);
         self.classes.remove(vector);
     }
-}
-
-/// The least salt under which every vector has a number of its own: nearly
-/// always 0. Two of a thousand vectors meet once in 8,000 sets.
-fn least_salt(vectors: &BTreeSet<&Vector>, class_bits: u32) -> u32 {
-    let distinct = |salt: &u32| {
-        let mut seen = BTreeSet::new();
-        vectors
-            .iter()
-            .all(|vector| seen.insert(class_number(*salt, vector, class_bits)))
-    };
-    (0..u32::MAX).find(distinct).unwrap_or_default()
 }
 
 /// The number of a vector's class: FNV-1a, which no version of a library

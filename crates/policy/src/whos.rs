@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{Identity, Scope};
 use axon_model::{Entity, GroupKey, NamePattern, Operator, Peer, Selector};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::select::Who;
 use crate::{IdentityInfo, NamedPorts};
@@ -32,8 +33,9 @@ pub(crate) enum Pivot {
     Port(String, u8, u16),
     /// Everyone of a scope.
     Scope(Scope),
-    /// Everyone inside the cluster whom prefixes select.
-    Addressed,
+    /// An identity: a prefix that its addresses are in. A far side: everyone with
+    /// a prefix within this one.
+    Within(IpNet),
     /// Everyone whose addresses were given for names like this.
     Name(NamePattern),
     /// Everyone in a group.
@@ -47,7 +49,7 @@ struct InUse {
     who: Who,
     /// Scopes whose stand-in it means.
     scopes: BTreeSet<Scope>,
-    pivots: BTreeSet<Pivot>,
+    pivots: Box<[Pivot]>,
     /// Identities that it means though not their scope's stand-in, or the
     /// other way round.
     told: BTreeSet<Identity>,
@@ -92,9 +94,57 @@ impl Whos {
     }
 
     /// The identities under any of these pivots.
-    pub(crate) fn under(&self, pivots: &[Pivot]) -> BTreeSet<Identity> {
-        let known = pivots.iter().filter_map(|p| self.identities.get(p));
-        known.flatten().copied().collect()
+    pub(crate) fn under<'a>(
+        &self,
+        pivots: impl IntoIterator<Item = &'a Pivot>,
+    ) -> BTreeSet<Identity> {
+        let mut under = BTreeSet::new();
+        for pivot in pivots {
+            let Pivot::Within(around) = pivot else {
+                under.extend(self.identities.get(pivot).into_iter().flatten());
+                continue;
+            };
+            let (from, to) = within(around);
+            let range = self
+                .identities
+                .range(Pivot::Within(from)..=Pivot::Within(to));
+            let inside = range.filter(|(own, _)| match own {
+                Pivot::Within(own) => around.contains(own),
+                _ => false,
+            });
+            under.extend(inside.flat_map(|(_, ids)| ids));
+        }
+        under
+    }
+
+    /// The far sides that may tell an identity apart.
+    fn candidates(&self, id: Identity, info: &IdentityInfo) -> BTreeSet<WhoId> {
+        let mut candidates = BTreeSet::new();
+        let mut add = |pivot: &Pivot| {
+            candidates.extend(self.by_pivot.get(pivot).into_iter().flatten());
+        };
+        for pivot in pivots_of(id, info) {
+            match pivot {
+                Pivot::Within(own) if self.asks_for_prefixes() => {
+                    supernets(own).map(Pivot::Within).for_each(|p| add(&p));
+                }
+                pivot => add(&pivot),
+            }
+        }
+        candidates
+    }
+
+    fn asks_for_prefixes(&self) -> bool {
+        let every = [
+            IpNet::from(Ipv4Net::default()),
+            IpNet::from(Ipv6Net::default()),
+        ];
+        let [first, _] = every.map(|whole| within(&whole).0);
+        let [_, last] = every.map(|whole| within(&whole).1);
+        let mut all = self
+            .by_pivot
+            .range(Pivot::Within(first)..=Pivot::Within(last));
+        all.next().is_some()
     }
 
     /// The ports that any identity declares by name.
@@ -147,16 +197,11 @@ impl Whos {
             .map(|(scope, _, _)| *scope)
             .collect();
         let pivots = pivots_of_who(&who, &scopes);
-        let told: BTreeSet<Identity> = pivots
-            .iter()
-            .filter_map(|pivot| self.identities.get(pivot))
-            .flatten()
-            .filter(|id| {
-                let info = known.get(id);
-                info.is_some_and(|info| who.selects(**id, info) != scopes.contains(&id.scope()))
-            })
-            .copied()
-            .collect();
+        let mut told = self.under(&*pivots);
+        told.retain(|id| {
+            let info = known.get(id);
+            info.is_some_and(|info| who.selects(*id, info) != scopes.contains(&id.scope()))
+        });
         // After 2^32 far sides numbers begin again.
         loop {
             self.last = self.last.wrapping_add(1);
@@ -222,21 +267,15 @@ impl Whos {
     /// for which that has changed.
     pub(crate) fn follow(&mut self, id: Identity, info: Option<&IdentityInfo>) -> BTreeSet<SetId> {
         let old = self.told.get(&id).cloned().unwrap_or_default();
-        let tells = |who: &&WhoId| {
+        let tells = |who: &WhoId| {
             self.in_use.get(who).is_some_and(|in_use| {
                 info.is_some_and(|info| {
                     in_use.who.selects(id, info) != in_use.scopes.contains(&id.scope())
                 })
             })
         };
-        let new: BTreeSet<WhoId> = info
-            .into_iter()
-            .flat_map(|info| pivots_of(id, info))
-            .filter_map(|pivot| self.by_pivot.get(&pivot))
-            .flatten()
-            .filter(tells)
-            .copied()
-            .collect();
+        let mut new = info.map_or_else(BTreeSet::new, |info| self.candidates(id, info));
+        new.retain(tells);
         let mut sets = BTreeSet::new();
         for who in old.symmetric_difference(&new) {
             let Some(in_use) = self.in_use.get_mut(who) else {
@@ -275,6 +314,17 @@ impl Whos {
     }
 }
 
+/// A prefix and every prefix around it.
+pub(crate) fn supernets(prefix: IpNet) -> impl Iterator<Item = IpNet> {
+    std::iter::successors(Some(prefix.trunc()), IpNet::supernet)
+}
+
+/// Between which prefixes, in order, all are that are within one.
+fn within(around: &IpNet) -> (IpNet, IpNet) {
+    let (first, last) = (around.network(), around.broadcast());
+    (IpNet::new_assert(first, 0), IpNet::from(last))
+}
+
 pub(crate) fn pivots_of(id: Identity, info: &IdentityInfo) -> BTreeSet<Pivot> {
     let labels = info.labels.iter().flat_map(|(_, key, value)| {
         let key = key.to_owned();
@@ -288,14 +338,14 @@ pub(crate) fn pivots_of(id: Identity, info: &IdentityInfo) -> BTreeSet<Pivot> {
             ports.iter().map(pivot)
         });
     let scope = [Pivot::Scope(id.scope())];
-    let addressed = (!info.addresses.is_empty()).then_some(Pivot::Addressed);
+    let prefixes = info.prefixes().map(|own| Pivot::Within(own.trunc()));
     let names = info.names.iter().cloned().map(Pivot::Name);
     let groups = info.groups.keys().cloned().map(Pivot::Group);
     let grouped = (!info.groups.is_empty()).then_some(Pivot::Grouped);
     labels
         .chain(ports)
         .chain(scope)
-        .chain(addressed)
+        .chain(prefixes)
         .chain(names)
         .chain(groups)
         .chain(grouped)
@@ -309,21 +359,19 @@ pub(crate) fn pivots_of(id: Identity, info: &IdentityInfo) -> BTreeSet<Pivot> {
 /// asked for, a prefix, a declared port). Or it means the stand-in: then the
 /// identity is of one of those scopes. What a peer says of whole scopes tells
 /// nobody apart.
-fn pivots_of_who(who: &Who, scopes: &BTreeSet<Scope>) -> BTreeSet<Pivot> {
+fn pivots_of_who(who: &Who, scopes: &BTreeSet<Scope>) -> Box<[Pivot]> {
     if let Some((name, protocol, port)) = who.declared_port() {
         // Stand-ins declare nothing.
         return [Pivot::Port(name.to_owned(), protocol.0, port)].into();
     }
     let Some(peers) = who.peers() else {
-        return BTreeSet::new();
+        return Box::default();
     };
     let whole: BTreeSet<Scope> = peers.iter().flat_map(whole_scopes).collect();
     let of_scopes = scopes.difference(&whole).map(|scope| Pivot::Scope(*scope));
-    peers
-        .iter()
-        .flat_map(pivots_of_peer)
-        .chain(of_scopes)
-        .collect()
+    let pivots = peers.iter().flat_map(pivots_of_peer).chain(of_scopes);
+    let once: BTreeSet<Pivot> = pivots.collect();
+    once.into_iter().collect()
 }
 
 /// The scopes of which a peer selects everyone.
@@ -355,7 +403,7 @@ fn pivots_of_peer(peer: &Peer) -> Vec<Pivot> {
         }),
         Peer::Name(pattern) => vec![Pivot::Name(pattern.clone())],
         Peer::Entity(Entity::WorldIpv4 | Entity::WorldIpv6) => vec![Pivot::Scope(Scope::World)],
-        Peer::Cidr { .. } => vec![Pivot::Scope(Scope::World), Pivot::Addressed],
+        Peer::Cidr { cidr, .. } => vec![Pivot::Within(cidr.trunc())],
         Peer::Group { of, .. } => vec![of.only().map_or(Pivot::Grouped, Pivot::Group)],
         Peer::Entity(Entity::KubeApiserver) => vec![Pivot::Key("kube-apiserver".to_owned())],
         // Told by the scope alone.
