@@ -25,6 +25,7 @@ use crate::endpoints::Records;
 use crate::journal::Journal;
 use crate::names::{Namer, Sources};
 use crate::problem::chain;
+use crate::staged::Rehearsed;
 use crate::store::Store;
 use crate::trials;
 use crate::uplinks::Uplinks;
@@ -139,6 +140,7 @@ pub(crate) struct Engine {
     pub(crate) records: Records,
     pub(crate) names: Arc<arc_swap::ArcSwap<NameTable>>,
     pub(crate) namer: Namer,
+    pub(crate) staged: Arc<Rehearsed>,
     pub(crate) node_name: Arc<str>,
     /// The node's own number; 0 where policy is not enforced on it.
     pub(crate) host_id: u16,
@@ -205,6 +207,9 @@ impl Engine {
         } else {
             // Before the rows: the first packet that they let through is named.
             self.name(report.changed);
+            if let Some(staged) = self.controller.take_staged() {
+                self.staged.follow(&staged);
+            }
             view.reconcile = self.reconcile(now_ms);
         }
         let mut due_ms = self.full_due_ms;

@@ -237,7 +237,9 @@ fn drain(node: &Node, reader: &mut EventReader) -> usize {
         if node.pressure.take(record, quota) {
             return;
         }
-        responses.push(Response::flow(Arc::new(decode(record, names.as_ref()))));
+        let mut flow = decode(record, names.as_ref());
+        node.staged.judge(record, &mut flow);
+        responses.push(Response::flow(Arc::new(flow)));
     });
     if taken > 0 {
         node.metrics.events_seen(taken as u64);

@@ -32,6 +32,7 @@ mod readiness;
 mod run;
 mod settle;
 mod setup;
+mod staged;
 mod state;
 mod status;
 mod store;

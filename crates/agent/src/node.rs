@@ -16,6 +16,7 @@ use crate::engine::{EngineHandle, View};
 use crate::flows::Flows;
 use crate::guard::GuardState;
 use crate::metrics::Metrics;
+use crate::staged::Rehearsed;
 use crate::store::Store;
 use crate::sweep::{Pressure, SweepState};
 use crate::uplinks::Uplinks;
@@ -40,6 +41,7 @@ pub(crate) struct Node {
     pub(crate) sources: watch::Receiver<Arc<SourceStatus>>,
     pub(crate) uplinks: watch::Receiver<Arc<Uplinks>>,
     pub(crate) names: Arc<arc_swap::ArcSwap<NameTable>>,
+    pub(crate) staged: Arc<Rehearsed>,
     pub(crate) flows: Flows,
     pub(crate) metrics: Metrics,
     pub(crate) sweeps: Mutex<SweepState>,

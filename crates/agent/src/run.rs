@@ -23,6 +23,7 @@ use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::names::Namer;
 use crate::node::{Node, lock};
+use crate::staged::Rehearsed;
 use crate::store::Store;
 use crate::sweep::{Pressure, SweepState};
 use crate::uplinks::Uplinks;
@@ -113,6 +114,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
     let (view, seen) = watch::channel(Arc::new(View::default()));
     let (uplinks, known_uplinks) = watch::channel(facts);
     let names = Arc::new(arc_swap::ArcSwap::default());
+    let staged = Arc::new(Rehearsed::default());
     let events = datapath.events()?;
     let engine = Engine {
         controller,
@@ -121,6 +123,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         desired: desired.clone(),
         records: records.clone(),
         names: Arc::clone(&names),
+        staged: Arc::clone(&staged),
         namer: Namer::default(),
         node_name: config.node_name.as_str().into(),
         host_id,
@@ -154,6 +157,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         queue,
         maps,
         names,
+        staged,
         stop,
     });
     endpoints::restore(&node)?;

@@ -330,3 +330,62 @@ fn refusals_name_the_field() {
         assert!(refusal.error.line >= 1, "{spec}: {}", refusal.error);
     }
 }
+
+/// A policy of each kind is staged by the same annotation, and by no other.
+#[test]
+fn policies_of_every_kind_may_be_staged() {
+    let kinds = [
+        ("networking.k8s.io/v1", "NetworkPolicy", "{podSelector: {}}"),
+        (
+            "cilium.io/v2",
+            "CiliumNetworkPolicy",
+            "{endpointSelector: {}, ingress: [{}]}",
+        ),
+        (
+            "cilium.io/v2",
+            "CiliumClusterwideNetworkPolicy",
+            "{endpointSelector: {}, ingress: [{}]}",
+        ),
+        (
+            "policy.networking.k8s.io/v1alpha2",
+            "ClusterNetworkPolicy",
+            "{tier: Admin, priority: 1, subject: {namespaces: {}}}",
+        ),
+    ];
+    for (version, kind, spec) in kinds {
+        let staged = |annotation: &str| {
+            let text = format!(
+                "{{apiVersion: {version}, kind: {kind}, spec: {spec}, \
+                 metadata: {{name: a, annotations: {{{annotation}}}}}}}"
+            );
+            let manifest = parse(text.as_bytes()).expect("form");
+            if let Some(refusal) = manifest.refused.first() {
+                return Err(refusal.error.path.clone());
+            }
+            match &manifest.documents[0].object {
+                Some(axon_api::manifest::Object::Policy(policy)) => Ok(policy.staged),
+                other => panic!("{other:?}"),
+            }
+        };
+        let path = |key: &str| Err(format!("metadata.annotations.{key}"));
+        for (annotation, expected) in [
+            ("staged: 'true'", Ok(false)),
+            ("policy.axoneme.io/staged: 'true'", Ok(true)),
+            ("policy.axoneme.io/staged: 'false'", Ok(false)),
+            (
+                "policy.axoneme.io/staged: ''",
+                path("policy.axoneme.io/staged"),
+            ),
+            (
+                "policy.axoneme.io/staged: 'True'",
+                path("policy.axoneme.io/staged"),
+            ),
+            (
+                "policy.axoneme.io/stage: 'true'",
+                path("policy.axoneme.io/stage"),
+            ),
+        ] {
+            assert_eq!(staged(annotation), expected, "{kind}: {annotation}");
+        }
+    }
+}

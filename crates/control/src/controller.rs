@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use axon_abi::{EndpointRow, Identity, IdentityRow};
 use axon_model::{Desired, Labels, ObjectKey, Observed};
-use axon_policy::{Engine, reserved_identities};
+use axon_policy::{Engine, Rehearsal, reserved_identities};
 use ipnet::IpNet;
 
 use crate::config::{Config, IdentityMode};
@@ -50,6 +50,12 @@ pub struct Controller {
     /// The last numbers of sets and rules that somebody was told.
     pub(crate) told_numbers: Option<(u32, u32)>,
     pub(crate) engine: Engine,
+    /// What would be in force if staged policies were; `None` if there is none.
+    pub(crate) rehearsal: Option<Rehearsal>,
+    /// Identities of which the rehearsal does not know yet that they have changed.
+    pub(crate) rehearsed: BTreeSet<Identity>,
+    /// What would be in force may have changed since somebody asked.
+    pub(crate) staged_changed: bool,
     pub(crate) numbering: Numbering,
     pub(crate) pods: Pods,
     pub(crate) places: Places,
@@ -124,6 +130,9 @@ impl Controller {
             persisted,
             told_numbers: None,
             engine,
+            rehearsal: None,
+            rehearsed: BTreeSet::new(),
+            staged_changed: false,
             pods: Pods::default(),
             places: Places::default(),
             claims,
@@ -288,6 +297,7 @@ impl Controller {
         let subjects = self.statuses.values().map(|status| status.identity);
         let subjects = subjects.chain(self.host_subject());
         self.engine.set_subjects(subjects.collect());
+        self.rehearse();
         let resolution = self.engine.resolution(&mut self.persisted.numbers).clone();
         self.conditions = self.observed_conditions(view);
         let of_host = self.place_host(view, &resolution);

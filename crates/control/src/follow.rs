@@ -305,6 +305,7 @@ impl Controller {
             }
             self.rows_due.insert(id);
             self.renamed.identities.insert(id);
+            self.note_rehearsed([id]);
             // Sets keep their numbers when somebody changes class in them, and
             // the cluster's addresses may have named a number before its
             // labels were known.

@@ -40,6 +40,7 @@ impl Controller {
             info.addresses = addresses;
         }
         if self.engine.upsert_identity(Identity::HOST, info) {
+            self.note_rehearsed([Identity::HOST]);
             self.epoch.note_change();
         }
     }

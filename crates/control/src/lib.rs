@@ -31,6 +31,7 @@ mod routes;
 mod runtime;
 mod seen;
 mod sets;
+mod staged;
 mod trial;
 mod views;
 mod write;

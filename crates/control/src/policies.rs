@@ -59,7 +59,8 @@ impl Controller {
         } else {
             self.follow_wanted_rules(view, &config);
         }
-        let policies = self.engine.policies().values();
+        // A staged one drops nothing, whatever it asks for.
+        let policies = self.engine.policies().values().filter(|p| !p.staged);
         let host_firewall = self.config.host_firewall;
         let unsupported = policies.filter_map(|policy| unsupported(policy, host_firewall));
         let refused = view.policies.rows.values();

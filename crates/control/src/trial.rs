@@ -285,10 +285,12 @@ fn same(one: &NodeRules, other: &NodeRules) -> bool {
 }
 
 fn node_rules<'a>(policies: impl Iterator<Item = &'a PolicyObject>) -> NodeRules {
+    // What is not enforced needs no trial; that it no longer is, does.
     let of = |policy: &PolicyObject| {
-        let rules: Vec<Rule> = policy
-            .rules
-            .iter()
+        let enforced = (!policy.staged).then_some(policy.rules.iter());
+        let rules: Vec<Rule> = enforced
+            .into_iter()
+            .flatten()
             .filter(is_about_nodes)
             .cloned()
             .collect();
@@ -403,9 +405,16 @@ impl Controller {
             let mut policy = policy.unwrap_or_else(|| PolicyObject {
                 origin,
                 uid: String::new(),
+                staged: false,
                 rules: Vec::new(),
             });
-            policy.rules.retain(|rule| !is_about_nodes(&rule));
+            if policy.staged && !tried.is_empty() {
+                // It was not confirmed that these are not in force.
+                policy.staged = false;
+                policy.rules.clear();
+            } else if !policy.staged {
+                policy.rules.retain(|rule| !is_about_nodes(&rule));
+            }
             policy.rules.extend(tried);
             self.engine.upsert_policy(policy);
         }

@@ -12,6 +12,8 @@
 //! [`World`] is the cluster with its policies; [`answer()`] is one line of JSON
 //! in, one out. [`Described`] is a cluster read from manifests, [`changes`] what
 //! becomes of it when policies do, and [`Flows`] what becomes of recorded flows.
+//! [`StagedSets`] is the same look-up over what an agent's staged policies would
+//! have in force.
 //!
 //! Invariants: nothing is decided here that an agent decides elsewhere: rules
 //! come from `api`, labels from `control`, sets from `policy`, verdicts from
@@ -32,6 +34,7 @@ mod ports;
 mod probe;
 mod problem;
 mod settings;
+mod staged;
 mod tables;
 mod verdict;
 mod world;
@@ -47,5 +50,6 @@ pub use judge::{Judgement, judge};
 pub use probe::{End, Probe};
 pub use problem::Problem;
 pub use settings::Settings;
+pub use staged::{StagedSets, StagedVerdict};
 pub use verdict::{Side, Verdict, Word};
 pub use world::World;

@@ -68,6 +68,8 @@ impl World {
         let named = policies.into_iter();
         let named = named.map(|policy| (policy.origin.clone(), policy));
         let mut policies: BTreeMap<Origin, PolicyObject> = named.collect();
+        // After the later of two has taken the place of the other.
+        policies.retain(|_, policy| !policy.staged);
         if settings.policy_default_local_cluster {
             for policy in policies.values_mut() {
                 local_only(policy, &config.cluster_name);

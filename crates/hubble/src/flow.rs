@@ -9,7 +9,7 @@ use serde::de::Error as _;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Time, Uuid};
+use crate::{Staged, Time, Uuid, staged};
 
 /// Whether a value is left out of the JSON.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -91,6 +91,14 @@ pub struct Flow {
     /// What the rule that decided says of its verdicts (`log.value`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policy_log: Vec<Arc<str>>,
+    /// What would become of it if staged policies were enforced; `None` if none
+    /// is about the reporting endpoint, or the flow is no policy verdict.
+    #[serde(
+        rename = "extensions",
+        with = "staged",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub staged: Option<Box<Staged>>,
     /// Layer 4 in words.
     #[serde(rename = "Summary", skip_serializing_if = "str::is_empty")]
     pub summary: Cow<'static, str>,

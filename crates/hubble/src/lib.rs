@@ -25,6 +25,7 @@ mod matchers;
 mod names;
 mod response;
 mod ring;
+mod staged;
 #[cfg(test)]
 mod testing;
 mod text;
@@ -40,6 +41,7 @@ pub use flow::{
 pub use names::{EndpointName, NameTable, Names};
 pub use response::{LostEvents, LostSource, Response};
 pub use ring::{Read, Ring};
+pub use staged::Staged;
 pub use text::{Style, line};
 pub use time::Time;
 pub use uuid::{Uuid, UuidError};

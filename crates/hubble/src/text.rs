@@ -12,8 +12,8 @@ use std::net::IpAddr;
 use axon_abi::{DropReason, Identity, MatchType, ObservationPoint};
 
 use crate::{
-    Endpoint, EventType, Flow, Layer4, LostEvents, LostSource, Policy, Response, TrafficDirection,
-    Verdict,
+    Endpoint, EventType, Flow, Layer4, LostEvents, LostSource, Policy, Response, Staged,
+    TrafficDirection, Verdict,
 };
 
 /// How lines look.
@@ -64,6 +64,23 @@ fn flow_text(text: &mut String, flow: &Flow, style: Style) {
     }
     for log in &flow.policy_log {
         let _ = write!(text, " [{}]", clean(log));
+    }
+    if let Some(staged) = &flow.staged {
+        let _ = write!(text, "; staged: {}", clean(&staged_text(staged)));
+    }
+}
+
+/// What staged policies would do, in a clause.
+fn staged_text(staged: &Staged) -> String {
+    let names: Vec<String> = staged.policies.iter().map(Policy::to_string).collect();
+    let names = names.join(", ");
+    let by_default = staged.drop_reason_desc == DropReason::PolicyDenied.name();
+    match (staged.verdict, names.as_str()) {
+        (Verdict::Dropped, "") => "would be denied".to_owned(),
+        (_, "") => "would be allowed".to_owned(),
+        (Verdict::Dropped, names) if by_default => format!("no rule of {names} would allow it"),
+        (Verdict::Dropped, names) => format!("{names} would deny it"),
+        (_, names) => format!("{names} would allow it"),
     }
 }
 

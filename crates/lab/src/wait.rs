@@ -183,7 +183,8 @@ fn look(
     let view: PolicyView = http::get_json(&socket, "/v1/policy")?;
     for policy in policies {
         let there = view.policies.iter().find(|p| p.origin == policy.origin);
-        if there.is_none_or(|p| p.rules != policy.rules) {
+        let is_it = |p: &PolicyObject| p.rules == policy.rules && p.staged == policy.staged;
+        if !there.is_some_and(is_it) {
             let PolicyObject { origin, .. } = policy;
             return Ok(Some(format!("{} {origin} is not in force", origin.kind)));
         }

@@ -58,6 +58,9 @@ pub struct PolicyObject {
     pub origin: Origin,
     /// Its unique id; empty if not known.
     pub uid: String,
+    /// It is evaluated and reported, and not enforced.
+    #[serde(default)]
+    pub staged: bool,
     /// Its rules (`specs` of a CiliumNetworkPolicy may be several).
     pub rules: Vec<Rule>,
 }

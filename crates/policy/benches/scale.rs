@@ -118,6 +118,7 @@ fn policy(n: u32, version: u32) -> PolicyObject {
             name: format!("policy-{n:04}"),
         },
         uid: String::new(),
+        staged: false,
         rules: vec![rule],
     }
 }

@@ -172,6 +172,11 @@ impl Engine {
         &self.node
     }
 
+    /// The identities that need a set.
+    pub(crate) fn subjects(&self) -> impl Iterator<Item = Identity> {
+        self.subjects.keys().copied()
+    }
+
     /// Says which identities need a set: those of this node's endpoints, and
     /// [`Identity::HOST`] if policy is enforced on the node itself.
     pub fn set_subjects(&mut self, subjects: BTreeSet<Identity>) -> bool {

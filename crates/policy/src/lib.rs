@@ -14,6 +14,9 @@
 //! [`resolve()`] is the slow, obvious function; [`Engine`] gives the same answer
 //! incrementally, tested against it.
 //!
+//! A staged policy is known and selects nobody; [`Rehearsal`] resolves as if it
+//! did.
+//!
 //! Invariants: pure logic without clock or I/O; the same input and numbers
 //! give the same rows; one number never stands for two meanings; a deny
 //! outranks every allow of its tier.
@@ -31,6 +34,7 @@ mod numbers;
 mod order;
 mod pass;
 mod ports;
+mod rehearsal;
 mod resolve;
 mod rows;
 mod select;
@@ -53,6 +57,7 @@ pub use known::{
 };
 pub use l7::{Connection, Request, passes};
 pub use numbers::{Numbers, RuleNumbers, RuleRef, SetNumbers};
+pub use rehearsal::{Rehearsal, Staged};
 pub use resolve::{PolicySet, Resolution, is_about, resolve};
 pub use rows::RowCount;
 pub use selectors::SelectorUse;

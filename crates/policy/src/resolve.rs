@@ -62,9 +62,10 @@ pub(crate) fn subject_labels<'a>(
     })
 }
 
-/// A policy's rules by index.
+/// A policy's rules by index; a staged one has none that counts.
 pub(crate) fn rules_of(policy: &PolicyObject) -> impl Iterator<Item = (usize, &Rule)> {
-    policy.rules.iter().enumerate()
+    let rules = if policy.staged { &[] } else { &*policy.rules };
+    rules.iter().enumerate()
 }
 
 /// Ports that any identity declares by name.

@@ -52,6 +52,7 @@ fn policy(name: &str, subject: Selector, entries: Vec<RuleEntry>) -> PolicyObjec
             name: name.into(),
         },
         uid: String::new(),
+        staged: false,
         rules: vec![rule],
     }
 }

@@ -55,6 +55,7 @@ fn policy(entries: &[(Direction, Action)], deny_by_default: bool) -> PolicyObjec
             name: "all".into(),
         },
         uid: String::new(),
+        staged: false,
         rules: vec![
             rule(Subject::Nodes(Selector::default())),
             rule(Subject::Endpoints(Selector::default())),

@@ -46,6 +46,7 @@ fn policy(tier: Tier, action: Action, peer: Peer) -> PolicyObject {
             name: format!("{tier:?}-{action:?}"),
         },
         uid: String::new(),
+        staged: false,
         rules: vec![rule],
     }
 }

@@ -62,6 +62,7 @@ fn policy(name: &str, tier: Tier, entries: Vec<RuleEntry>) -> PolicyObject {
             name: name.into(),
         },
         uid: String::new(),
+        staged: false,
         rules: entries.into_iter().map(rule).collect(),
     }
 }

@@ -294,6 +294,7 @@ fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet
     let rules: Vec<&Rule> = world
         .policies
         .values()
+        .filter(|policy| !policy.staged)
         .flat_map(|p| &p.rules)
         .filter(|rule| match &rule.subject {
             Subject::Endpoints(selector) => {

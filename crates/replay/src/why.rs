@@ -231,6 +231,7 @@ impl Asked<'_> {
             _ => &self.subject_info.labels,
         };
         let policies = self.node.policies.values();
+        let policies = policies.filter(|policy| !policy.object.staged);
         let rules = policies.flat_map(|policy| {
             let rules = policy.object.rules.iter().enumerate();
             rules.map(move |(index, rule)| (policy, index, rule))

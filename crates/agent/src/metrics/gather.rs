@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::node::Node;
+use crate::staged::StagedCount;
 use crate::status::{endpoint_state, pressure};
 
 /// Labels with their values.
@@ -29,6 +30,21 @@ enum Values {
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     metrics: Vec<(&'static str, &'static str, Values)>,
+}
+
+fn staged(node: &Node) -> Counts {
+    let labels = |count: StagedCount| {
+        vec![
+            ("kind", count.origin.kind.to_string()),
+            ("namespace", count.origin.namespace),
+            ("policy", count.origin.name),
+            ("direction", count.direction.to_owned()),
+            ("action", count.action.to_owned()),
+            ("enforced", count.enforced.to_owned()),
+        ]
+    };
+    let counts = node.staged.counts().into_iter();
+    counts.map(|(count, n)| (labels(count), n)).collect()
 }
 
 impl Gathered {
@@ -148,6 +164,12 @@ impl Gathered {
             "cilium_policy_max_revision",
             "Revision of the policies",
             [(vec![], revision)],
+        );
+        self.counter(
+            "axon_policy_staged_verdicts",
+            "Verdicts on new connections that staged policies would have decided, by what they \
+             would have said and what was enforced",
+            staged(node),
         );
         let mut types: BTreeMap<Labels, f64> = BTreeMap::new();
         for id in node.desired.identities.snapshot().iter().map(|(id, _)| id) {

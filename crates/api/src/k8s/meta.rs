@@ -12,6 +12,11 @@ const NAME_CHARS_MAX: usize = 253;
 /// Letters of a namespace's name (a DNS label), and of a label's value.
 const LABEL_CHARS_MAX: usize = 63;
 
+/// What our annotations of policies begin with.
+const POLICY_ANNOTATIONS: &str = "policy.axoneme.io/";
+/// The annotation of a policy that is evaluated and reported, and not enforced.
+pub(crate) const STAGED: &str = "policy.axoneme.io/staged";
+
 /// An object's `metadata`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -45,6 +50,35 @@ impl Metadata {
     /// The object's key.
     pub fn key(&self) -> ObjectKey {
         ObjectKey::new(&self.namespace, &self.name)
+    }
+
+    /// Whether a policy is staged. Whoever mistypes the annotation means what is
+    /// not enforced: that is refused, not enforced.
+    ///
+    /// # Errors
+    /// A value that is none, or an annotation of ours that nobody knows.
+    pub(crate) fn is_staged(&self) -> Result<bool, FieldError> {
+        let mut staged = false;
+        for (key, value) in &self.annotations {
+            if !key.starts_with(POLICY_ANNOTATIONS) {
+                continue;
+            }
+            let wrong = |message: String| {
+                Err(FieldError::new(
+                    format!("metadata.annotations.{key}"),
+                    message,
+                ))
+            };
+            staged = match (key.as_str(), value.as_str()) {
+                (STAGED, "true") => true,
+                (STAGED, "false") => false,
+                (STAGED, other) => {
+                    return wrong(format!("{other:?}; expected \"true\" or \"false\""));
+                }
+                _ => return wrong(format!("is no annotation of policies; expected {STAGED}")),
+            };
+        }
+        Ok(staged)
     }
 
     /// Checks names and labels by Kubernetes' rules.

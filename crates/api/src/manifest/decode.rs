@@ -348,6 +348,7 @@ fn policy(
             (kind, rules)
         }
     };
+    let staged = metadata.is_staged().map_err(Problem::Refused)?;
     let ObjectKey { namespace, name } = metadata.key();
     Ok(axon_model::PolicyObject {
         origin: axon_model::Origin {
@@ -356,6 +357,7 @@ fn policy(
             name,
         },
         uid: metadata.uid.clone(),
+        staged,
         rules: rules.map_err(Problem::Refused)?,
     })
 }

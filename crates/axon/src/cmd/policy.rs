@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use axon_api::agent::{PolicyView, SelectorView};
-use axon_api::manifest::{self, ManifestError, UnknownFields};
+use axon_api::manifest::{self, ManifestError, Object, UnknownFields};
 use axon_model::PolicyObject;
 use serde::Serialize;
 
@@ -21,7 +21,8 @@ pub(crate) type Args = Asking<Verb>;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Verb {
-    /// The policies in force, and the endpoints that each one selects.
+    /// The policies in force, and the endpoints that each one selects; and those
+    /// that are staged.
     ///
     /// With `-o json`: the rules as the agent understands them.
     Get {
@@ -148,12 +149,19 @@ fn policies(view: &PolicyView) -> String {
         [
             name,
             policy.origin.kind.to_string(),
+            match policy.staged {
+                true => "staged".to_owned(),
+                false => "enforced".to_owned(),
+            },
             policy.rules.len().to_string(),
             or_dash(&numbers(&endpoints)),
             or_dash(&labels(policy)),
         ]
     });
-    let policies = table(["POLICY", "KIND", "RULES", "ENDPOINTS", "LABELS"], rows);
+    let policies = table(
+        ["POLICY", "KIND", "STATE", "RULES", "ENDPOINTS", "LABELS"],
+        rows,
+    );
     let rows = view.sets.iter().map(|set| {
         [
             set.set.to_string(),
@@ -201,6 +209,8 @@ struct Finding {
     error: String,
     /// A field that is left out; empty if it is not about one.
     warning: String,
+    /// It is a policy that would be evaluated and reported, and not enforced.
+    staged: bool,
 }
 
 fn validate(
@@ -226,6 +236,7 @@ fn findings_of(file: &Path, text: &[u8], unknown: UnknownFields) -> Vec<Finding>
         object: String::new(),
         error: error.to_string(),
         warning: String::new(),
+        staged: false,
     };
     let (manifest, malformed) = match manifest::judge_with(text, unknown) {
         Ok(judged) => judged,
@@ -237,6 +248,7 @@ fn findings_of(file: &Path, text: &[u8], unknown: UnknownFields) -> Vec<Finding>
         object: format!("{} {}", refusal.kind, refusal.key),
         error: refusal.error.to_string(),
         warning: String::new(),
+        staged: false,
     });
     let accepted = manifest.documents.iter().map(|document| Finding {
         file: file.clone(),
@@ -244,6 +256,7 @@ fn findings_of(file: &Path, text: &[u8], unknown: UnknownFields) -> Vec<Finding>
         object: format!("{} {}", document.kind, document.key),
         error: String::new(),
         warning: String::new(),
+        staged: matches!(&document.object, Some(Object::Policy(policy)) if policy.staged),
     });
     let left_out = manifest.unknown.iter().map(|error| Finding {
         error: String::new(),
@@ -263,6 +276,7 @@ fn validated(findings: &[Finding]) -> String {
             format!("{}:{}", finding.file, finding.line),
             or_dash(&finding.object),
             match (finding.error.as_str(), finding.warning.as_str()) {
+                ("", "") if finding.staged => "accepted, staged: not enforced".to_owned(),
                 ("", "") => "accepted".to_owned(),
                 ("", warning) => format!("left out: {warning}"),
                 (error, _) => format!("refused: {error}"),
@@ -290,6 +304,7 @@ mod tests {
                     name: "rule1".to_owned(),
                 },
                 uid: String::new(),
+                staged: false,
                 rules: Vec::new(),
             }],
             sets: vec![
@@ -316,8 +331,8 @@ mod tests {
             "\
 Revision: 4
 
-POLICY         KIND           RULES  ENDPOINTS  LABELS
-default/rule1  NetworkPolicy  0      12, 13     -
+POLICY         KIND           STATE     RULES  ENDPOINTS  LABELS
+default/rule1  NetworkPolicy  enforced  0      12, 13     -
 
 SET  ENDPOINTS  CLASSES  ENTRIES  POLICIES
 2    12, 13     1        3        default/rule1
@@ -352,6 +367,42 @@ SET  ENDPOINTS  CLASSES  ENTRIES  POLICIES
             [(2, true), (3, false), (7, true), (11, true)],
             "{findings:?}"
         );
+    }
+
+    #[test]
+    fn a_staged_policy_is_said_to_be() {
+        let text = |annotation: &str| {
+            format!(
+                "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                 metadata: {{name: a, annotations: {{{annotation}}}}}\nspec: {{podSelector: {{}}}}\n"
+            )
+        };
+        for (annotation, expected) in [
+            ("other/staged: 'yes'", "accepted"),
+            ("policy.axoneme.io/staged: 'false'", "accepted"),
+            (
+                "policy.axoneme.io/staged: 'true'",
+                "accepted, staged: not enforced",
+            ),
+            (
+                "policy.axoneme.io/staged: 'yes'",
+                "metadata.annotations.policy.axoneme.io/staged: \"yes\"; \
+                 expected \"true\" or \"false\"",
+            ),
+            (
+                "policy.axoneme.io/stagd: 'true'",
+                "metadata.annotations.policy.axoneme.io/stagd: is no annotation \
+                 of policies; expected policy.axoneme.io/staged",
+            ),
+        ] {
+            let text = text(annotation);
+            let found = super::findings_of(Path::new("f"), text.as_bytes(), UnknownFields::Refuse);
+            let shown = super::validated(&found);
+            assert!(
+                shown.trim_end().ends_with(expected),
+                "{annotation}: {shown}"
+            );
+        }
     }
 
     #[test]

@@ -13,5 +13,6 @@ mod held;
 mod host;
 mod lab;
 mod policy;
+mod staged;
 mod support;
 mod traffic;

@@ -46,6 +46,7 @@ fn guard_says(c: &Cluster, pool: &str, port: u16, description: &str) {
     let policy = PolicyObject {
         origin: guard_origin(),
         uid: String::new(),
+        staged: false,
         rules: vec![rule],
     };
     let policies = &c.observed.policies;
@@ -297,6 +298,42 @@ fn policy_for_the_node_that_is_not_confirmed_is_taken_back() {
     c.controller.host_trial_is_kept();
     c.step();
     assert_eq!(c.controller.unkept_host_trial(), None);
+}
+
+/// A staged policy is not in force: there is nothing to try. That one is no longer
+/// in force is tried.
+#[test]
+fn only_what_is_enforced_goes_on_trial() {
+    let mut c = Cluster::new(firewall());
+    c.controller.have_host_policy_confirmed(10_000, 0, None);
+    let shut = |c: &Cluster| !may(c, Identity::WORLD_IPV4, 80);
+    let stage = |c: &Cluster, staged: bool| {
+        guard(c, "edge");
+        let policies = &c.observed.policies;
+        let mut policy = (*policies.get(&guard_origin()).expect("guard")).clone();
+        policy.staged = staged;
+        policies.write(|txn| txn.insert(guard_origin(), policy));
+    };
+    pool(&c, "edge");
+    c.complete();
+    c.step();
+    stage(&c, true);
+    let report = c.step();
+    assert_eq!((shut(&c), report.conditions), (false, vec![]));
+    assert!(!c.controller.confirm_host_policy(), "nothing to confirm");
+    stage(&c, false);
+    c.step();
+    assert!(shut(&c) && c.controller.confirm_host_policy());
+    c.step();
+    stage(&c, true);
+    let report = c.step();
+    assert_eq!(
+        (shut(&c), report.conditions.first().map(|c| c.kind)),
+        (false, Some(ConditionKind::HostPolicyTrial))
+    );
+    c.now_ms += 10_000;
+    c.step();
+    assert!(shut(&c), "taken back: it is enforced again");
 }
 
 /// What goes on trial must be on disk first; what is taken back need not.

@@ -9,4 +9,5 @@ mod names;
 mod nodes;
 mod numbers;
 mod places;
+mod staged;
 mod world;

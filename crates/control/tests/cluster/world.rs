@@ -177,6 +177,7 @@ impl Cluster {
         let policy = PolicyObject {
             origin: origin(name),
             uid: String::new(),
+            staged: false,
             rules: vec![rule],
         };
         self.observed
@@ -204,6 +205,7 @@ impl Cluster {
         let policy = PolicyObject {
             origin: origin.clone(),
             uid: String::new(),
+            staged: false,
             rules: vec![rule],
         };
         self.observed

@@ -301,9 +301,12 @@ pub(crate) fn origin(n: u8) -> Origin {
 }
 
 pub(crate) fn policy() -> impl Strategy<Value = PolicyObject> {
-    (0..4_u8, prop::collection::vec(rule(), 0..3)).prop_map(|(n, rules)| PolicyObject {
+    let rules = prop::collection::vec(rule(), 0..3);
+    let staged = prop::bool::weighted(0.2);
+    (0..4_u8, rules, staged).prop_map(|(n, rules, staged)| PolicyObject {
         origin: origin(n),
         uid: String::new(),
+        staged,
         rules,
     })
 }

@@ -1,0 +1,116 @@
+//! Staged policies on a real node: what they would do is told with each verdict,
+//! and nothing becomes of it.
+
+use serde_json::Value;
+
+use crate::support::{How, Lab, eventually, lab, text, turn};
+
+const CLUSTER: &str = "
+{apiVersion: v1, kind: Node, metadata: {name: a}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: server, labels: {app: server}}
+spec:
+  nodeName: a
+  containers:
+  - name: serve
+    command: [axon, lab, serve, 'tcp:8001-8002']
+    readinessProbe: {tcpSocket: {port: 8002}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: friend, labels: {app: friend}}
+spec: {nodeName: a, containers: [{name: c, command: [sleep, infinity]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: foe, labels: {app: foe}}
+spec: {nodeName: a, containers: [{name: c, command: [sleep, infinity]}]}
+";
+
+/// A policy about ingress to the server.
+fn policy(name: &str, staged: bool, rules: &str) -> String {
+    format!(
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata:\n  name: {name}\n  \
+         annotations: {{policy.axoneme.io/staged: '{staged}'}}\nspec:\n  \
+         endpointSelector: {{matchLabels: {{app: server}}}}\n  {rules}\n"
+    )
+}
+
+const FRIENDS: &str = "ingress: [{fromEndpoints: [{matchLabels: {app: friend}}]}]";
+const NOT_FRIENDS: &str = "ingressDeny: [{fromEndpoints: [{matchLabels: {app: friend}}]}]";
+
+/// What becomes of a connection, and what the server's end tells that staged
+/// policies would have done: `VERDICT NAME...`, or nothing.
+fn connects(lab: &Lab, client: &str, passes: bool, would: &str) {
+    let before = lab.flows("a").len();
+    let to = lab.pod_ip("server", false);
+    let child = lab.client(client, How::Tcp(8001), &to, passes);
+    let output = child.wait_with_output().expect("it ends");
+    let done = text(&output);
+    assert_eq!(output.status.success(), passes, "{client}: {done}");
+    let verdict = if passes { "FORWARDED" } else { "DROPPED" };
+    eventually(&format!("{client}: {verdict}, staged: {would:?}"), || {
+        let flows = lab.flows("a");
+        let new = flows.iter().skip(before);
+        let mut told = new.filter(|flow| {
+            flow["event_type"]["type"] == 5
+                && flow["traffic_direction"] == "INGRESS"
+                && flow["source"]["pod_name"] == client
+                && flow["destination"]["pod_name"] == "server"
+        });
+        told.any(|flow| flow["verdict"] == verdict && staged(flow) == would)
+    });
+}
+
+fn staged(flow: &Value) -> String {
+    let staged = &flow["extensions"]["value"]["staged"];
+    let mut words = vec![staged["verdict"].as_str().unwrap_or_default()];
+    let policies = staged["policies"].as_array().into_iter().flatten();
+    words.extend(policies.filter_map(|policy| policy["name"].as_str()));
+    words.join(" ")
+}
+
+#[test]
+fn staged_policies_are_told_of_and_not_enforced() {
+    let _turn = turn();
+    let Some(lab) = lab("staged", CLUSTER) else {
+        return;
+    };
+    connects(&lab, "foe", true, "");
+    // A default deny and a deny that would close, and do not.
+    lab.apply(&policy("closing", true, FRIENDS));
+    connects(&lab, "friend", true, "FORWARDED closing");
+    connects(&lab, "foe", true, "DROPPED closing");
+    lab.apply(&policy("denying", true, NOT_FRIENDS));
+    connects(&lab, "friend", true, "DROPPED denying");
+    // Staged allows beside a policy that is enforced open nothing.
+    lab.apply(&policy(
+        "strict",
+        false,
+        "ingress: [{fromEntities: [host]}]",
+    ));
+    lab.apply(&policy("denying", true, "ingress: [{fromEntities: [all]}]"));
+    connects(&lab, "foe", false, "FORWARDED denying");
+    let metrics = lab.ask("a", "/v1/metrics");
+    let counted = metrics.lines().any(|line| {
+        line.starts_with("axon_policy_staged_verdicts_total{")
+            && line.contains("policy=\"denying\"")
+            && line.contains("action=\"forwarded\",enforced=\"dropped\"")
+    });
+    assert!(counted, "{metrics}");
+    let shown: Value = serde_json::from_str(&lab.ask("a", "/v1/policy")).expect("json");
+    let policies = shown["policies"].as_array().expect("policies").iter();
+    let mut states = policies.map(|p| (p["origin"]["name"].as_str(), p["staged"].as_bool()));
+    assert!(states.any(|state| state == (Some("closing"), Some(true))));
+    // Enforced it does what was told.
+    lab.delete(&policy("strict", false, "ingress: []"));
+    lab.delete(&policy("denying", true, "ingress: []"));
+    lab.apply(&policy("closing", false, FRIENDS));
+    connects(&lab, "friend", true, "");
+    connects(&lab, "foe", false, "");
+    // And back.
+    lab.apply(&policy("closing", true, FRIENDS));
+    connects(&lab, "foe", true, "DROPPED closing");
+}
