@@ -106,6 +106,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
     let maps = datapath.maps().clone();
     let host_id = host_id(&config, &records, &store)?;
     let mut controller = setup::controller(&config, &facts, &maps, persisted, (&records, host_id));
+    controller.set_host_audit(endpoints::host_audit(&store)?);
     let trials = setup::trials(&config, &mut controller)?;
     let (handle, inbox) = EngineHandle::new();
     setup::wake_on_changes(&observed, &handle);

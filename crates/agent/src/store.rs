@@ -235,6 +235,8 @@ pub(crate) const EVENTS: &str = "events.json";
 pub(crate) const IPAM: &str = "ipam.json";
 /// The node's own number among the endpoints.
 pub(crate) const HOST: &str = "host.json";
+/// Whether policy of the node itself is only audited.
+pub(crate) const HOST_AUDIT: &str = "host-audit.json";
 
 #[cfg(test)]
 mod tests {

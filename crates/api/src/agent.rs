@@ -173,6 +173,26 @@ pub struct EndpointView {
     pub status: EndpointStatus,
 }
 
+/// What is switched at an endpoint: the body of `PATCH /v1/endpoint/ID/config`
+/// (Cilium's shape).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct EndpointConfig {
+    /// `Enabled` or `Disabled` by Cilium's names; there is `PolicyAuditMode`.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+}
+
+/// `GET /v1/endpoint/ID/config` (Cilium's shape).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointConfigStatus {
+    /// What is switched.
+    pub realized: EndpointConfig,
+}
+
+/// The option of [`EndpointConfig`] that has policy only audited.
+pub const POLICY_AUDIT_MODE: &str = "PolicyAuditMode";
+
 /// What is known of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -65,6 +65,8 @@ pub struct Controller {
     pub(crate) statuses: BTreeMap<u16, EndpointStatus>,
     pub(crate) host: HostStatus,
     pub(crate) trials: Option<Trials>,
+    /// Policy of the node itself is only audited.
+    pub(crate) host_audit: bool,
     /// The node's row of another life.
     pub(crate) adopted_host: Option<EndpointRow>,
     pub(crate) pod_cidrs: BTreeMap<IpNet, String>,
@@ -141,6 +143,7 @@ impl Controller {
             statuses: BTreeMap::new(),
             host: HostStatus::default(),
             trials: None,
+            host_audit: false,
             adopted_host: None,
             pod_cidrs: BTreeMap::new(),
             apiservers: BTreeSet::new(),

@@ -218,14 +218,26 @@ impl Controller {
             .filter_map(|(id, endpoint)| {
                 let status = self.statuses.get(id)?;
                 let placed = may_have_row(endpoint, status) && endpoint.ifindex != 0;
+                let namespace = view.namespaces.rows.get(&endpoint.namespace);
+                let audit = endpoint.audit || namespace.is_some_and(|namespace| namespace.audit);
                 (placed && status.policy_set != 0)
-                    .then(|| (endpoint.ifindex, endpoint_row(endpoint, status)))
+                    .then(|| (endpoint.ifindex, endpoint_row(endpoint, status, audit)))
             })
             .collect();
+        // What was let through to be audited is judged again.
+        let audited = |row: &EndpointRow| row.flags & EndpointFlags::AUDIT;
+        let turned = |(ifindex, row): (&u32, &EndpointRow)| {
+            let old = desired.endpoints.get(ifindex);
+            old.is_some_and(|old| audited(&old) != audited(row))
+        };
+        if rows.iter().any(turned) {
+            self.epoch.note_change();
+        }
         let host = self.host_row();
         rows.extend(host.map(|row| (HOST_DEVICE, row)));
         let old = desired.endpoints.get(&HOST_DEVICE);
-        if old.map(|row| row.policy_set) != host.map(|row| row.policy_set) {
+        let says = |row: EndpointRow| (row.policy_set, row.flags);
+        if old.map(|row| says(*row)) != host.map(says) {
             // Flows keep no number of the node's set.
             self.epoch.note_change();
         }
@@ -269,17 +281,18 @@ fn pod_text(endpoint: &Endpoint) -> String {
     }
 }
 
-fn endpoint_row(endpoint: &Endpoint, status: &EndpointStatus) -> EndpointRow {
+/// The flag of a row whose policy is only audited.
+pub(crate) fn audit_flag(audit: bool) -> u16 {
+    if audit { EndpointFlags::AUDIT } else { 0 }
+}
+
+fn endpoint_row(endpoint: &Endpoint, status: &EndpointStatus, audit: bool) -> EndpointRow {
     EndpointRow {
         ifindex: endpoint.ifindex,
         identity: status.identity,
         policy_set: status.policy_set,
         id: endpoint.id,
-        flags: if endpoint.audit {
-            EndpointFlags::AUDIT
-        } else {
-            0
-        },
+        flags: audit_flag(audit),
         ipv4: endpoint.ipv4.map(|addr| addr.octets()).unwrap_or_default(),
         ipv6: endpoint
             .ipv6

@@ -9,6 +9,7 @@ use axon_policy::{PolicySet, Resolution, node_labels, reserved_identities};
 use ipnet::IpNet;
 
 use crate::controller::Controller;
+use crate::endpoints::audit_flag;
 use crate::seen::View;
 use crate::trial::Trials;
 use crate::views::{Condition, HostStatus, IpSource, WaitReason};
@@ -118,9 +119,15 @@ impl Controller {
                 identity: Identity::HOST,
                 policy_set,
                 id: self.config.host_id,
+                flags: audit_flag(self.host_audit),
                 ..EndpointRow::default()
             }),
         }
+    }
+
+    /// Has policy of the node itself only audited, or not any more.
+    pub fn set_host_audit(&mut self, audit: bool) {
+        self.host_audit = audit;
     }
 
     /// The labels by which policies are about the node itself.

@@ -332,6 +332,7 @@ mod tests {
         let namespace = Namespace {
             name: "shop".into(),
             labels: [("tier".to_owned(), "front".to_owned())].into(),
+            audit: false,
         };
         let labels = identity_labels(&pod, &namespace, "prod", &LabelFilter::default());
         assert_eq!(

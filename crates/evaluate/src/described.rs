@@ -112,7 +112,7 @@ impl Read {
         };
         match object {
             Object::Namespace(namespace) => {
-                let axon_model::Namespace { name, labels } = namespace.to_model();
+                let axon_model::Namespace { name, labels, .. } = namespace.to_model();
                 let namespace = Namespace {
                     name: name.clone(),
                     labels,

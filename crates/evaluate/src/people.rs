@@ -268,6 +268,7 @@ fn pod_labels(
     let namespace = axon_model::Namespace {
         name: pod.namespace.clone(),
         labels: known.flat_map(|known| known.labels.clone()).collect(),
+        audit: false,
     };
     let workload = axon_model::Pod {
         namespace: pod.namespace.clone(),

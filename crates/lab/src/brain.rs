@@ -115,6 +115,7 @@ impl Brain {
                 .get(&namespace_id)
                 .map(|n| texts(&n["metadata"]["labels"]))
                 .unwrap_or_default(),
+            audit: false,
         };
         let account = &pod.plan.value["spec"]["serviceAccountName"];
         let pod = Pod {

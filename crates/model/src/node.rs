@@ -57,6 +57,9 @@ pub struct Namespace {
     pub name: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Policy of its endpoints is only audited.
+    #[serde(default)]
+    pub audit: bool,
 }
 
 /// A named or numbered port that a pod declares.

@@ -11,6 +11,7 @@
 //! at, the next one finds what there may be, and finishes or undoes it.
 
 mod check;
+mod config;
 mod create;
 mod find;
 mod flush;
@@ -34,6 +35,7 @@ use crate::problem::{Refusal, chain};
 use crate::store::{IPAM, StoreError};
 
 pub(crate) use check::check;
+pub(crate) use config::{asked, host_audit, set_audit, set_host_audit, shown};
 pub(crate) use create::create;
 pub(crate) use find::find;
 pub(crate) use flush::Flusher;

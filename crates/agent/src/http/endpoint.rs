@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use axon_abi::{EndpointFlags, HOST_DEVICE};
 use axon_api::agent::{
-    EndpointAddressing, EndpointCheck, EndpointCreate, EndpointCreated, EndpointDelete, EndpointGc,
-    EndpointNetworking, EndpointPolicy, EndpointStatus, EndpointView, ExternalIdentifiers,
-    IdentityView, LabelConfiguration, LabelSpec,
+    EndpointAddressing, EndpointCheck, EndpointConfigStatus, EndpointCreate, EndpointCreated,
+    EndpointDelete, EndpointGc, EndpointNetworking, EndpointPolicy, EndpointStatus, EndpointView,
+    ExternalIdentifiers, IdentityView, LabelConfiguration, LabelSpec,
 };
 use axum::Json;
 use axum::body::Bytes;
@@ -16,7 +17,7 @@ use super::{Api, body};
 use crate::endpoints::{self, Record};
 use crate::engine::{Enforced, View};
 use crate::node::Node;
-use crate::problem::Refusal;
+use crate::problem::{Refusal, chain};
 use crate::status::endpoint_state;
 
 type Answer<T> = Result<Json<T>, Refusal>;
@@ -82,6 +83,55 @@ pub(super) async fn get(
     Ok(Json(show(&api.node, &view, &record)))
 }
 
+pub(super) async fn config(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+) -> Answer<EndpointConfigStatus> {
+    let view = api.node.view();
+    let audit = if view.host.as_ref().is_some_and(|host| is_host(host, &id)) {
+        endpoints::host_audit(&api.node.store)
+            .map_err(|error| Refusal::node(chain(&error), "see that the state-dir can be read"))?
+    } else {
+        endpoints::find(&api.node.endpoints.records, &id)?
+            .endpoint
+            .audit
+    };
+    Ok(Json(endpoints::shown(audit)))
+}
+
+pub(super) async fn configure(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> Answer<EndpointConfigStatus> {
+    let asked = endpoints::asked(&body::read(&bytes)?)?;
+    let view = api.node.view();
+    let is_host = view.host.as_ref().is_some_and(|host| is_host(host, &id));
+    let Some(audit) = asked else {
+        return config(State(api), Path(id)).await;
+    };
+    let node = Arc::clone(&api.node);
+    unstoppable(async move {
+        if is_host {
+            endpoints::set_host_audit(&node, audit)?;
+        } else {
+            let record = endpoints::find(&node.endpoints.records, &id)?;
+            endpoints::set_audit(&node, record.endpoint.id, audit)?.ok_or_else(|| {
+                Refusal::absent(format!("endpoint {id} is gone"), "see axon endpoint list")
+            })?;
+        }
+        Ok(Json(endpoints::shown(audit)))
+    })
+    .await
+}
+
+/// Whether policy of a device's endpoint is only audited: by the node, its
+/// namespace, or itself.
+fn is_audited(node: &Node, ifindex: u32) -> bool {
+    let row = node.desired.endpoints.get(&ifindex);
+    node.config.network.audit || row.is_some_and(|row| row.flags & EndpointFlags::AUDIT != 0)
+}
+
 /// Whether an id is the node's own number.
 fn is_host(host: &Enforced, id: &str) -> bool {
     let number = id.strip_prefix("cilium-local:").unwrap_or(id);
@@ -105,7 +155,7 @@ fn show_host(node: &Node, view: &View, host: &Enforced) -> EndpointView {
                 id: status.identity.0,
                 labels: status.labels.clone(),
             },
-            policy: policy(view, Some(host), node.config.network.audit),
+            policy: policy(view, Some(host), is_audited(node, HOST_DEVICE)),
             message: status
                 .waiting
                 .as_ref()
@@ -144,7 +194,7 @@ fn show(node: &Node, view: &View, record: &Record) -> EndpointView {
                 mac: endpoint.mac.to_string(),
                 host_mac: endpoint.node_mac.to_string(),
             },
-            policy: policy(view, decided, endpoint.audit || node.config.network.audit),
+            policy: policy(view, decided, is_audited(node, endpoint.ifindex)),
             external_identifiers: ExternalIdentifiers {
                 container_id: endpoint.container_id.clone(),
                 container_name: endpoint.process_name.clone(),

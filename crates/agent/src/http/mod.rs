@@ -70,6 +70,10 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/endpoint/check", post(endpoint::check))
         .route("/v1/endpoint/gc", post(endpoint::gc))
         .route("/v1/endpoint/{id}", get(endpoint::get))
+        .route(
+            "/v1/endpoint/{id}/config",
+            get(endpoint::config).patch(endpoint::configure),
+        )
         .route("/v1/identity", get(views::identities))
         .route("/v1/identity/{id}", get(views::identity))
         .route("/v1/ip", get(views::ips))

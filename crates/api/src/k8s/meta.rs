@@ -12,10 +12,12 @@ const NAME_CHARS_MAX: usize = 253;
 /// Letters of a namespace's name (a DNS label), and of a label's value.
 const LABEL_CHARS_MAX: usize = 63;
 
-/// What our annotations of policies begin with.
+/// What our annotations about policy begin with.
 const POLICY_ANNOTATIONS: &str = "policy.axoneme.io/";
 /// The annotation of a policy that is evaluated and reported, and not enforced.
 pub(crate) const STAGED: &str = "policy.axoneme.io/staged";
+/// The annotation of a namespace in which policy is only audited.
+pub(crate) const AUDIT: &str = "policy.axoneme.io/audit";
 
 /// An object's `metadata`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,33 +54,31 @@ impl Metadata {
         ObjectKey::new(&self.namespace, &self.name)
     }
 
-    /// Whether a policy is staged. Whoever mistypes the annotation means what is
-    /// not enforced: that is refused, not enforced.
+    /// Whether an annotation of ours says "true". Whoever mistypes one means
+    /// something else than what would be done: that is refused.
     ///
     /// # Errors
-    /// A value that is none, or an annotation of ours that nobody knows.
-    pub(crate) fn is_staged(&self) -> Result<bool, FieldError> {
-        let mut staged = false;
+    /// A value that is none, or an annotation of ours that is not for this kind.
+    pub(crate) fn is_annotated(&self, known: &str) -> Result<bool, FieldError> {
+        let mut is = false;
         for (key, value) in &self.annotations {
             if !key.starts_with(POLICY_ANNOTATIONS) {
                 continue;
             }
             let wrong = |message: String| {
-                Err(FieldError::new(
-                    format!("metadata.annotations.{key}"),
-                    message,
-                ))
+                let path = format!("metadata.annotations.{key}");
+                Err(FieldError::new(path, message))
             };
-            staged = match (key.as_str(), value.as_str()) {
-                (STAGED, "true") => true,
-                (STAGED, "false") => false,
-                (STAGED, other) => {
-                    return wrong(format!("{other:?}; expected \"true\" or \"false\""));
+            is = match value.as_str() {
+                _ if key != known => {
+                    return wrong(format!("is no annotation of this kind; expected {known}"));
                 }
-                _ => return wrong(format!("is no annotation of policies; expected {STAGED}")),
+                "true" => true,
+                "false" => false,
+                other => return wrong(format!("{other:?}; expected \"true\" or \"false\"")),
             };
         }
-        Ok(staged)
+        Ok(is)
     }
 
     /// Checks names and labels by Kubernetes' rules.

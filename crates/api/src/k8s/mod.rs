@@ -15,6 +15,7 @@ pub use cluster_network_policy::{
     DestinationPort, EgressPeer, NamespacedPod, PodPeer, PolicyTier, PortField, PortRangeField,
     ProtocolField, RuleAction,
 };
+pub(crate) use meta::{AUDIT, STAGED};
 pub use meta::{LabelSelector, Metadata, SelectorOperator, SelectorRequirement};
 pub(crate) use meta::{check_label_value, check_name, check_namespace, is_label_key};
 pub use network_policy::{

@@ -4,7 +4,7 @@ use axon_model as model;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::Metadata;
+use super::{AUDIT, Metadata};
 use crate::manifest::FieldError;
 use crate::select::{address, prefix};
 
@@ -27,6 +27,8 @@ impl Namespace {
         model::Namespace {
             name: self.metadata.name.clone(),
             labels,
+            // What is neither was refused when it was read.
+            audit: self.metadata.is_annotated(AUDIT).unwrap_or(false),
         }
     }
 }

@@ -268,9 +268,14 @@ fn decode(head: &Head, tree: Value) -> Result<Option<Object>, Problem> {
     }
     let metadata = &head.metadata;
     Ok(Some(match head.kind.as_str() {
-        "Namespace" => Object::Namespace(k8s::Namespace {
-            metadata: metadata.clone(),
-        }),
+        "Namespace" => {
+            metadata
+                .is_annotated(k8s::AUDIT)
+                .map_err(Problem::Refused)?;
+            Object::Namespace(k8s::Namespace {
+                metadata: metadata.clone(),
+            })
+        }
         "Node" => {
             let mut node: k8s::Node = from_tree(tree)?;
             node.metadata.clone_from(metadata);
@@ -348,7 +353,9 @@ fn policy(
             (kind, rules)
         }
     };
-    let staged = metadata.is_staged().map_err(Problem::Refused)?;
+    let staged = metadata
+        .is_annotated(k8s::STAGED)
+        .map_err(Problem::Refused)?;
     let ObjectKey { namespace, name } = metadata.key();
     Ok(axon_model::PolicyObject {
         origin: axon_model::Origin {

@@ -1,6 +1,6 @@
 //! `axon endpoint`.
 
-use axon_api::agent::EndpointView;
+use axon_api::agent::{EndpointConfig, EndpointConfigStatus, EndpointView};
 use axon_cni::http::escape;
 
 use crate::client::Asking;
@@ -21,6 +21,25 @@ pub(crate) enum Verb {
         /// `container-id:ID` or `cni-attachment-id:ID:INTERFACE`.
         id: String,
     },
+    /// What is switched at a workload, or at the node itself; with OPTION=VALUE it
+    /// is switched, and stays so while it lives.
+    ///
+    /// `PolicyAuditMode=Enabled` has policy only audited: what it would drop passes
+    /// and is told with the verdict AUDIT. A node is audited by its option
+    /// policy-audit-mode, a namespace by its annotation policy.axoneme.io/audit.
+    Config {
+        /// As `get` has it, or the node's own number.
+        id: String,
+        /// `PolicyAuditMode=Enabled` or `PolicyAuditMode=Disabled`.
+        #[arg(value_name = "OPTION=VALUE", value_parser = option)]
+        options: Vec<(String, String)>,
+    },
+}
+
+fn option(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=');
+    let (option, value) = parts.ok_or("expected OPTION=VALUE, as PolicyAuditMode=Enabled")?;
+    Ok((option.to_owned(), value.to_owned()))
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -34,6 +53,20 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             let path = format!("/v1/endpoint/{}", escape(&reference(id)));
             let endpoint: EndpointView = client.get(&path)?;
             print(args.common.output, &endpoint, detail)
+        }
+        Verb::Config { id, options } => {
+            let path = format!("/v1/endpoint/{}/config", escape(&reference(id)));
+            let config: EndpointConfigStatus = if options.is_empty() {
+                client.get(&path)?
+            } else {
+                let options = options.iter().cloned().collect();
+                client.json("PATCH", &path, Some(&EndpointConfig { options }))?
+            };
+            print(args.common.output, &config, |config| {
+                let options = config.realized.options.iter();
+                let rows = options.map(|(option, value)| [option.clone(), value.clone()]);
+                table(["OPTION", "VALUE"], rows)
+            })
         }
     }
 }

@@ -392,7 +392,7 @@ SET  ENDPOINTS  CLASSES  ENTRIES  POLICIES
             (
                 "policy.axoneme.io/stagd: 'true'",
                 "metadata.annotations.policy.axoneme.io/stagd: is no annotation \
-                 of policies; expected policy.axoneme.io/staged",
+                 of this kind; expected policy.axoneme.io/staged",
             ),
         ] {
             let text = text(annotation);

@@ -1,8 +1,11 @@
-//! Staged policies on a real node: what they would do is told with each verdict,
-//! and nothing becomes of it.
+//! Policy that is only tried, on a real node: staged policies, whose verdicts are
+//! told and nothing becomes of them; and audit mode, which lets pass and tells.
+
+use std::process::Command;
 
 use serde_json::Value;
 
+use crate::common::axon;
 use crate::support::{How, Lab, eventually, lab, text, turn};
 
 const CLUSTER: &str = "
@@ -44,13 +47,18 @@ const NOT_FRIENDS: &str = "ingressDeny: [{fromEndpoints: [{matchLabels: {app: fr
 /// What becomes of a connection, and what the server's end tells that staged
 /// policies would have done: `VERDICT NAME...`, or nothing.
 fn connects(lab: &Lab, client: &str, passes: bool, would: &str) {
+    let verdict = if passes { "FORWARDED" } else { "DROPPED" };
+    connects_as(lab, client, verdict, would);
+}
+
+fn connects_as(lab: &Lab, client: &str, verdict: &str, would: &str) {
+    let passes = verdict != "DROPPED";
     let before = lab.flows("a").len();
     let to = lab.pod_ip("server", false);
     let child = lab.client(client, How::Tcp(8001), &to, passes);
     let output = child.wait_with_output().expect("it ends");
     let done = text(&output);
     assert_eq!(output.status.success(), passes, "{client}: {done}");
-    let verdict = if passes { "FORWARDED" } else { "DROPPED" };
     eventually(&format!("{client}: {verdict}, staged: {would:?}"), || {
         let flows = lab.flows("a");
         let new = flows.iter().skip(before);
@@ -113,4 +121,80 @@ fn staged_policies_are_told_of_and_not_enforced() {
     // And back.
     lab.apply(&policy("closing", true, FRIENDS));
     connects(&lab, "foe", true, "DROPPED closing");
+}
+
+/// The server's endpoint as its agent shows it, once there is one.
+fn server(lab: &Lab) -> Option<Value> {
+    let shown = lab
+        .try_ask("a", "/v1/endpoint/cep-name:default%2Fserver")
+        .ok()?;
+    serde_json::from_str(&shown).ok()
+}
+
+fn audited(lab: &Lab, expected: bool) {
+    eventually(&format!("audited: {expected}"), || {
+        server(lab).is_some_and(|server| {
+            server["status"]["state"] == "ready" && server["status"]["policy"]["audit"] == expected
+        })
+    });
+}
+
+/// Switches the server's endpoint by the command.
+fn switch(lab: &Lab, option: &str) {
+    let node = lab.node("a");
+    let socket = node["apiSocket"].as_str().expect("a path");
+    let done = Command::new(axon())
+        .args([
+            "endpoint",
+            "config",
+            "default/server",
+            option,
+            "--socket",
+            socket,
+        ])
+        .output()
+        .expect("axon runs");
+    assert!(done.status.success(), "{}", text(&done));
+    let (_, value) = option.split_once('=').expect("an option");
+    assert!(text(&done).contains(value), "{}", text(&done));
+}
+
+#[test]
+fn what_is_audited_passes_and_is_told() {
+    let _turn = turn();
+    let Some(lab) = lab("audit", CLUSTER) else {
+        return;
+    };
+    lab.apply(&policy("strict", false, FRIENDS));
+    connects(&lab, "foe", false, "");
+    switch(&lab, "PolicyAuditMode=Enabled");
+    audited(&lab, true);
+    connects_as(&lab, "foe", "AUDIT", "");
+    connects(&lab, "friend", true, "");
+    // The next agent knows.
+    let old = lab.node("a")["agentPid"].as_u64().expect("a number");
+    let killed = Command::new("kill").args(["-9", &old.to_string()]).status();
+    assert!(killed.expect("kill runs").success());
+    eventually("another agent", || {
+        lab.node("a")["agentPid"]
+            .as_u64()
+            .is_some_and(|pid| pid != old)
+    });
+    audited(&lab, true);
+    connects_as(&lab, "foe", "AUDIT", "");
+    switch(&lab, "PolicyAuditMode=Disabled");
+    audited(&lab, false);
+    connects(&lab, "foe", false, "");
+    let namespace = |audit: bool| {
+        format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: default, \
+             annotations: {{policy.axoneme.io/audit: '{audit}'}}}}}}"
+        )
+    };
+    lab.apply(&namespace(true));
+    audited(&lab, true);
+    connects_as(&lab, "foe", "AUDIT", "");
+    lab.apply(&namespace(false));
+    audited(&lab, false);
+    connects(&lab, "foe", false, "");
 }

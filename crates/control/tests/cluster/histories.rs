@@ -94,6 +94,7 @@ fn apply(c: &mut Cluster, edit: &Edit) {
             let namespace = Namespace {
                 name: "shop".into(),
                 labels: labels.into_iter().collect(),
+                audit: false,
             };
             c.observed
                 .namespaces

@@ -1,10 +1,11 @@
-//! Staged policies: known, followed, and in force nowhere.
+//! Policy that is only tried: staged policies, which are known, followed, and in
+//! force nowhere; and audit mode.
 
-use axon_abi::{Direction, Identity};
-use axon_control::ConditionKind;
-use axon_model::{Action, Peers};
+use axon_abi::{Direction, EndpointFlags, HOST_DEVICE, Identity};
+use axon_control::{ConditionKind, Config};
+use axon_model::{Action, Namespace, Peers};
 
-use crate::world::{Cluster, cidr, ingress, origin, pods};
+use crate::world::{Cluster, cidr, config, ingress, origin, pods};
 
 /// Has a policy staged, or not any more.
 fn stage(c: &Cluster, name: &str, staged: bool) {
@@ -102,4 +103,61 @@ fn nobody_is_told_of_what_a_staged_policy_would_not_get() {
     stage(&c, "http", true);
     assert!(!unsupported(&mut c));
     assert!(c.allowed(Identity::HOST.0, 1, 80));
+}
+
+/// An endpoint is audited if it, or its namespace, is switched so; flows that were
+/// let through are judged again when it is not any more.
+#[test]
+fn endpoints_and_namespaces_and_the_node_are_audited() {
+    let firewall = Config {
+        host_firewall: true,
+        ..config()
+    };
+    let mut c = Cluster::new(firewall);
+    c.complete();
+    c.pod("web", "one", "10.0.0.1");
+    c.endpoint(1, "web");
+    c.step();
+    let audited = |c: &Cluster| {
+        let host = c.desired.endpoints.get(&HOST_DEVICE).map(|row| *row);
+        [c.row(1), host].map(|row| row.is_some_and(|row| row.flags & EndpointFlags::AUDIT != 0))
+    };
+    let endpoint = |c: &Cluster, audit: bool| {
+        let mut endpoint = (*c.observed.endpoints.get(&1).expect("it")).clone();
+        endpoint.audit = audit;
+        c.observed.endpoints.write(|txn| txn.insert(1, endpoint));
+    };
+    let namespace = |c: &Cluster, audit: bool| {
+        let namespace = Namespace {
+            name: "shop".into(),
+            audit,
+            ..Namespace::default()
+        };
+        let namespaces = &c.observed.namespaces;
+        namespaces.write(|txn| txn.insert("shop".into(), namespace));
+    };
+    let mut epoch = c.epoch();
+    let mut turns = |c: &mut Cluster, expected: [bool; 2], what: &str| {
+        c.step();
+        assert_eq!(audited(c), expected, "{what}");
+        c.now_ms += 60_000;
+        c.step();
+        assert_ne!(
+            std::mem::replace(&mut epoch, c.epoch()),
+            c.epoch(),
+            "{what}"
+        );
+    };
+    endpoint(&c, true);
+    turns(&mut c, [true, false], "itself");
+    endpoint(&c, false);
+    turns(&mut c, [false, false], "not any more");
+    namespace(&c, true);
+    turns(&mut c, [true, false], "its namespace");
+    namespace(&c, false);
+    turns(&mut c, [false, false], "its namespace not any more");
+    c.controller.set_host_audit(true);
+    turns(&mut c, [false, true], "the node");
+    c.controller.set_host_audit(false);
+    turns(&mut c, [false, false], "the node not any more");
 }
