@@ -348,6 +348,9 @@ pub struct PolicySetView {
     pub classes: usize,
     /// Rows in the policy map.
     pub entries: usize,
+    /// Bytes of its keys and values, without the kernel's own for each row.
+    #[serde(default)]
+    pub bytes: usize,
 }
 
 /// A selector and whom it selects.

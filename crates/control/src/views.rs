@@ -185,6 +185,8 @@ pub struct PolicySetUse {
     pub classes: usize,
     /// Rows in the policy map.
     pub entries: usize,
+    /// Bytes of all its keys and values.
+    pub bytes: usize,
     /// No endpoint points to it any more; it goes when packets in flight have
     /// passed.
     pub retiring: bool,
@@ -260,6 +262,7 @@ impl Controller {
                 host: number == self.host.policy_set,
                 classes: live.set.rows.classes.len(),
                 entries: live.set.rows.entries.len(),
+                bytes: RowCount::of(&live.set.rows).bytes(),
                 retiring: live.retire_at_ms.is_some(),
             })
             .collect()

@@ -135,6 +135,7 @@ pub(super) async fn policy(State(api): State<Arc<Api>>) -> Answer<PolicyView> {
                 },
                 classes: set.classes,
                 entries: set.entries,
+                bytes: set.bytes,
             })
             .collect(),
     }))

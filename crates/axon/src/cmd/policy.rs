@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use axon_api::agent::{PolicyView, SelectorView};
+use axon_api::agent::{PolicySetView, PolicyView, SelectorView};
 use axon_api::manifest::{self, ManifestError, Object, UnknownFields};
 use axon_model::PolicyObject;
 use serde::Serialize;
@@ -29,6 +29,15 @@ pub(crate) enum Verb {
         /// Only this policy: `namespace/name`, or the name of a clusterwide one.
         policy: Option<String>,
     },
+    /// The policy sets in the kernel: which endpoints share one, and what each
+    /// takes.
+    ///
+    /// Endpoints for which the same rules say the same share a set. It takes a row
+    /// for itself, one for each identity that its rules tell apart (CLASSES), and
+    /// one for each group of identities and port prefix that they name (ENTRIES);
+    /// how many endpoints share it, and how many identities there are that no rule
+    /// tells apart, does not matter.
+    Sets,
     /// The selectors that policies use, and the identities that each selects.
     Selectors,
     /// What would these policies say of these connections? No agent is needed.
@@ -90,6 +99,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
                 only(&mut view, name)?;
             }
             print(format, &view, policies)?;
+        }
+        Verb::Sets => {
+            let view: PolicyView = client.get("/v1/policy")?;
+            print(format, &view.sets, |sets| shared_sets(sets))?;
         }
         Verb::Selectors => {
             let view: Vec<SelectorView> = client.get("/v1/policy/selectors")?;
@@ -173,6 +186,39 @@ fn policies(view: &PolicyView) -> String {
     });
     let sets = table(["SET", "ENDPOINTS", "CLASSES", "ENTRIES", "POLICIES"], rows);
     format!("Revision: {}\n\n{policies}\n{sets}", view.revision)
+}
+
+fn shared_sets(sets: &[PolicySetView]) -> String {
+    let rows = sets.iter().map(|set| {
+        [
+            set.set.to_string(),
+            or_dash(&numbers(&set.endpoints)),
+            set.classes.to_string(),
+            set.entries.to_string(),
+            set.bytes.to_string(),
+            or_dash(&set.policies.join(", ")),
+        ]
+    });
+    let rows = table(
+        [
+            "SET",
+            "ENDPOINTS",
+            "CLASSES",
+            "ENTRIES",
+            "BYTES",
+            "POLICIES",
+        ],
+        rows,
+    );
+    let sum = |of: fn(&PolicySetView) -> usize| sets.iter().map(of).sum::<usize>();
+    let (classes, entries) = (sum(|set| set.classes), sum(|set| set.entries));
+    format!(
+        "{rows}\nRows: {} sets + {classes} identities told apart + {entries} entries of ports = {}, \
+         {} bytes of keys and values\n",
+        sets.len(),
+        sets.len() + classes + entries,
+        sum(|set| set.bytes),
+    )
 }
 
 /// The labels of a policy's rules, each once.
@@ -314,6 +360,7 @@ mod tests {
                     endpoints: vec![12, 13],
                     classes: 1,
                     entries: 3,
+                    bytes: 104,
                 },
                 PolicySetView {
                     set: 1,
@@ -337,6 +384,16 @@ default/rule1  NetworkPolicy  enforced  0      12, 13     -
 SET  ENDPOINTS  CLASSES  ENTRIES  POLICIES
 2    12, 13     1        3        default/rule1
 1    11         0        0        -
+"
+        );
+        assert_eq!(
+            super::shared_sets(&view().sets),
+            "\
+SET  ENDPOINTS  CLASSES  ENTRIES  BYTES  POLICIES
+2    12, 13     1        3        104    default/rule1
+1    11         0        0        0      -
+
+Rows: 2 sets + 1 identities told apart + 3 entries of ports = 6, 104 bytes of keys and values
 "
         );
         let mut one = view();
