@@ -332,6 +332,23 @@ pub struct PolicyView {
     pub policies: Vec<axon_model::PolicyObject>,
     /// The policy sets in the kernel.
     pub sets: Vec<PolicySetView>,
+    /// What is wrong with policies that were accepted.
+    #[serde(default)]
+    pub conditions: Vec<PolicyCondition>,
+}
+
+/// What is wrong with policies that were accepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PolicyCondition {
+    /// What kind of thing (`conflict`, `overflow`, `unsupported`, `trial`).
+    pub kind: String,
+    /// The policies.
+    pub policies: Vec<String>,
+    /// In a sentence.
+    pub message: String,
+    /// What to do about it; empty if nothing.
+    pub remedy: String,
 }
 
 /// A policy set version in the kernel.

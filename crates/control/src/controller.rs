@@ -303,6 +303,8 @@ impl Controller {
         self.rehearse();
         let resolution = self.engine.resolution(&mut self.persisted.numbers).clone();
         self.conditions = self.observed_conditions(view);
+        let tiers = self.tier_conditions(&resolution);
+        self.conditions.extend(tiers);
         let of_host = self.place_host(view, &resolution);
         let of_host = of_host.into_iter().chain(self.trial_condition());
         self.conditions.extend(of_host);

@@ -32,6 +32,7 @@ mod runtime;
 mod seen;
 mod sets;
 mod staged;
+mod tiers;
 mod trial;
 mod views;
 mod write;

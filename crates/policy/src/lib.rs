@@ -61,6 +61,7 @@ pub use rehearsal::{Rehearsal, Staged};
 pub use resolve::{PolicySet, Resolution, is_about, resolve};
 pub use rows::RowCount;
 pub use selectors::SelectorUse;
+pub use tiers::{Crowd, crowds};
 pub use unmet::{Unmet, closed, is_extended, unmet};
 pub use world::{
     Enforcement, IdentityInfo, NamedPorts, PolicyConfig, World, narrowest, policy_groups,

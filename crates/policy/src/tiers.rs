@@ -14,6 +14,50 @@ pub(crate) struct Closed {
     pub(crate) egress: bool,
 }
 
+/// The place that all entries beyond those with one of their own share.
+const LAST: u32 = PLACES - 1;
+
+/// Entries of one tier, of which not all have a place of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crowd {
+    /// A tier, with any priority.
+    pub tier: Tier,
+    /// How many entries it has.
+    pub entries: usize,
+    /// How many of them have a place of their own.
+    pub places: usize,
+    /// How many of the others allow or pass: they are not in force.
+    pub cut: usize,
+}
+
+/// The ordered tiers of a set in which rules have more entries than there are
+/// places.
+pub fn crowds(rules: &[&Rule]) -> Vec<Crowd> {
+    let rules: Vec<(u32, &Rule)> = rules.iter().map(|rule| (0, *rule)).collect();
+    let of = |tier: Tier, is: fn(&Rule) -> bool| {
+        let of_tier = rules.iter().filter(|(_, rule)| is(rule));
+        let most: usize = of_tier.map(|(_, rule)| rule.entries.len()).sum();
+        if most <= LAST as usize {
+            return None;
+        }
+        let entries = in_sequence(&rules, is);
+        let places = LAST as usize;
+        let beyond = entries.iter().skip(places);
+        let cut = beyond.filter(|(_, entry)| entry.action != Action::Deny);
+        (entries.len() > places).then(|| Crowd {
+            tier,
+            entries: entries.len(),
+            places,
+            cut: cut.count(),
+        })
+    };
+    let admin = of(Tier::Admin(0), |rule| matches!(rule.tier, Tier::Admin(_)));
+    let baseline = of(Tier::Baseline(0), |rule| {
+        matches!(rule.tier, Tier::Baseline(_))
+    });
+    admin.into_iter().chain(baseline).collect()
+}
+
 /// An entry of a rule, and its place.
 type Placed<'a> = (u32, &'a RuleEntry, Order);
 
@@ -46,11 +90,11 @@ pub(crate) fn baseline<'a>(rules: &[(u32, &'a Rule)], closed: Closed) -> Vec<Pla
     entries
 }
 
-fn in_order<'a>(
+/// The entries of a tier that change anything, as they are asked.
+fn in_sequence<'a>(
     rules: &[(u32, &'a Rule)],
     of_tier: impl Fn(&Rule) -> bool,
-    order: impl Fn(u32) -> Order,
-) -> Vec<Placed<'a>> {
+) -> Vec<(u32, &'a RuleEntry)> {
     // The sort is stable: of one priority, policies are in the order of their names.
     let mut rules: Vec<(u32, &Rule)> = rules.iter().filter(|(_, r)| of_tier(r)).copied().collect();
     rules.sort_by_key(|(_, rule)| rule.tier);
@@ -59,8 +103,16 @@ fn in_order<'a>(
         .flat_map(|(number, rule)| rule.entries.iter().map(move |entry| (number, entry)));
     let mut entries: Vec<(u32, &RuleEntry)> = entries.collect();
     leave_out_last_passes(&mut entries);
-    let last = PLACES - 1;
-    let placed = entries
+    entries
+}
+
+fn in_order<'a>(
+    rules: &[(u32, &'a Rule)],
+    of_tier: impl Fn(&Rule) -> bool,
+    order: impl Fn(u32) -> Order,
+) -> Vec<Placed<'a>> {
+    let last = LAST;
+    let placed = in_sequence(rules, of_tier)
         .into_iter()
         .zip((0..last).chain(std::iter::repeat(last)));
     placed

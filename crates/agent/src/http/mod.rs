@@ -5,7 +5,7 @@ mod endpoint;
 mod monitor;
 mod socket;
 mod state;
-mod views;
+pub(crate) mod views;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use axon_abi::Identity;
 use axon_api::agent::{
-    ConfigView, IdentityView, IpView, PolicySetView, PolicyView, SelectorView, Status,
+    ConfigView, IdentityView, IpView, PolicyCondition, PolicySetView, PolicyView, SelectorView,
+    Status,
 };
 use axon_api::maps::MapName;
-use axon_control::{Controller, IpEntry, IpSource};
+use axon_control::{ConditionKind, Controller, IpEntry, IpSource};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
@@ -16,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::Api;
 use crate::clock::monotonic_s;
+use crate::engine::View;
 use crate::problem::{Refusal, chain};
 use crate::{dump, status};
 
@@ -138,7 +140,33 @@ pub(super) async fn policy(State(api): State<Arc<Api>>) -> Answer<PolicyView> {
                 bytes: set.bytes,
             })
             .collect(),
+        conditions: conditions(&view),
     }))
+}
+
+fn conditions(view: &View) -> Vec<PolicyCondition> {
+    let conditions = view.report.conditions.iter();
+    let of_policies = conditions.filter(|condition| !condition.policies.is_empty());
+    of_policies
+        .map(|condition| PolicyCondition {
+            kind: condition_word(condition.kind).to_owned(),
+            policies: condition.policies.iter().map(ToString::to_string).collect(),
+            message: condition.message.clone(),
+            remedy: condition.remedy.clone(),
+        })
+        .collect()
+}
+
+/// A kind of condition in a word, for programs and metrics.
+pub(crate) fn condition_word(kind: ConditionKind) -> &'static str {
+    match kind {
+        ConditionKind::SourceIncomplete => "incomplete",
+        ConditionKind::PolicyOverflow | ConditionKind::RowsOverflow => "overflow",
+        ConditionKind::PolicyUnsupported => "unsupported",
+        ConditionKind::Conflict => "conflict",
+        ConditionKind::HostPolicyTrial => "trial",
+        ConditionKind::IdentitiesExhausted => "exhausted",
+    }
 }
 
 pub(super) async fn confirm_host(State(api): State<Arc<Api>>) -> Result<(), Refusal> {

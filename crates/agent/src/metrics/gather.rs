@@ -10,6 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::http::views::condition_word;
 use crate::node::Node;
 use crate::staged::StagedCount;
 use crate::status::{endpoint_state, pressure};
@@ -170,6 +171,16 @@ impl Gathered {
             "Verdicts on new connections that staged policies would have decided, by what they \
              would have said and what was enforced",
             staged(node),
+        );
+        let mut conditions: BTreeMap<Labels, f64> = BTreeMap::new();
+        for condition in &view.report.conditions {
+            let word = condition_word(condition.kind).to_owned();
+            *conditions.entry(vec![("kind", word)]).or_default() += 1.0;
+        }
+        self.gauge(
+            "axon_policy_conditions",
+            "What is wrong with policy, as the status tells it, by kind",
+            conditions,
         );
         let mut types: BTreeMap<Labels, f64> = BTreeMap::new();
         for id in node.desired.identities.snapshot().iter().map(|(id, _)| id) {

@@ -1,6 +1,7 @@
 //! `axon policy`.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -144,6 +145,8 @@ fn only(view: &mut PolicyView, name: &str) -> Result<(), Failure> {
         .retain(|policy| policy.origin.to_string() == name);
     view.sets
         .retain(|set| set.policies.iter().any(|p| p == name));
+    view.conditions
+        .retain(|condition| condition.policies.iter().any(|p| p == name));
     if view.policies.is_empty() {
         return Err(Failure::new(format!("no policy {name:?} is in force"))
             .remedy("`axon policy get` lists those that are; `axon status` tells what was refused")
@@ -185,7 +188,14 @@ fn policies(view: &PolicyView) -> String {
         ]
     });
     let sets = table(["SET", "ENDPOINTS", "CLASSES", "ENTRIES", "POLICIES"], rows);
-    format!("Revision: {}\n\n{policies}\n{sets}", view.revision)
+    let mut text = format!("Revision: {}\n\n{policies}\n{sets}", view.revision);
+    for condition in &view.conditions {
+        let _ = writeln!(text, "\n{}: {}", condition.kind, condition.message);
+        if !condition.remedy.is_empty() {
+            let _ = writeln!(text, "  {}", condition.remedy);
+        }
+    }
+    text
 }
 
 fn shared_sets(sets: &[PolicySetView]) -> String {
@@ -336,7 +346,7 @@ fn validated(findings: &[Finding]) -> String {
 mod tests {
     use std::path::Path;
 
-    use axon_api::agent::{PolicySetView, PolicyView};
+    use axon_api::agent::{PolicyCondition, PolicySetView, PolicyView};
     use axon_api::manifest::UnknownFields;
     use axon_model::{Origin, PolicyKind, PolicyObject};
 
@@ -368,6 +378,12 @@ mod tests {
                     ..PolicySetView::default()
                 },
             ],
+            conditions: vec![PolicyCondition {
+                kind: "conflict".to_owned(),
+                policies: vec!["first".to_owned(), "second".to_owned()],
+                message: "first, second have one priority".to_owned(),
+                remedy: "give them others".to_owned(),
+            }],
         }
     }
 
@@ -384,6 +400,9 @@ default/rule1  NetworkPolicy  enforced  0      12, 13     -
 SET  ENDPOINTS  CLASSES  ENTRIES  POLICIES
 2    12, 13     1        3        default/rule1
 1    11         0        0        -
+
+conflict: first, second have one priority
+  give them others
 "
         );
         assert_eq!(
@@ -398,7 +417,7 @@ Rows: 2 sets + 1 identities told apart + 3 entries of ports = 6, 104 bytes of ke
         );
         let mut one = view();
         super::only(&mut one, "default/rule1").expect("there");
-        assert_eq!(one.sets.len(), 1);
+        assert_eq!((one.sets.len(), one.conditions.len()), (1, 0));
         assert!(super::only(&mut view(), "rule1").is_err());
     }
 

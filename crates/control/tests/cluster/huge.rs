@@ -100,3 +100,85 @@ fn rows_of_tiers_are_counted() {
         assert_eq!(c.allowed(9, 5, 81), fits, "{room}: else nothing passes");
     }
 }
+
+/// Policies of one priority that say different things are told of: nobody wrote
+/// down which goes first.
+#[test]
+fn policies_of_one_priority_that_clash_are_told() {
+    let of = |c: &Cluster, name, tier, action| {
+        c.policy_in(name, tier, vec![ingress(action, Peers::Any, 80)]);
+    };
+    for (what, tiers, actions, told) in [
+        (
+            "one priority",
+            [Tier::Admin(3), Tier::Admin(3)],
+            [Action::Allow, Action::Deny],
+            true,
+        ),
+        (
+            "of Baseline too",
+            [Tier::Baseline(0), Tier::Baseline(0)],
+            [Action::Deny, Action::Allow],
+            true,
+        ),
+        (
+            "another priority",
+            [Tier::Admin(3), Tier::Admin(4)],
+            [Action::Allow, Action::Deny],
+            false,
+        ),
+        (
+            "another tier",
+            [Tier::Admin(3), Tier::Baseline(3)],
+            [Action::Allow, Action::Deny],
+            false,
+        ),
+        (
+            "the same is said",
+            [Tier::Admin(3), Tier::Admin(3)],
+            [Action::Deny, Action::Deny],
+            false,
+        ),
+    ] {
+        let mut c = Cluster::ready();
+        c.pod("web", "one", "");
+        c.endpoint(5, "web");
+        of(&c, "first", tiers[0], actions[0]);
+        of(&c, "second", tiers[1], actions[1]);
+        let conditions = c.step().conditions;
+        let names = |condition: &axon_control::Condition| -> Vec<String> {
+            condition.policies.iter().map(|p| p.name.clone()).collect()
+        };
+        let found: Vec<_> = conditions.iter().map(|c| (c.kind, names(c))).collect();
+        let both = vec!["first".to_owned(), "second".to_owned()];
+        let expected = told.then_some((ConditionKind::Conflict, both));
+        assert_eq!(found, Vec::from_iter(expected), "{what}");
+    }
+}
+
+/// What comes after the last place of a tier is told of, and counted.
+#[test]
+fn entries_without_a_place_of_their_own_are_told() {
+    let mut c = Cluster::new(with_room(1 << 17));
+    c.complete();
+    c.pod("web", "one", "");
+    c.endpoint(5, "web");
+    let all = || [every_port(Action::Allow), every_port(Action::Allow)].concat();
+    let admin = |c: &Cluster, more: u16| {
+        let rest = (1..=more).map(|port| ingress(Action::Allow, Peers::Any, port));
+        let last = ingress(Action::Deny, Peers::Any, 0);
+        let entries = all().into_iter().chain(rest).chain([last]).collect();
+        c.policy_in("admin", Tier::Admin(3), entries);
+    };
+    admin(&c, 0);
+    assert_eq!(c.step().conditions, [], "131,071 entries");
+    admin(&c, 3);
+    let conditions = c.step().conditions;
+    assert_eq!(conditions.len(), 1);
+    assert_eq!(conditions[0].kind, ConditionKind::PolicyOverflow);
+    assert_eq!(conditions[0].policies[0].name, "admin");
+    let message = &conditions[0].message;
+    assert!(message.contains("131074 entries"), "{message}");
+    assert!(message.contains("131071 places"), "{message}");
+    assert!(message.contains("last 2 that allow or pass"), "{message}");
+}
