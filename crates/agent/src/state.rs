@@ -7,7 +7,7 @@ use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::Path;
 
-use axon_abi::{Identity, IpKey};
+use axon_abi::IpKey;
 use axon_api::manifest::policy_documents;
 use axon_api::state::{
     IdentityRow, MapRows, NodeRow, NodeState, PolicyReading, PolicyRow, RuleRow, STATE_FLOWS_MAX,
@@ -16,7 +16,7 @@ use axon_api::state::{
 use axon_control::Controller;
 use axon_linux::{Map, MapError, Maps};
 use axon_model::{Labels, Origin, PolicyObject};
-use axon_policy::{Enforcement, IdentityInfo, PolicyConfig};
+use axon_replay::{identity_row, policy_reading};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::clock::monotonic_ns;
@@ -48,50 +48,13 @@ pub(crate) fn known(controller: &Controller) -> Known {
     });
     let identities = engine.identities().iter();
     Known {
-        identities: identities.map(|(id, info)| identity(*id, info)).collect(),
+        identities: identities
+            .map(|(id, info)| identity_row(*id, info))
+            .collect(),
         node_labels: engine.node().clone(),
-        reading: reading(engine.config()),
+        reading: policy_reading(engine.config()),
         rules: rules.collect(),
         policies: engine.policies().values().cloned().collect(),
-    }
-}
-
-fn identity(id: Identity, info: &IdentityInfo) -> IdentityRow {
-    let ports = info.named_ports.iter();
-    let ports = ports.flat_map(|((name, protocol), ports)| {
-        ports.iter().map(|port| (name.clone(), *protocol, *port))
-    });
-    let groups = info.groups.iter();
-    IdentityRow {
-        id: id.0,
-        labels: info.labels.clone(),
-        prefix: info.prefix,
-        addresses: info.addresses.iter().copied().collect(),
-        groups: groups
-            .map(|(key, member)| {
-                let by = member.by.iter().copied().collect();
-                (key.clone(), member.labels.as_ref().clone(), by)
-            })
-            .collect(),
-        names: info.names.iter().cloned().collect(),
-        named_ports: ports.collect(),
-    }
-}
-
-fn reading(config: &PolicyConfig) -> PolicyReading {
-    let enforcement = match config.enforcement {
-        Enforcement::Default => "default",
-        Enforcement::Always => "always",
-        Enforcement::Never => "never",
-    };
-    PolicyReading {
-        enforcement: enforcement.to_owned(),
-        cluster_name: config.cluster_name.clone(),
-        ipv4: config.ipv4,
-        ipv6: config.ipv6,
-        allow_localhost: config.allow_localhost,
-        cidr_selects_pods: config.cidr_selects_pods,
-        proxy: config.proxy,
     }
 }
 

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod explain;
+mod known;
 mod node;
 mod packet;
 mod record;
@@ -25,6 +26,7 @@ mod why;
 mod words;
 
 pub use explain::{End, Explanation, HookView, Outcome, RequestView, explain};
+pub use known::{identity_row, policy_reading};
 pub use node::{Node, StateError};
 pub use packet::{Packet, PacketError, Transport};
 pub use record::Step;

@@ -2,19 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use axon_abi::{
     Be16, CT4, CT6, ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, EndpointRow, HOST_DEVICE,
     Identity, IdentityRow, IpKey, IpcacheFlags, IpcacheRow, LpmKey, PolicyEntry, PolicyKey,
     PolicySetRow, RuntimeConfig,
 };
-use axon_api::state::{
-    IdentityRow as IdentityState, NodeState, PolicyRow, RowError, STATE_VERSION, WorkloadRow,
-};
+use axon_api::state::{NodeState, PolicyRow, RowError, STATE_VERSION, WorkloadRow};
 use axon_model::{Labels, Origin};
-use axon_policy::{Enforcement, IdentityInfo, Member, PolicyConfig};
+use axon_policy::{IdentityInfo, PolicyConfig};
 use zerocopy::FromBytes;
+
+use crate::known::{info, reading};
 
 /// Why a state cannot be replayed over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,7 +93,7 @@ impl Node {
             nomasq: nomasq.into_iter().map(|(key, _)| key).collect(),
             ct4: map(&state, CT4)?,
             ct6: map(&state, CT6)?,
-            reading: reading(&state),
+            reading: reading(&state.reading),
             flows_left_out: left_out(CT4).saturating_add(left_out(CT6)),
             rules: state
                 .rules
@@ -206,48 +205,4 @@ where
     V: FromBytes,
 {
     Ok(state.rows::<K, V>(name)?.into_iter().collect())
-}
-
-fn reading(state: &NodeState) -> PolicyConfig {
-    let reading = &state.reading;
-    PolicyConfig {
-        enforcement: match reading.enforcement.as_str() {
-            "always" => Enforcement::Always,
-            "never" => Enforcement::Never,
-            _ => Enforcement::Default,
-        },
-        cluster_name: reading.cluster_name.clone(),
-        ipv4: reading.ipv4,
-        ipv6: reading.ipv6,
-        allow_localhost: reading.allow_localhost,
-        cidr_selects_pods: reading.cidr_selects_pods,
-        proxy: reading.proxy,
-        ..PolicyConfig::default()
-    }
-}
-
-fn info(row: IdentityState) -> (Identity, IdentityInfo) {
-    let mut info = IdentityInfo {
-        labels: row.labels,
-        prefix: row.prefix,
-        addresses: row.addresses.into_iter().collect(),
-        groups: row
-            .groups
-            .into_iter()
-            .map(|(key, labels, by)| {
-                let member = Member {
-                    labels: Arc::new(labels),
-                    by: by.into_iter().collect(),
-                };
-                (key, member)
-            })
-            .collect(),
-        names: row.names.into_iter().collect(),
-        ..IdentityInfo::default()
-    };
-    for (name, protocol, port) in row.named_ports {
-        let ports = info.named_ports.entry((name, protocol)).or_default();
-        ports.insert(port);
-    }
-    (Identity(row.id), info)
 }
