@@ -35,6 +35,7 @@ mod probe;
 mod problem;
 mod settings;
 mod staged;
+mod state;
 mod tables;
 mod verdict;
 mod world;

@@ -56,6 +56,16 @@ impl People {
         &self.around
     }
 
+    /// The same, with the identities.
+    pub(crate) fn by_prefix(&self) -> &BTreeMap<IpNet, Identity> {
+        &self.prefixes
+    }
+
+    /// Addresses that were given for names.
+    pub(crate) fn names(&self) -> &BTreeMap<IpAddr, Identity> {
+        &self.names
+    }
+
     /// Everybody in a cluster.
     ///
     /// # Errors

@@ -40,6 +40,21 @@ impl PolicyTables {
         self.entries.extend(entries);
     }
 
+    /// The sets.
+    pub(crate) fn sets(&self) -> &BTreeMap<u32, PolicySetRow> {
+        &self.sets
+    }
+
+    /// Whom the sets tell apart.
+    pub(crate) fn classes(&self) -> &BTreeMap<ClassKey, u32> {
+        &self.classes
+    }
+
+    /// What the sets say.
+    pub(crate) fn entries(&self) -> &BTreeMap<PolicyKey, PolicyEntry> {
+        &self.entries
+    }
+
     /// Asks policy as a packet does: whether it may pass, and the entry that
     /// decided.
     pub(crate) fn ask(&self, question: Question) -> (bool, Decision) {

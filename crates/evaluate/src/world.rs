@@ -29,7 +29,7 @@ pub struct World {
     /// Pods by namespace and name.
     pub(crate) pods: BTreeMap<(String, String), usize>,
     pub(crate) nodes: BTreeMap<String, NodeView>,
-    numbers: Numbers,
+    pub(crate) numbers: Numbers,
 }
 
 /// Who has an address of the cluster, by index.
@@ -86,7 +86,7 @@ impl World {
                 .collect(),
             names: policies.values().flat_map(policy_names).collect(),
         };
-        let people = People::new(&cluster, (settings, &config), &named)?;
+        let mut people = People::new(&cluster, (settings, &config), &named)?;
         let mut engine = Engine::new(config.clone());
         for (id, info) in &people.identities {
             engine.upsert_identity(*id, info.clone());
@@ -97,6 +97,8 @@ impl World {
         for policy in policies.values() {
             engine.upsert_policy(policy.clone());
         }
+        // With the groups that they are in.
+        people.identities.clone_from(engine.identities());
         let mut world = Self {
             owners: owners(&cluster)?,
             pods: pods(&cluster)?,
@@ -143,7 +145,9 @@ impl World {
         let known: Arc<BTreeSet<Identity>> = Arc::new(known.collect());
         for node in &nodes {
             let host = self.people.host(settings, node);
-            engine.upsert_identity(Identity::HOST, host.clone());
+            engine.upsert_identity(Identity::HOST, host);
+            let host = engine.identities().get(&Identity::HOST);
+            let host = host.cloned().unwrap_or_default();
             let labels = node_labels(&node.labels);
             engine.set_node(labels.clone());
             let own_host = settings.host_firewall.then_some(Identity::HOST);

@@ -24,6 +24,9 @@ pub struct Fit {
     /// What the far side lacks to be meant, each in words after "the sender";
     /// nothing if it is meant.
     pub lacks: Vec<String>,
+    /// The far side is of another kind than whoever is meant: a workload where
+    /// addresses are, or the other way round. No label would mend that.
+    pub other_kind: bool,
     /// The entry is about the connection's protocol.
     pub protocol: bool,
     /// The entry is about the connection's protocol and port.
@@ -44,19 +47,25 @@ impl Fit {
             (false, false) => 3,
         };
         // Another sender is farther away than another port of the same.
-        port + 2 * self.lacks.len()
+        port + 2 * (self.lacks.len() + usize::from(self.other_kind))
     }
 }
 
 /// Compares an entry with a connection; its direction is not looked at.
 pub fn fit(entry: &RuleEntry, connection: &Connection<'_>) -> Fit {
     let (id, info) = connection.remote;
-    let lacks = match &entry.peers {
-        Peers::Any => Vec::new(),
-        Peers::List(peers) if peers.is_empty() => vec!["is nobody: the list is empty".to_owned()],
+    let (other_kind, lacks) = match &entry.peers {
+        Peers::Any => (false, Vec::new()),
+        Peers::List(peers) if peers.is_empty() => {
+            (false, vec!["is nobody: the list is empty".to_owned()])
+        }
         Peers::List(peers) => {
-            let each = peers.iter().map(|peer| lacks(peer, entry.action, id, info));
-            each.min_by_key(Vec::len).unwrap_or_default()
+            let each = peers.iter().map(|peer| {
+                let lacks = lacks(peer, entry.action, id, info);
+                (!lacks.is_empty() && is_of_other_kind(peer, id, info), lacks)
+            });
+            let weight = |(other, lacks): &(bool, Vec<String>)| lacks.len() + usize::from(*other);
+            each.min_by_key(weight).unwrap_or_default()
         }
     };
     let of_protocol = |term: &PortTerm| match term {
@@ -68,8 +77,19 @@ pub fn fit(entry: &RuleEntry, connection: &Connection<'_>) -> Fit {
     let terms = terms(&entry.ports);
     Fit {
         lacks,
+        other_kind,
         protocol: terms.iter().any(of_protocol),
         port: terms.iter().any(|term| has_port(connection, term)),
+    }
+}
+
+/// Whether a peer means workloads and the identity is none, or addresses outside
+/// and it is one.
+fn is_of_other_kind(peer: &Peer, id: Identity, info: &IdentityInfo) -> bool {
+    match peer {
+        Peer::Endpoints(_) => info.prefix.is_some(),
+        Peer::Cidr { .. } | Peer::Name(_) => id.scope() == Scope::Cluster,
+        Peer::Entity(_) | Peer::Nodes(_) | Peer::Group { .. } => false,
     }
 }
 
@@ -295,7 +315,7 @@ mod tests {
                 &rebel,
                 entry(vec![cidr("10.0.0.0/8", &[])], Ports::Any),
                 "is a workload, and not in cidr 10.0.0.0/8",
-                2,
+                4,
             ),
             (
                 "a hole",
@@ -312,7 +332,7 @@ mod tests {
                 &outside,
                 entry(vec![Peer::Endpoints(Selector::default())], Ports::Any),
                 "is no workload",
-                2,
+                4,
             ),
             (
                 "nobody",
