@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use axon_abi::IpKey;
-use axon_api::manifest::policy_documents;
+use axon_api::manifest::{TEXT_BYTES_MAX, policy_documents};
 use axon_api::state::{
     IdentityRow, MapRows, NodeRow, NodeState, PolicyReading, PolicyRow, RuleRow, STATE_FLOWS_MAX,
     STATE_TEXT_MAX, STATE_VERSION, WorkloadRow,
@@ -21,9 +21,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::clock::monotonic_ns;
 use crate::node::Node;
-
-/// Bytes that are read of a manifest: as many as it may have.
-const MANIFEST_MAX: u64 = 4 << 20;
 
 /// What the controller knows.
 pub(crate) struct Known {
@@ -206,7 +203,9 @@ fn read(path: &Path) -> Option<String> {
         return None;
     }
     let mut text = String::new();
-    file.take(MANIFEST_MAX).read_to_string(&mut text).ok()?;
+    file.take(TEXT_BYTES_MAX as u64)
+        .read_to_string(&mut text)
+        .ok()?;
     Some(text)
 }
 

@@ -14,7 +14,7 @@ use crate::walk::{Stamp, Walk};
 use crate::{FileError, PolicyRefusal};
 
 /// Bytes that are read of a file: one more than a manifest may have.
-const READ_BYTES_MAX: u64 = (4 << 20) + 1;
+const READ_BYTES_MAX: u64 = manifest::TEXT_BYTES_MAX as u64 + 1;
 
 /// One file.
 #[derive(Debug, Default)]

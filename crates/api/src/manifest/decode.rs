@@ -4,7 +4,9 @@ use axon_model::{ObjectKey, PolicyKind};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::kinds::{Scope, group, mistaken, scope};
 use super::locate::locate;
+use super::near::suggest;
 use super::{Document, FieldError, Manifest, ManifestError, Object, Refusal, UnknownFields};
 use crate::{cilium, k8s, tree};
 
@@ -214,40 +216,17 @@ fn head(tree: &Value) -> Result<Head, FieldError> {
     })
 }
 
-/// Where objects of a kind live.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Scope {
-    Namespaced,
-    Cluster,
-    Unknown,
-}
-
-fn scope(api_version: &str, kind: &str) -> Scope {
-    match (group(api_version), kind) {
-        ("", "Pod" | "Service")
-        | ("discovery.k8s.io", "EndpointSlice")
-        | ("networking.k8s.io" | "extensions", "NetworkPolicy")
-        | ("cilium.io", "CiliumNetworkPolicy" | "CiliumEndpoint") => Scope::Namespaced,
-        ("", "Namespace" | "Node")
-        | (
-            "cilium.io",
-            "CiliumCIDRGroup" | "CiliumClusterwideNetworkPolicy" | "CiliumNode" | "CiliumIdentity",
-        )
-        | ("policy.networking.k8s.io", "ClusterNetworkPolicy") => Scope::Cluster,
-        _ => Scope::Unknown,
-    }
-}
-
-fn group(api_version: &str) -> &str {
-    api_version.split_once('/').map_or("", |(group, _)| group)
-}
-
 fn decode(head: &Head, tree: Value) -> Result<Option<Object>, Problem> {
     let version = match (
         group(&head.api_version),
         scope(&head.api_version, &head.kind),
     ) {
-        (_, Scope::Unknown) => return Ok(None),
+        (_, Scope::Unknown) => {
+            return match mistaken(&head.api_version, &head.kind) {
+                Some(error) => Err(Problem::Form(error)),
+                None => Ok(None),
+            };
+        }
         ("cilium.io", _) => "cilium.io/v2",
         ("discovery.k8s.io", _) => "discovery.k8s.io/v1",
         ("networking.k8s.io" | "extensions", _) => "networking.k8s.io/v1",
@@ -388,36 +367,4 @@ fn short(value: &Value) -> String {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text,
     }
-}
-
-/// Adds to "unknown field" the known field it is most like.
-fn suggest(message: &str) -> String {
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let (true, Some(wrong)) = (message.starts_with("unknown"), quoted.next()) else {
-        return message.to_owned();
-    };
-    match quoted.map(|known| (distance(wrong, known), known)).min() {
-        Some((distance, known)) if distance <= 1 + wrong.len() / 4 => {
-            format!("{message}; did you mean `{known}`?")
-        }
-        _ => message.to_owned(),
-    }
-}
-
-/// How many letters differ (Levenshtein), whatever their case.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(64).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().take(64).enumerate() {
-        let mut next = vec![i + 1];
-        for (j, cb) in b.iter().enumerate() {
-            let same = ca.eq_ignore_ascii_case(cb);
-            let replaced = row.get(j).copied().unwrap_or_default() + usize::from(!same);
-            let removed = row.get(j + 1).copied().unwrap_or_default() + 1;
-            let added = next.last().copied().unwrap_or_default() + 1;
-            next.push(replaced.min(removed).min(added));
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or_default()
 }

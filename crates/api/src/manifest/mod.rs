@@ -7,12 +7,15 @@
 //!
 //! Invariants: the text is bounded in size, depth and what its aliases expand
 //! to; a key twice in one map is refused; `null` is as good as absent (but not
-//! the value of a label); a kind nobody here knows is ignored, not an error.
+//! the value of a label); a kind nobody here knows is ignored, not an error, but
+//! for one that is most likely a policy's misspelt.
 
 mod decode;
 mod error;
+mod kinds;
 mod leaves;
 mod locate;
+mod near;
 mod object;
 mod split;
 mod value;
@@ -22,6 +25,7 @@ pub use leaves::{Leaf, PolicyDocument, line_of, policy_documents, policy_leaves}
 pub use object::{Document, Manifest, Object, Refusal, to_yaml};
 
 use value::Bounds;
+pub use value::TEXT_BYTES_MAX;
 
 /// Reads a text. Objects of namespaced kinds without a namespace are in
 /// `default`; a `List` stands for its items.

@@ -13,7 +13,7 @@ use serde_json::{Map, Number, Value};
 use super::ManifestError;
 
 /// A text may have this many bytes.
-pub(super) const TEXT_BYTES_MAX: usize = 4 << 20;
+pub const TEXT_BYTES_MAX: usize = 4 << 20;
 /// Nodes of all trees of a text, aliases expanded.
 const NODES_MAX: usize = 1_000_000;
 /// Bytes of all scalars of a text, aliases expanded.

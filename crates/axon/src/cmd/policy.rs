@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -55,7 +55,8 @@ pub(crate) enum Verb {
     HostConfirm,
     /// Would these files be accepted? No agent is needed.
     ///
-    /// Exit status 1 if anything in them would not be.
+    /// Exit status 1 if anything in them would not be, or if a file holds nothing
+    /// that is read.
     Validate {
         /// YAML or JSON files with any number of objects.
         #[arg(required = true)]
@@ -267,6 +268,8 @@ struct Finding {
     warning: String,
     /// It is a policy that would be evaluated and reported, and not enforced.
     staged: bool,
+    /// Nobody here reads objects of this kind.
+    ignored: bool,
 }
 
 fn validate(
@@ -276,12 +279,20 @@ fn validate(
 ) -> Result<ExitCode, Failure> {
     let mut findings = Vec::new();
     for file in files {
-        let text = fs::read(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
+        let text = read(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
         findings.extend(findings_of(file, &text, unknown));
     }
     print(format, &findings, |findings| validated(findings))?;
     let refused = findings.iter().any(|f| !f.error.is_empty());
     Ok(ExitCode::from(if refused { FAILED } else { 0 }))
+}
+
+/// Reads a file: of one that is too big as much as shows that.
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let mut bounded = fs::File::open(file)?.take(manifest::TEXT_BYTES_MAX as u64 + 1);
+    bounded.read_to_end(&mut text)?;
+    Ok(text)
 }
 
 fn findings_of(file: &Path, text: &[u8], unknown: UnknownFields) -> Vec<Finding> {
@@ -293,6 +304,7 @@ fn findings_of(file: &Path, text: &[u8], unknown: UnknownFields) -> Vec<Finding>
         error: error.to_string(),
         warning: String::new(),
         staged: false,
+        ignored: false,
     };
     let (manifest, malformed) = match manifest::judge_with(text, unknown) {
         Ok(judged) => judged,
@@ -305,6 +317,7 @@ fn findings_of(file: &Path, text: &[u8], unknown: UnknownFields) -> Vec<Finding>
         error: refusal.error.to_string(),
         warning: String::new(),
         staged: false,
+        ignored: false,
     });
     let accepted = manifest.documents.iter().map(|document| Finding {
         file: file.clone(),
@@ -313,6 +326,7 @@ fn findings_of(file: &Path, text: &[u8], unknown: UnknownFields) -> Vec<Finding>
         error: String::new(),
         warning: String::new(),
         staged: matches!(&document.object, Some(Object::Policy(policy)) if policy.staged),
+        ignored: document.object.is_none(),
     });
     let left_out = manifest.unknown.iter().map(|error| Finding {
         error: String::new(),
@@ -323,6 +337,14 @@ fn findings_of(file: &Path, text: &[u8], unknown: UnknownFields) -> Vec<Finding>
     let findings = malformed.chain(refused).chain(accepted).chain(left_out);
     let mut findings: Vec<Finding> = findings.collect();
     findings.sort_by_key(|finding| finding.line);
+    // Whoever asks believes that there is something in it.
+    if findings.iter().all(|finding| finding.ignored) {
+        let nothing = ManifestError {
+            line: 1,
+            ..ManifestError::of_text("holds no object that is read here")
+        };
+        findings.insert(0, form(&nothing));
+    }
     findings
 }
 
@@ -333,6 +355,7 @@ fn validated(findings: &[Finding]) -> String {
             or_dash(&finding.object),
             match (finding.error.as_str(), finding.warning.as_str()) {
                 ("", "") if finding.staged => "accepted, staged: not enforced".to_owned(),
+                ("", "") if finding.ignored => "ignored: nobody here reads this kind".to_owned(),
                 ("", "") => "accepted".to_owned(),
                 ("", warning) => format!("left out: {warning}"),
                 (error, _) => format!("refused: {error}"),
@@ -478,6 +501,31 @@ Rows: 2 sets + 1 identities told apart + 3 entries of ports = 6, 104 bytes of ke
                 shown.trim_end().ends_with(expected),
                 "{annotation}: {shown}"
             );
+        }
+    }
+
+    #[test]
+    fn a_kind_that_nobody_reads_is_not_accepted() {
+        let other = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n";
+        let good = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n";
+        let wrong = "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolcy\n";
+        for (text, refused, words) in [
+            ([other, good].concat(), false, "ignored: nobody here reads"),
+            (other.to_owned(), true, "holds no object that is read"),
+            (String::new(), true, "holds no object that is read"),
+            (
+                [good, wrong].concat(),
+                true,
+                "did you mean \"CiliumNetworkPolicy\"?",
+            ),
+        ] {
+            let judged = |text: &str| {
+                super::findings_of(Path::new("f.yaml"), text.as_bytes(), UnknownFields::Refuse)
+            };
+            let found = judged(&text);
+            assert_eq!(found.iter().any(|f| !f.error.is_empty()), refused, "{text}");
+            let shown = super::validated(&found);
+            assert!(shown.contains(words), "{shown}");
         }
     }
 
