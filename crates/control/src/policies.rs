@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::Identity;
-use axon_model::{Action, GroupRef, PolicyKind, PolicyObject, Ports, Rule, RuleEntry, Subject};
+use axon_model::{
+    Action, GroupRef, Peer, Peers, PolicyKind, PolicyObject, Ports, Rule, RuleEntry, Subject,
+};
 use axon_policy::{
     Group, PolicyConfig, RuleNumbers, Unmet, closed, groups_in_use, is_extended, policy_groups,
     policy_names, policy_prefixes, unmet,
 };
 use ipnet::IpNet;
 
+use crate::config::Config;
 use crate::controller::Controller;
 use crate::ipcache::Claim;
 use crate::seen::View;
@@ -61,8 +64,7 @@ impl Controller {
         }
         // A staged one drops nothing, whatever it asks for.
         let policies = self.engine.policies().values().filter(|p| !p.staged);
-        let host_firewall = self.config.host_firewall;
-        let unsupported = policies.filter_map(|policy| unsupported(policy, host_firewall));
+        let unsupported = policies.filter_map(|policy| unsupported(&self.config, policy));
         let refused = view.policies.rows.values();
         let refused = refused.filter_map(|policy| refused_by(&config, policy));
         self.unsupported = unsupported.chain(refused).collect();
@@ -185,8 +187,22 @@ impl Controller {
 }
 
 /// What a policy asks for that nobody carries out yet.
-fn unsupported(policy: &PolicyObject, host_firewall: bool) -> Option<Condition> {
-    let about_nodes = |rule: &Rule| !host_firewall && matches!(rule.subject, Subject::Nodes(_));
+fn unsupported(config: &Config, policy: &PolicyObject) -> Option<Condition> {
+    let about_nodes =
+        |rule: &Rule| !config.host_firewall && matches!(rule.subject, Subject::Nodes(_));
+    // The words of that API mean whoever has the address. What is not accepted
+    // for want of that is seen; what is not denied is not.
+    let denies_networks = |rule: &Rule| {
+        let networks = |entry: &RuleEntry| match &entry.peers {
+            Peers::Any => false,
+            Peers::List(peers) => peers.iter().any(|peer| matches!(peer, Peer::Cidr { .. })),
+        };
+        let mut entries = rule.entries.iter();
+        entries.any(|entry| entry.action != Action::Allow && networks(entry))
+    };
+    let by_networks = policy.origin.kind == PolicyKind::ClusterNetworkPolicy
+        && !config.cidr_selects_pods
+        && policy.rules.iter().any(denies_networks);
     let asks_proxy = |rule: &Rule| rule.entries.iter().any(|entry| entry.l7.is_some());
     let asks_of_pods = |rule: &Rule| {
         let names = |ports: &Ports| match ports {
@@ -204,6 +220,12 @@ fn unsupported(policy: &PolicyObject, host_firewall: bool) -> Option<Condition> 
             "nodeSelector belongs into a CiliumClusterwideNetworkPolicy"
         };
         ("nodeSelector is not enforced", remedy)
+    } else if by_networks {
+        (
+            "networks do not mean pods here: what this policy denies by them, or passes on, it does \
+             not of pods",
+            "set policy-cidr-match-mode to nodes and pods, or deny pods by namespaces or pods",
+        )
     } else if policy.rules.iter().any(asks_proxy) {
         (
             "there is no proxy yet to ask what is said: connections to ports with rules, \

@@ -10,4 +10,5 @@ mod nodes;
 mod numbers;
 mod places;
 mod staged;
+mod tiers;
 mod world;
