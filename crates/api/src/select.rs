@@ -3,16 +3,12 @@
 
 use std::net::IpAddr;
 
+pub(crate) use axon_model::keys::{NAMESPACE, NAMESPACE_LABELS};
 use axon_model::{Operator, Protocol, Requirement};
 use ipnet::IpNet;
 
 use crate::k8s::{LabelSelector, SelectorOperator, check_label_value};
 use crate::manifest::FieldError;
-
-/// Label of a pod's identity: its namespace.
-pub(crate) const NAMESPACE: &str = "io.kubernetes.pod.namespace";
-/// Labels of a pod's identity: those of its namespace, each after this.
-pub(crate) const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
 
 /// The requirements of a selector; `name` splits a key into source and key.
 ///

@@ -216,6 +216,30 @@ fn errors_name_line_field_and_value() {
     }
 }
 
+/// Whoever can write one could make his pods an address, a node or a name.
+#[test]
+fn an_identity_claims_nothing_that_only_agents_know() {
+    let identity = |label: &str| {
+        let text = format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumIdentity\nmetadata: {{name: '300'}}\n\
+             security-labels: {{'k8s:app': web, '{label}': ''}}\n"
+        );
+        parse(text.as_bytes()).map(|_| ())
+    };
+    assert_eq!(identity("container:build"), Ok(()));
+    for claimed in [
+        "cidr:10.0.0.0/8",
+        "cidrgroup:a",
+        "fqdn:a.b",
+        "node:a",
+        "reserved:host",
+    ] {
+        let error = identity(claimed).expect_err(claimed);
+        assert_eq!(error.path, format!("security-labels.{claimed}"), "{error}");
+        assert!(error.message.contains("no label of source"), "{error}");
+    }
+}
+
 /// Whoever may write a manifest chooses these: what terminals, files and
 /// metrics would obey is in none of them.
 #[test]

@@ -174,7 +174,7 @@ fn ciliums_rules_are_the_models() {
         (
             "protocols without ports",
             "spec: {endpointSelector: {}, egress: [{toPorts: [{ports: [{protocol: VRRP}, {port: '0', protocol: gre}]}]}]}",
-            format!("{own} !out; to any on VRRP/* 47/*"),
+            format!("{own} !out; to any on VRRP/* GRE/*"),
         ),
         (
             "deny, default deny switched off, null is absent",

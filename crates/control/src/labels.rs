@@ -3,17 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use axon_model::keys::{CLUSTER, NAMESPACE, NAMESPACE_LABELS, SERVICE_ACCOUNT};
 use axon_model::{Label, Labels, Namespace, Pod, source};
 use regex::Regex;
-
-/// Key of the label that names a pod's namespace.
-pub const NAMESPACE: &str = "io.kubernetes.pod.namespace";
-/// Prefix of the keys of a namespace's own labels.
-pub const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels";
-/// Key of the label that names the cluster.
-pub const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
-/// Key of the label that names a pod's service account.
-pub const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
 
 /// Which labels are kept by default, in the syntax of the `labels` option.
 const DEFAULT: [&str; 22] = [
@@ -183,11 +175,11 @@ pub fn identity_labels(
     let own = pod.labels.iter().filter(|(k, _)| !is_place(k));
     let mut labels: Labels = own.map(|(k, v)| k8s(k, v)).collect();
     for (key, value) in &namespace.labels {
-        labels.insert(k8s(&format!("{NAMESPACE_LABELS}.{key}"), value));
+        labels.insert(k8s(&format!("{NAMESPACE_LABELS}{key}"), value));
     }
     // Every namespace of Kubernetes has this label, whether its manifest says
     // so or not (there may be none).
-    let name = format!("{NAMESPACE_LABELS}.kubernetes.io/metadata.name");
+    let name = format!("{NAMESPACE_LABELS}kubernetes.io/metadata.name");
     labels.insert(k8s(&name, &pod.namespace));
     // After the pod's own labels: a pod cannot claim another place.
     labels.insert(k8s(NAMESPACE, &pod.namespace));
@@ -214,11 +206,11 @@ pub fn process_labels(
 ) -> Labels {
     let mut labels: Labels = own
         .iter()
-        .filter(|(s, k, _)| *s != source::RESERVED && !is_place(k))
+        .filter(|(s, k, _)| !source::is_of_agents(s) && !is_place(k))
         .map(|(s, k, v)| Label::new(s, k, v))
         .collect();
     if !namespace.is_empty() {
-        let name = format!("{NAMESPACE_LABELS}.kubernetes.io/metadata.name");
+        let name = format!("{NAMESPACE_LABELS}kubernetes.io/metadata.name");
         labels.insert(Label::new(source::K8S, &name, namespace));
         labels.insert(Label::new(source::K8S, NAMESPACE, namespace));
     }
@@ -352,6 +344,10 @@ mod tests {
     fn a_process_cannot_pretend() {
         let own: Labels = [
             "reserved:host",
+            "cidr:192.0.2.0/24",
+            "cidrgroup:offices",
+            "fqdn:shop.example",
+            "node:pool=edge",
             "k8s:io.kubernetes.pod.namespace=kube-system",
             "role=db",
         ]

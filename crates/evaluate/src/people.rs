@@ -296,6 +296,13 @@ fn pod_labels(
         let label: Label = text.parse().map_err(|error: axon_model::LabelError| {
             Problem::new(format!("{path}.extraLabels[{n}]"), error.to_string())
         })?;
+        if source::is_of_agents(&label.source) {
+            let message = format!(
+                "{text:?}; expected no label of source {}, which no workload has",
+                label.source
+            );
+            return Err(Problem::new(format!("{path}.extraLabels[{n}]"), message));
+        }
         labels.insert(label);
     }
     Ok(labels)

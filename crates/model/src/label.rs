@@ -24,6 +24,25 @@ pub mod source {
     pub const UNSPEC: &str = "unspec";
     /// In selectors: whatever the source.
     pub const ANY: &str = "any";
+
+    /// Whether labels of a source tell what only agents find out: who has an
+    /// address, which node it is. No workload can have them, whoever says so: it
+    /// would be taken for what it is not.
+    pub fn is_of_agents(source: &str) -> bool {
+        [RESERVED, CIDR, CIDR_GROUP, NODE, FQDN].contains(&source)
+    }
+}
+
+/// Keys of labels that say where a workload is, in Cilium's words.
+pub mod keys {
+    /// Its namespace.
+    pub const NAMESPACE: &str = "io.kubernetes.pod.namespace";
+    /// Each of its namespace's own labels, after this.
+    pub const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
+    /// Its cluster.
+    pub const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
+    /// Its service account.
+    pub const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
 }
 
 /// One label.

@@ -29,7 +29,7 @@ pub use l7::{
     HeaderRule, HeaderValue, HttpRule, KafkaRule, L7, L7Rules, Listener, Mismatch, NamePattern,
     NamePatternError, Pattern, PatternError, SecretRef, TlsContext,
 };
-pub use label::{Label, LabelError, Labels, source};
+pub use label::{Label, LabelError, Labels, keys, source};
 pub use node::{Namespace, Node, NodeAddress, NodeAddressKind, Pod, PodPort};
 pub use observed::{CiliumEndpoint, IdentityRecord, NameAnswer, NameKey, ObjectKey, Observed};
 pub use policy::{

@@ -291,7 +291,10 @@ impl Protocol {
     /// IGMP.
     pub const IGMP: Self = Self(2);
 
-    const NAMES: [(&'static str, Self); 8] = [
+    /// The protocols that have ports.
+    pub const WITH_PORTS: [Self; 3] = [Self::TCP, Self::UDP, Self::SCTP];
+
+    const NAMES: [(&'static str, Self); 13] = [
         ("ANY", Self::ANY),
         ("ICMP", Self::ICMP),
         ("TCP", Self::TCP),
@@ -300,12 +303,37 @@ impl Protocol {
         ("SCTP", Self::SCTP),
         ("VRRP", Self::VRRP),
         ("IGMP", Self::IGMP),
+        ("IPIP", Self(4)),
+        ("IPV6", Self(41)),
+        ("GRE", Self(47)),
+        ("ESP", Self(50)),
+        ("AH", Self(51)),
     ];
+
+    /// The protocol of a name, in whichever case.
+    pub fn named(text: &str) -> Option<Self> {
+        let mut names = Self::NAMES.iter();
+        let known = names.find(|(name, _)| name.eq_ignore_ascii_case(text));
+        known.map(|(_, protocol)| *protocol)
+    }
+
+    /// Names of protocols, in which a list of expected ones is written.
+    pub fn names(meant: impl Fn(Self) -> bool) -> String {
+        let names = Self::NAMES.iter().filter(|(_, protocol)| meant(*protocol));
+        let names: Vec<&str> = names.map(|(name, _)| *name).collect();
+        names.join(", ")
+    }
+
+    /// Whether it has neither ports nor the types of ICMP
+    /// (`enable-extended-ip-protocols`).
+    pub fn is_extended(self) -> bool {
+        !Self::WITH_PORTS.contains(&self) && ![Self::ANY, Self::ICMP, Self::ICMPV6].contains(&self)
+    }
 }
 
 /// A text that names no protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown protocol {text:?}; expected one of TCP, UDP, SCTP, ICMP, ICMPv6, VRRP, IGMP, ANY")]
+#[error("unknown protocol {text:?}; expected one of {}", Protocol::names(|_| true))]
 pub struct ProtocolError {
     text: String,
 }
@@ -314,11 +342,8 @@ impl FromStr for Protocol {
     type Err = ProtocolError;
 
     fn from_str(text: &str) -> Result<Self, ProtocolError> {
-        let known = Self::NAMES
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(text));
-        match (known, text.parse()) {
-            (Some((_, protocol)), _) => Ok(*protocol),
+        match (Self::named(text), text.parse()) {
+            (Some(protocol), _) => Ok(protocol),
             (None, Ok(number)) => Ok(Self(number)),
             (None, Err(_)) => Err(ProtocolError {
                 text: text.to_owned(),

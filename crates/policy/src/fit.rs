@@ -2,6 +2,7 @@
 //! lacking: for people who ask why.
 
 use axon_abi::{Identity, Scope};
+use axon_model::keys::{NAMESPACE, NAMESPACE_LABELS};
 use axon_model::{
     Action, Entity, Labels, Operator, Peer, Peers, PortMatch, PortRule, Ports, Requirement,
     RuleEntry, Selector, source,
@@ -12,11 +13,6 @@ use crate::l7::{Connection, has_port};
 use crate::ports::{PortTerm, terms};
 use crate::select::peer_selects;
 use crate::selectors::peer_text;
-
-/// Key of the label that names a pod's namespace.
-const NAMESPACE: &str = "io.kubernetes.pod.namespace";
-/// Where labels of a pod's namespace begin.
-const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
 
 /// What an entry and a connection have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axon_abi::{Identity, Scope};
+use axon_model::keys::NAMESPACE;
 use axon_model::{
     CidrGroup, EndpointSlice, GroupKey, GroupRef, Label, Labels, ObjectKey, Requirement, Selector,
     Service, source,
@@ -15,9 +16,6 @@ use ipnet::IpNet;
 
 use crate::IdentityInfo;
 use crate::whos::{Pivot, pivots_of, pivots_of_selector, supernets};
-
-/// Key of the label that names a pod's namespace.
-const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 
 /// Who is in a group.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,13 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use axon_abi::Identity;
+use axon_model::keys::CLUSTER;
 use axon_model::{Label, Labels, NamePattern, source};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{IdentityInfo, PolicyConfig};
-
-/// Key of the label that names a workload's cluster.
-pub(crate) const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
 
 /// Every address of a family.
 pub fn whole(v6: bool) -> IpNet {

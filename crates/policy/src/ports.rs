@@ -6,9 +6,6 @@ use axon_model::{PortMatch, PortRule, Ports, Protocol};
 /// Bits of a port (or ICMP type).
 const PORT_BITS: u8 = 16;
 
-/// Protocols that `ANY` with a port stands for.
-const WITH_PORTS: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
-
 /// One port prefix of one protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct L4 {
@@ -92,7 +89,7 @@ pub(crate) fn terms(ports: &Ports) -> Vec<PortTerm> {
 fn terms_of_rule(rule: &PortRule) -> Vec<PortTerm> {
     let any = rule.protocol == Protocol::ANY;
     let protocols: &[Protocol] = if any && rule.port != PortMatch::Any {
-        &WITH_PORTS
+        &Protocol::WITH_PORTS
     } else {
         std::slice::from_ref(&rule.protocol)
     };

@@ -1,14 +1,11 @@
 //! Whom a peer of a rule selects.
 
 use axon_abi::{Identity, Scope};
+use axon_model::keys::{CLUSTER, NAMESPACE};
 use axon_model::{Action, Entity, Label, Operator, Peer, Peers, Protocol, Selector, source};
 
-use crate::known::CLUSTER;
 use crate::world::is_in;
 use crate::{IdentityInfo, PolicyConfig, reserved_identities};
-
-/// Key of the label that names a pod's namespace.
-const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 
 /// The far side of an entry: peers and, where a named port narrows them, the
 /// port that their pods must declare.

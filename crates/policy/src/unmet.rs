@@ -14,8 +14,8 @@ pub enum Unmet {
     NodeLabels,
     /// Protocols without ports, beside ICMP.
     #[error(
-        "protocols without ports (VRRP, IGMP, GRE, IPIP, IPv6, ESP, AH) need \
-         enable-extended-ip-protocols"
+        "protocols without ports ({}) need enable-extended-ip-protocols",
+        Protocol::names(Protocol::is_extended)
     )]
     ExtendedProtocols,
 }
@@ -57,13 +57,5 @@ pub fn closed(config: &PolicyConfig, policy: &PolicyObject) -> PolicyObject {
 
 /// Whether a rule is about a protocol without ports, ICMP aside.
 pub fn is_extended(rule: &PortRule) -> bool {
-    ![
-        Protocol::ANY,
-        Protocol::TCP,
-        Protocol::UDP,
-        Protocol::SCTP,
-        Protocol::ICMP,
-        Protocol::ICMPV6,
-    ]
-    .contains(&rule.protocol)
+    rule.protocol.is_extended()
 }

@@ -71,7 +71,8 @@ const LIMITS: &[(&str, &str)] = &[
     (".ports[].endPort", r#"{"minimum": 0, "maximum": 65535}"#),
     (
         ".ports[].protocol",
-        r#"{"enum": ["TCP", "UDP", "SCTP", "VRRP", "IGMP", "ANY"]}"#,
+        r#"{"enum": ["TCP", "UDP", "SCTP", "VRRP", "IGMP", "IPIP", "IPV6", "GRE", "ESP",
+            "AH", "ANY"]}"#,
     ),
     (".icmps[].fields", r#"{"maxItems": 40}"#),
     (".fields[].family", r#"{"enum": ["IPv4", "IPv6"]}"#),

@@ -167,7 +167,8 @@ impl CiliumIdentity {
     /// As the model has it.
     ///
     /// # Errors
-    /// A name that is no number, a key without a source.
+    /// A name that is no number, a key without a source or of one that workloads cannot
+    /// have.
     pub fn to_model(&self) -> Result<model::IdentityRecord, FieldError> {
         let id = self.metadata.name.parse().map_err(|_| {
             FieldError::new(
@@ -176,6 +177,10 @@ impl CiliumIdentity {
             )
         })?;
         let label = |(name, value): (&String, &String)| match name.split_once(':') {
+            Some((source, _)) if model::source::is_of_agents(source) => Err(FieldError::new(
+                format!("security-labels.{name}"),
+                format!("{name:?}; expected no label of source {source}, which no workload has"),
+            )),
             Some((source, key)) if !source.is_empty() && !key.is_empty() => {
                 Ok(model::Label::new(source, key, value))
             }

@@ -11,9 +11,6 @@ use crate::select::is_port_name;
 
 /// Ports that one item of `toPorts` may name.
 const PORTS_MAX: usize = 40;
-/// What `ANY` stands for: what has ports.
-const WITH_PORTS: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
-
 /// The ports of a rule, and what must be said on them; nothing if it names
 /// none. Those on which anything may be said come together.
 ///
@@ -60,11 +57,12 @@ pub(super) fn ports(
 }
 
 fn port_rules(port: &PortProtocol, path: &str) -> Result<Vec<PortRule>, FieldError> {
-    if let Some(protocol) = without_ports(&port.protocol) {
+    let named = Protocol::named(&port.protocol);
+    if let Some(protocol) = named.filter(|protocol| protocol.is_extended()) {
         return portless(port, protocol, path);
     }
     let protocols: &[Protocol] = match port.protocol.to_ascii_uppercase().as_str() {
-        "" | "ANY" => &WITH_PORTS,
+        "" | "ANY" => &Protocol::WITH_PORTS,
         "TCP" => &[Protocol::TCP],
         "UDP" => &[Protocol::UDP],
         "SCTP" => &[Protocol::SCTP],
@@ -90,20 +88,6 @@ fn port_rules(port: &PortProtocol, path: &str) -> Result<Vec<PortRule>, FieldErr
         port: port.clone(),
     };
     Ok(protocols.iter().map(rule).collect())
-}
-
-/// The protocols that have no ports, of those that Cilium has words for.
-fn without_ports(text: &str) -> Option<Protocol> {
-    Some(Protocol(match text.to_ascii_uppercase().as_str() {
-        "IGMP" => 2,
-        "IPIP" => 4,
-        "IPV6" => 41,
-        "GRE" => 47,
-        "ESP" => 50,
-        "AH" => 51,
-        "VRRP" => 112,
-        _ => return None,
-    }))
 }
 
 fn portless(
