@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::strict::Strict;
 use crate::{Cluster, Judgement, Probe, Problem, Settings, World, judge};
 
 /// A question: a cluster, its policies, and connections.
@@ -81,9 +82,10 @@ fn line(answer: &Answer) -> String {
 
 fn answer_to(text: &[u8]) -> Result<Answer, Problem> {
     let mut json = serde_json::Deserializer::from_slice(text);
-    let question: Question = serde_path_to_error::deserialize(&mut json)?;
+    let Strict(tree) = serde_path_to_error::deserialize(&mut json)?;
     json.end()
         .map_err(|error| Problem::new(".", error.to_string()))?;
+    let question: Question = serde_path_to_error::deserialize(tree)?;
     let config = World::config(&question.cluster, &question.config)?;
     let mut accepted = Vec::new();
     let mut acceptances = Vec::new();

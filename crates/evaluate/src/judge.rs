@@ -1,12 +1,10 @@
 //! Which policies are accepted.
 
 use axon_api::manifest::{self, Manifest, Object};
+use axon_model::keys::CLUSTER;
 use axon_model::{Peer, Peers, PolicyObject, Requirement, Selector, source};
 use axon_policy::{PolicyConfig, unmet};
 use serde_json::Value;
-
-/// Key of the label that names a workload's cluster.
-const CLUSTER: &str = axon_control::labels::CLUSTER;
 
 /// What becomes of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,15 +36,25 @@ pub fn judge(config: &PolicyConfig, object: &Value) -> Judgement {
         documents.next(),
     ) {
         (Some(Object::Policy(policy)), None) => match unmet(config, &policy) {
+            // As Cilium: who says so is not left to believe in it.
+            None if !config.proxy && listens(&policy) => {
+                refused("rules about what is said on a connection need enable-l7-proxy".to_owned())
+            }
             None => Judgement::Accepted(Box::new(policy)),
             Some(unmet) => refused(unmet.to_string()),
         },
         _ => refused(
-            "is no policy; expected one NetworkPolicy, CiliumNetworkPolicy or \
-             CiliumClusterwideNetworkPolicy"
+            "is no policy; expected one NetworkPolicy, CiliumNetworkPolicy, \
+             CiliumClusterwideNetworkPolicy or ClusterNetworkPolicy"
                 .to_owned(),
         ),
     }
+}
+
+/// Whether a policy asks what is said on connections.
+fn listens(policy: &PolicyObject) -> bool {
+    let mut entries = policy.rules.iter().flat_map(|rule| &rule.entries);
+    entries.any(|entry| entry.l7.is_some())
 }
 
 /// Has peers that name no cluster mean those of this one

@@ -36,6 +36,7 @@ mod problem;
 mod settings;
 mod staged;
 mod state;
+mod strict;
 mod tables;
 mod verdict;
 mod world;

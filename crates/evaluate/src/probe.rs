@@ -101,6 +101,15 @@ impl Probe {
         let icmp = [Protocol::ICMP, Protocol::ICMPV6].contains(&protocol);
         match (protocol, icmp, self.port, self.icmp_type) {
             (Protocol::ANY, ..) => Err(Problem::new("protocol", "is any; expected one")),
+            (_, _, None | Some(0), None) if protocol.is_extended() => Ok((protocol, 0)),
+            (_, _, port, icmp_type) if protocol.is_extended() => Err(Problem::new(
+                if port.is_some() { "port" } else { "icmp_type" },
+                format!(
+                    "{} beside {}, which has neither ports nor types; expected none",
+                    port.or(icmp_type.map(u16::from)).unwrap_or_default(),
+                    self.protocol
+                ),
+            )),
             (_, true, None, Some(icmp_type)) => Ok((protocol, icmp_type.into())),
             (_, true, ..) => Err(Problem::new(
                 "icmp_type",

@@ -111,10 +111,19 @@ impl World {
         verdict.l7 = Some(true);
         // Who talks to itself is never policed.
         if from != to {
-            let ends = self.parties(from, to)?;
+            let (source, destination) = self.parties(from, to)?;
             let denied = verdict.word() == Word::Deny;
+            let sides = [
+                (verdict.egress, (Direction::Egress, &source, &destination)),
+                (verdict.ingress, (Direction::Ingress, &destination, &source)),
+            ];
+            // What a rule of another tier lets pass does not come to the proxy.
+            let listening = sides
+                .into_iter()
+                .filter(|(side, _)| side.word == Word::Redirect);
+            let listening: Vec<_> = listening.map(|(_, end)| end).collect();
             let passes = |request: &Request| {
-                !denied && self.passes((&ends.0, &ends.1), l4, probe.server_name(), request)
+                !denied && self.passes(&listening, l4, probe.server_name(), request)
             };
             verdict.l7 = Some(said.iter().all(passes));
         }
@@ -234,19 +243,16 @@ impl World {
         })
     }
 
-    /// Whether the proxies of both ends let pass what is said.
+    /// Whether the proxies of these ends let pass what is said: each with the
+    /// direction, and whom it talks to.
     fn passes(
         &self,
-        (source, destination): (&Party<'_>, &Party<'_>),
+        listening: &[(Direction, &Party<'_>, &Party<'_>)],
         (protocol, port): (Protocol, u16),
         server_name: Option<&str>,
         request: &Request,
     ) -> bool {
-        let ends = [
-            (Direction::Egress, source, destination),
-            (Direction::Ingress, destination, source),
-        ];
-        ends.into_iter().all(|(direction, own, remote)| {
+        listening.iter().all(|(direction, own, remote)| {
             let Some(enforced) = &own.enforced else {
                 return true;
             };
@@ -254,9 +260,12 @@ impl World {
             let rules = rules.filter(|rule| rule.tier == Tier::Normal);
             let about = rules.filter(|rule| is_about(rule, enforced.subject, enforced.labels));
             let connection = Connection {
-                direction,
+                direction: *direction,
                 remote: (remote.identity, remote.info),
-                receiver: destination.info,
+                receiver: match direction {
+                    Direction::Ingress => own.info,
+                    Direction::Egress | Direction::Unknown => remote.info,
+                },
                 protocol: protocol.0,
                 port,
                 server_name,

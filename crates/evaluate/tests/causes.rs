@@ -49,6 +49,8 @@ struct Scene {
     policies: Vec<Value>,
     /// Each policy by itself.
     alone: Vec<World>,
+    /// No policy at all.
+    unruled: World,
     written: Written,
     world: World,
     nodes: BTreeMap<String, Node>,
@@ -127,6 +129,7 @@ impl Scene {
             written,
             ends: ends.into(),
             alone: policies.iter().filter_map(one).collect(),
+            unruled: self::world(&cluster, &by_default, &[]),
             policies,
             cluster,
         }
@@ -204,7 +207,9 @@ impl Scene {
         }
         let told: BTreeSet<String> = judgement.enforcing.iter().cloned().collect();
         let expected = self.enforcing(probe, direction);
-        if told != expected {
+        // An endpoint without labels is closed whatever policies say.
+        let closed = denies(&self.unruled, probe, direction) && told.is_subset(&expected);
+        if told != expected && !closed {
             return Err(format!("enforced by {told:?}, expected {expected:?}"));
         }
         let about = self.ends[direction].allowing.iter();

@@ -53,6 +53,35 @@ fn ask(question: &Value) -> Value {
 }
 
 #[test]
+fn a_key_that_stands_twice_is_refused() {
+    let text = question().to_string();
+    for (once, twice) in [
+        ("\"egress\":[", "\"egress\":[],\"egress\":["),
+        ("\"app\":\"cow\"", "\"app\":\"hen\",\"app\":\"cow\""),
+        ("\"port\":443", "\"port\":443,\"port\":444"),
+    ] {
+        let twice = text.replacen(once, twice, 1);
+        assert_ne!(twice, text);
+        let answer: Value =
+            serde_json::from_str(&axon_evaluate::answer(twice.as_bytes())).expect("JSON");
+        let error = answer["error"].as_str().unwrap_or_default();
+        assert!(error.contains("stands here twice"), "{answer}");
+    }
+}
+
+#[test]
+fn without_a_proxy_nobody_is_to_listen() {
+    let mut asked = question();
+    let rules = json!([{"toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"http": [{}]}}]}]);
+    asked["policies"][0]["spec"]["egress"] = rules;
+    assert_eq!(ask(&asked)["policies"][0]["accepted"], true);
+    asked["config"]["l7Proxy"] = json!(false);
+    let refused = &ask(&asked)["policies"][0];
+    let reason = refused["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("enable-l7-proxy"), "{refused}");
+}
+
+#[test]
 fn what_is_wrong_is_told_by_its_path() {
     let good = ask(&question());
     assert!(good["error"].is_null(), "{good}");
@@ -65,6 +94,11 @@ fn what_is_wrong_is_told_by_its_path() {
         ),
         ("/config/hostFirewall", json!("on"), "config.hostFirewall: "),
         ("/config", json!({"hostfirewall": true}), "hostfirewall"),
+        (
+            "/cluster/pods/1/extraLabels/0",
+            json!("cidr:10.0.0.0/8"),
+            "cluster.pods[1].extraLabels[0]: \"cidr:10.0.0.0/8\"; expected no label of source cidr",
+        ),
         (
             "/cluster/pods/0/ip",
             json!("10.0.1"),
