@@ -11,8 +11,8 @@ use axon_model::{
     PortMatch, PortRule, Ports, Protocol, Rule, RuleEntry, Subject, Tier, source,
 };
 use axon_policy::{
-    Enforcement, Engine, Group, IdentityInfo, Lookup, Members, Numbers, Packet, PolicyConfig,
-    PolicySet, Verdict, World, at_least_as_strict, reserved_identities, resolve,
+    Enforcement, Engine, Failsafe, Group, IdentityInfo, Lookup, Members, Numbers, Packet,
+    PolicyConfig, PolicySet, Verdict, World, at_least_as_strict, reserved_identities, resolve,
 };
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -158,10 +158,15 @@ proptest! {
             (enforcement(), any::<bool>(), any::<bool>()),
         // Of 48 numbers for classes two are soon one.
         class_bits in select(vec![6, 32]),
+        (ipv4, ipv6) in families(),
+        failsafe in failsafe(),
         edits in prop::collection::vec(edit(), 1..60),
     ) {
         let config =
-            PolicyConfig { enforcement, allow_localhost, cidr_selects_pods, class_bits, ..PolicyConfig::default() };
+            PolicyConfig {
+                enforcement, allow_localhost, cidr_selects_pods, class_bits, ipv4, ipv6, failsafe,
+                ..PolicyConfig::default()
+            };
         let mut world = World { identities: reserved_identities(&config), ..World::default() };
         let mut engine = Engine::new(config.clone());
         for (id, info) in &world.identities {
@@ -195,9 +200,14 @@ proptest! {
         groups in prop::collection::btree_map(group_key(), group(), 0..4),
         subject in prop_oneof![256..264_u32, Just(5), Just(1)],
         node in node_labels(),
+        (ipv4, ipv6) in families(),
+        failsafe in failsafe(),
     ) {
         let config =
-            PolicyConfig { enforcement, allow_localhost, cidr_selects_pods, proxy, ..PolicyConfig::default() };
+            PolicyConfig {
+                enforcement, allow_localhost, cidr_selects_pods, proxy, ipv4, ipv6, failsafe,
+                ..PolicyConfig::default()
+            };
         let mut world = World { identities: reserved_identities(&config), ..World::default() };
         world.identities.extend(identities);
         world.identities.entry(Identity(subject)).or_default();
@@ -205,7 +215,8 @@ proptest! {
         world.groups = groups;
         world.node = node;
         world.subjects = [Identity(subject)].into();
-        let resolution = resolve(&config, &world, &mut Numbers::default());
+        let mut numbers = Numbers::default();
+        let resolution = resolve(&config, &world, &mut numbers);
         let set = &resolution.sets[&resolution.subjects[&Identity(subject)]];
         let lookup = Lookup::new(&set.rows);
         for direction in [Direction::Ingress, Direction::Egress] {
@@ -213,12 +224,27 @@ proptest! {
                 for protocol in PROTOCOLS {
                     for port in PORTS.into_iter().chain([79, 1024]) {
                         let packet = Packet { direction, remote: *remote, protocol, port };
+                        let verdict = lookup.verdict(packet);
                         prop_assert_eq!(
-                            Outcome::from(&lookup.verdict(packet)),
+                            Outcome::from(&verdict),
                             naive(&config, &world, Identity(subject), packet),
                             "{:?}", packet
                         );
+                        let said = says_so(&numbers, &world, Identity(subject), (packet, &verdict));
+                        prop_assert!(said, "{:?}: {:?}", packet, verdict);
                     }
+                }
+            }
+            // Nobody knows who it is, so it may be whoever is allowed least.
+            for protocol in PROTOCOLS {
+                for port in PORTS {
+                    let at = |remote| Packet { direction, remote, protocol, port };
+                    let is_safe = subject == Identity::HOST.0
+                        && is_failsafe_port(&config, at(Identity::UNKNOWN));
+                    let unknown = lookup.of_unknown(direction, protocol, port).is_allowed();
+                    let all = world.identities.keys().all(|id| lookup.verdict(at(*id)).is_allowed());
+                    prop_assert!(!unknown || is_safe || all, "{:?}", at(Identity::UNKNOWN));
+                    prop_assert!(unknown || !is_safe, "{:?}", at(Identity::UNKNOWN));
                 }
             }
         }
@@ -285,9 +311,79 @@ impl From<&Verdict> for Outcome {
     }
 }
 
+fn families() -> impl Strategy<Value = (bool, bool)> {
+    select(vec![(true, true), (true, false), (false, true)])
+}
+
+fn failsafe() -> impl Strategy<Value = Failsafe> {
+    let port = (
+        select(vec![Protocol::TCP, Protocol::UDP]),
+        select(PORTS.to_vec()),
+    );
+    let rule = port.prop_map(|(protocol, port)| PortRule {
+        protocol,
+        port: PortMatch::Range(port, port),
+    });
+    let ports = || prop::collection::vec(rule.clone(), 0..3);
+    (ports(), ports()).prop_map(|(ingress, egress)| Failsafe { ingress, egress })
+}
+
+/// Whether a port is one that stays open, whoever asks.
+fn is_failsafe_port(config: &PolicyConfig, packet: Packet) -> bool {
+    let ports = match packet.direction {
+        Direction::Egress => &config.failsafe.egress,
+        _ => &config.failsafe.ingress,
+    };
+    let nobody = IdentityInfo::default();
+    ports.iter().any(|rule| naive_port(rule, packet, &nobody))
+}
+
+/// Whether the rule that a verdict names says what the verdict does.
+fn says_so(
+    numbers: &Numbers,
+    world: &World,
+    subject: Identity,
+    (packet, verdict): (Packet, &Verdict),
+) -> bool {
+    let number = match verdict {
+        Verdict::Allowed { rule } | Verdict::Denied { rule } | Verdict::Redirected { rule, .. } => {
+            *rule
+        }
+        Verdict::AllowedByDefault | Verdict::DeniedByDefault => return true,
+    };
+    // What is allowed by no rule is the node's own: failsafe ports, allow-localhost.
+    if number == 0 {
+        return verdict.is_allowed() && [subject, packet.remote].contains(&Identity::HOST);
+    }
+    let rule = numbers.rules.rule(number);
+    let rule = rule.and_then(|of| world.policies.get(&of.origin)?.rules.get(of.index));
+    rule.is_some_and(|rule| {
+        let mut meant = rule
+            .entries
+            .iter()
+            .filter(|entry| naive_match(entry, world, subject, packet));
+        meant.any(|entry| match Outcome::from(verdict) {
+            Outcome::Denied => entry.action == Action::Deny,
+            Outcome::Allowed => entry.action == Action::Allow && entry.l7.is_none(),
+            Outcome::Asked => entry.action == Action::Allow && entry.l7.is_some(),
+        })
+    })
+}
+
 /// The rules, read one by one as their documentation says.
 fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet) -> Outcome {
     if config.enforcement == Enforcement::Never {
+        return Outcome::Allowed;
+    }
+    let api = packet.direction == Direction::Egress
+        && !config.failsafe.egress.is_empty()
+        && naive_peer(
+            &Peer::Entity(Entity::KubeApiserver),
+            Action::Allow,
+            world,
+            packet.remote,
+        );
+    if subject == Identity::HOST && (api || is_failsafe_port(config, packet)) {
         return Outcome::Allowed;
     }
     let info = &world.identities[&subject];
