@@ -23,6 +23,7 @@ use tokio::sync::{oneshot, watch};
 use crate::clock::{clock_has_stepped, monotonic_ms};
 use crate::endpoints::Records;
 use crate::journal::Journal;
+use crate::keeper::Keeper;
 use crate::names::{Namer, Sources};
 use crate::problem::chain;
 use crate::staged::Rehearsed;
@@ -49,6 +50,8 @@ pub(crate) struct View {
     pub(crate) persist_error: Option<String>,
     /// Why what has become of a trial could not; rows do not wait for that.
     pub(crate) trial_error: Option<String>,
+    /// Why what holds the node itself is not on disk for the next start.
+    pub(crate) kept_error: Option<String>,
     /// The revision of the policies that every endpoint enforces.
     pub(crate) enforced_revision: u64,
     /// Passes so far.
@@ -146,6 +149,8 @@ pub(crate) struct Engine {
     pub(crate) host_id: u16,
     /// Where policies for the node itself on trial are kept, if there are trials.
     pub(crate) trials: Option<Store>,
+    /// Keeps what holds the node itself for the next start; `None` where nothing does.
+    pub(crate) keeper: Option<Keeper>,
     pub(crate) uplinks: watch::Receiver<Arc<Uplinks>>,
     pub(crate) view: watch::Sender<Arc<View>>,
     pub(crate) journal: Journal,
@@ -222,9 +227,23 @@ impl Engine {
         if view.persist_error.is_some() || view.trial_error.is_some() {
             due_ms = now_ms + PERSIST_RETRY_MS;
         }
+        if let Some(again_ms) = self.keep_host(now_ms) {
+            due_ms = due_ms.min(again_ms);
+        }
+        view.kept_error = self.keeper.as_ref().and_then(Keeper::error);
         view.report = report;
         self.publish(view);
         due_ms
+    }
+
+    /// Has what holds the node itself, and is in force, be kept for the next start.
+    fn keep_host(&mut self, now_ms: u64) -> Option<u64> {
+        if self.keeper.is_none() || !self.host().enforced {
+            return None;
+        }
+        let rows = self.controller.host_rows(&self.desired)?;
+        let uplinks = self.uplinks.borrow().names();
+        self.keeper.as_mut()?.follow(now_ms, rows, uplinks)
     }
 
     /// What goes on trial is on disk before it is in force.

@@ -22,6 +22,8 @@ mod guard;
 mod health;
 mod http;
 mod journal;
+mod keeper;
+mod kept;
 mod metrics;
 mod names;
 mod node;
@@ -58,6 +60,38 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     run::run(config).await
 }
 
+/// The whole life of `axon policy host-restore`: holds a node that was started anew
+/// to the policy that was in force on it last, and ends. It goes on to hold, for
+/// the agent.
+pub fn restore(args: &AgentArgs) -> ExitCode {
+    let config = match configure(args) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    match run::restore(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads the options and starts the log.
+fn configure(args: &AgentArgs) -> Result<Config, ExitCode> {
+    let config = Config::load(args).map_err(|errors| {
+        for error in errors {
+            eprintln!("error: {error}");
+        }
+        ExitCode::from(2)
+    })?;
+    config.logging.start();
+    for warning in config.settings.warnings() {
+        tracing::warn!("{warning}");
+    }
+    Ok(config)
+}
+
 /// Tells systemd how the agent is doing, where it was started by it.
 fn notify_systemd(state: &str) {
     use std::os::linux::net::SocketAddrExt;
@@ -80,19 +114,10 @@ fn notify_systemd(state: &str) {
 ///
 /// Bad options are told on standard error, all at once, and nothing starts.
 pub fn main(args: &AgentArgs) -> ExitCode {
-    let config = match Config::load(args) {
+    let config = match configure(args) {
         Ok(config) => config,
-        Err(errors) => {
-            for error in errors {
-                eprintln!("error: {error}");
-            }
-            return ExitCode::from(2);
-        }
+        Err(code) => return code,
     };
-    config.logging.start();
-    for warning in config.settings.warnings() {
-        tracing::warn!("{warning}");
-    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)

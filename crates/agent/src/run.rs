@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! lock ──> what is on disk ──> what is pinned ──> endpoints back ──> sources
+//!                                      └── or, of the node itself, kept
 //!      ──> control loop ──> API ──> ready ──> … ──> SIGTERM: API, then loop; the kernel stays
 //! ```
 
@@ -20,6 +21,8 @@ use crate::endpoints::{self, Endpoints, Flusher, Records};
 use crate::engine::{Engine, EngineHandle, Inbox, View};
 use crate::flows::Flows;
 use crate::journal::Journal;
+use crate::keeper::Keeper;
+use crate::kept::{Kept, Setting};
 use crate::metrics::Metrics;
 use crate::names::Namer;
 use crate::node::{Node, lock};
@@ -94,17 +97,20 @@ async fn listen(config: &Config) -> anyhow::Result<Listeners> {
 fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
     let queue = Store::shared(&queue::directory(&config.paths.socket))?;
     let (records, ipam) = endpoints::load(&store)?;
-    let (journal, persisted) = Journal::open(&store)?;
+    let kept = Kept::read(&config);
     let (observed, desired) = (
         axon_model::Observed::default(),
         axon_model::Desired::default(),
     );
     // Nobody hears name servers yet: that is all there is to know of names.
     observed.names.mark_complete();
-    let facts = Arc::new(uplinks::look(&config, &observed)?);
-    let datapath = setup::datapath(&config, &facts)?;
-    let maps = datapath.maps().clone();
+    let facts = Arc::new(uplinks::look(&config, &observed, kept.uplinks())?);
     let host_id = host_id(&config, &records, &store)?;
+    let datapath = setup::datapath(&config, &facts, |maps| {
+        kept.put_in_force((&config, host_id), &facts, &store, maps);
+    })?;
+    let (journal, persisted) = Journal::open(&store)?;
+    let maps = datapath.maps().clone();
     let mut controller = setup::controller(&config, &facts, &maps, persisted, (&records, host_id));
     controller.set_host_audit(endpoints::host_audit(&store)?);
     let trials = setup::trials(&config, &mut controller)?;
@@ -129,6 +135,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         node_name: config.node_name.as_str().into(),
         host_id,
         trials,
+        keeper: keeper(&config)?,
         uplinks: known_uplinks.clone(),
         view,
         journal,
@@ -180,6 +187,34 @@ fn host_id(config: &Config, records: &Records, store: &Store) -> anyhow::Result<
     }
     let id = records.host(store)?;
     id.ok_or_else(|| anyhow!("every number of endpoints is taken, and none left for the node"))
+}
+
+/// Keeps what holds the node itself for the next start, where it has a firewall.
+fn keeper(config: &Config) -> anyhow::Result<Option<Keeper>> {
+    if !config.firewall.enabled {
+        return Ok(None);
+    }
+    let keeper = Keeper::start(config.paths.lib.clone(), Setting::of(config))?;
+    Ok(Some(keeper))
+}
+
+/// Puts in force what held the node itself before it was started anew, and ends.
+/// What is in the kernel then is the agent's that comes.
+pub(crate) fn restore(config: &Config) -> anyhow::Result<()> {
+    let store = Store::open(&config.paths.state)?;
+    let kept = Kept::read(config);
+    if matches!(kept, Kept::Nothing) {
+        tracing::info!("no policy for the node itself is kept");
+        return Ok(());
+    }
+    let (records, _) = endpoints::load(&store)?;
+    let host_id = host_id(config, &records, &store)?;
+    let nobody = axon_model::Observed::default();
+    let facts = uplinks::look(config, &nobody, kept.uplinks())?;
+    setup::datapath(config, &facts, |maps| {
+        kept.put_in_force((config, host_id), &facts, &store, maps);
+    })?;
+    Ok(())
 }
 
 /// Runs the parts until one of them breaks or somebody says stop.

@@ -21,15 +21,21 @@ use crate::uplinks::Uplinks;
 /// Ports of the node that masquerading uses: those that no service has.
 const NAT_PORTS: (u16, u16) = (32768, 65535);
 
-/// Adopts what is pinned and loads the programs.
-pub(crate) fn datapath(config: &Config, uplinks: &Uplinks) -> anyhow::Result<Datapath> {
-    let datapath = Datapath::open(&DatapathConfig {
+/// Adopts what is pinned and loads the programs; `fill` may write rows before
+/// they are asked at the uplinks.
+pub(crate) fn datapath(
+    config: &Config,
+    uplinks: &Uplinks,
+    fill: impl FnOnce(&Maps),
+) -> anyhow::Result<Datapath> {
+    let own = DatapathConfig {
         bpf_root: config.paths.bpf.clone(),
         node: config.node_name.clone(),
         devices: uplinks.names(),
         map_sizes: sizes(config),
         ..DatapathConfig::default()
-    })?;
+    };
+    let datapath = Datapath::open_with(&own, fill)?;
     let adoption = datapath.adoption();
     tracing::info!(
         generation = adoption.generation,
@@ -143,7 +149,7 @@ pub(crate) fn trials(
     Ok(Some(store))
 }
 
-fn control_config(config: &Config, mtu: u32) -> axon_control::Config {
+pub(crate) fn control_config(config: &Config, mtu: u32) -> axon_control::Config {
     let network = &config.network;
     let monitor = &config.monitor;
     axon_control::Config {

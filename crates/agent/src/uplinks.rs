@@ -49,8 +49,14 @@ impl Uplinks {
     }
 }
 
-/// Looks at the devices as they are now.
-pub(crate) fn look(config: &Config, observed: &Observed) -> Result<Uplinks, LinkError> {
+/// Looks at the devices as they are now. `before` are those that were the node's
+/// last: of a node with a firewall they stay so while they have no address, as on
+/// one that starts.
+pub(crate) fn look(
+    config: &Config,
+    observed: &Observed,
+    before: &[String],
+) -> Result<Uplinks, LinkError> {
     let all = device::list()?;
     let node = observed.nodes.get(&config.node_name);
     let own: Vec<IpAddr> = node
@@ -64,7 +70,10 @@ pub(crate) fn look(config: &Config, observed: &Observed) -> Result<Uplinks, Link
             .iter()
             .flat_map(|node| node.addresses.iter().map(|a| a.addr))
             .collect();
-        device::detect_uplinks(&own)?
+        let mut found = device::detect_uplinks(&own)?;
+        let held = before.iter().filter(|_| config.firewall.enabled);
+        found.extend(held.filter(|name| is_bare(&all, name)).cloned());
+        found
     } else {
         config.network.devices.clone()
     };
@@ -96,6 +105,13 @@ pub(crate) fn look(config: &Config, observed: &Observed) -> Result<Uplinks, Link
         devices,
         missing,
     })
+}
+
+/// Whether there is such a device, and it has no address by which somebody would
+/// call it.
+fn is_bare(all: &[Device], name: &str) -> bool {
+    let device = all.iter().find(|d| d.name == name);
+    device.is_some_and(|d| unique_addresses(d).next().is_none())
 }
 
 /// Has the node forward what its pods send; why it does not, else empty.
@@ -190,9 +206,10 @@ async fn refresh(node: &Arc<Node>, publish: &watch::Sender<Arc<Uplinks>>) {
     // Before the devices: an endpoint that is made meanwhile is not looked at.
     let records = node.endpoints.records.all();
     let looking = Arc::clone(node);
+    let before = publish.borrow().names();
     let looked = tokio::task::spawn_blocking(move || {
         let devices = device::list()?;
-        Ok::<_, LinkError>((devices, look(&looking.config, &looking.observed)?))
+        Ok::<_, LinkError>((devices, look(&looking.config, &looking.observed, &before)?))
     });
     let (devices, uplinks) = match looked.await {
         Ok(Ok(facts)) => facts,

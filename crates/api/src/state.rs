@@ -224,14 +224,29 @@ impl NodeState {
         K: FromBytes,
         V: FromBytes,
     {
-        let rows = self.maps.get(map).ok_or(RowError::Absent { map })?;
-        let typed = rows.rows.iter().enumerate().map(|(row, (key, value))| {
-            let key = unhex::<K>(key).ok_or_else(|| wrong::<K>(map, row, "key", key))?;
-            let value = unhex::<V>(value).ok_or_else(|| wrong::<V>(map, row, "value", value))?;
-            Ok((key, value))
-        });
-        typed.collect()
+        rows_of(&self.maps, map)
     }
+}
+
+/// The rows of one of several maps, typed.
+///
+/// # Errors
+/// The map is not there, or a row is no row of it.
+pub fn rows_of<K, V>(
+    maps: &BTreeMap<String, MapRows>,
+    map: &'static str,
+) -> Result<Vec<(K, V)>, RowError>
+where
+    K: FromBytes,
+    V: FromBytes,
+{
+    let rows = maps.get(map).ok_or(RowError::Absent { map })?;
+    let typed = rows.rows.iter().enumerate().map(|(row, (key, value))| {
+        let key = unhex::<K>(key).ok_or_else(|| wrong::<K>(map, row, "key", key))?;
+        let value = unhex::<V>(value).ok_or_else(|| wrong::<V>(map, row, "value", value))?;
+        Ok((key, value))
+    });
+    typed.collect()
 }
 
 fn wrong<T>(map: &'static str, row: usize, what: &'static str, text: &str) -> RowError {

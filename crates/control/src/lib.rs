@@ -21,6 +21,7 @@ mod host;
 pub mod identity;
 pub mod ipam;
 mod ipcache;
+mod kept;
 pub mod labels;
 mod names;
 mod persisted;
@@ -40,6 +41,7 @@ mod write;
 pub use config::{Capacity, Config, IdentityMode};
 pub use controller::{Adopted, Controller};
 pub use ipam::{Family, Ipam, IpamError};
+pub use kept::HostRows;
 pub use persisted::{Persisted, PersistedChange};
 pub use trial::HostTrial;
 pub use views::{

@@ -353,6 +353,11 @@ impl Controller {
         self.trials.as_ref().is_some_and(|trials| trials.taken_back)
     }
 
+    /// Whether something is in force that is to be confirmed yet.
+    pub(crate) fn host_policy_is_on_trial(&self) -> bool {
+        self.trials.as_ref().is_some_and(|t| t.over_ms().is_some())
+    }
+
     /// Says that it is.
     pub fn host_trial_is_kept(&mut self) {
         if let Some(trials) = &mut self.trials {

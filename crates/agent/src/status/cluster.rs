@@ -23,6 +23,13 @@ pub(super) fn agent(node: &Node, view: &View) -> PartStatus {
             "see that the lib-dir can be written and its disk is not full",
         );
     }
+    if let Some(error) = &view.kept_error {
+        return bad(
+            State::Warning,
+            format!("the next start of the node would begin with policy of before: {error}"),
+            "see that the lib-dir can be written and its disk is not full",
+        );
+    }
     if !node.is_ready() {
         return bad(
             State::Warning,

@@ -53,6 +53,12 @@ pub(crate) enum Verb {
     /// Keeps the policy for the node itself that is on trial, which is taken back
     /// otherwise (option host-firewall-confirm-timeout).
     HostConfirm,
+    /// Holds a node that was started anew to the policy that was in force on it
+    /// last, before there is an agent: for a unit that runs before the network.
+    ///
+    /// Takes the agent's options. Where nothing is kept, or the kernel holds the
+    /// node already, nothing is done.
+    HostRestore(Box<axon_agent::AgentArgs>),
     /// Would these files be accepted? No agent is needed.
     ///
     /// Exit status 1 if anything in them would not be, or if a file holds nothing
@@ -114,6 +120,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         Verb::HostConfirm => {
             client.done("POST", "/v1/policy/host-confirm", None::<&()>)?;
         }
+        Verb::HostRestore(args) => return Ok(axon_agent::restore(args)),
         Verb::Validate {
             files,
             unknown_fields,

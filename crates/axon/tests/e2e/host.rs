@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
+use crate::cold::{self, Away, Spoilt};
 use crate::held::Held;
 use crate::support::{How, Lab, at, eventually, lab, text, turn};
 
 use How::{Icmp, Tcp, Udp};
 
-const CLUSTER: &str = "
+pub(crate) const CLUSTER: &str = "
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: cilium-config, namespace: kube-system}
@@ -39,34 +40,34 @@ spec:
   containers: [{name: c, command: [axon, lab, serve, 'tcp:8001-8002', 'udp:8001']}]
 ";
 
-const WORLD: &str = "node:outside";
+pub(crate) const WORLD: &str = "node:outside";
 /// A port of the node, open to the cluster.
-const SERVED: u16 = 8001;
+pub(crate) const SERVED: u16 = 8001;
 /// A port of the node that no rule opens.
-const SHUT: u16 = 8002;
+pub(crate) const SHUT: u16 = 8002;
 /// An agent after a reboot.
 const COLD: &str = "an agent that starts from nothing";
 /// A port that no policy closes.
-const SSH: u16 = 22;
+pub(crate) const SSH: u16 = 22;
 
-fn policy(rules: &str) -> String {
+pub(crate) fn policy(rules: &str) -> String {
     format!(
         "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {{name: host}}\n\
          spec:\n  nodeSelector: {{matchLabels: {{pool: edge}}}}\n  {rules}\n"
     )
 }
 
-const INGRESS: &str = "ingress: [{fromEntities: [cluster], \
+pub(crate) const INGRESS: &str = "ingress: [{fromEntities: [cluster], \
                        toPorts: [{ports: [{port: '8001', protocol: TCP}]}]}]";
-const EGRESS: &str = "egress: [{toEntities: [cluster], \
+pub(crate) const EGRESS: &str = "egress: [{toEntities: [cluster], \
                       toPorts: [{ports: [{port: '8001', protocol: TCP}]}]}]";
-const DENY: &str = "ingressDeny: [{fromEntities: [all]}]";
+pub(crate) const DENY: &str = "ingressDeny: [{fromEntities: [all]}]";
 
 /// A client, whom it calls, how, and whether it gets through.
-type Probe = (&'static str, &'static str, How, bool);
+pub(crate) type Probe = (&'static str, &'static str, How, bool);
 
 /// What holds while [`INGRESS`] is in force.
-const GUARDED: &[Probe] = &[
+pub(crate) const GUARDED: &[Probe] = &[
     ("node:b", "node:a", Tcp(SERVED), true),
     ("far", "node:a", Tcp(SERVED), true),
     ("web", "node:a", Tcp(SERVED), true),
@@ -127,33 +128,55 @@ const DENIED: &[Probe] = &[
 const WATCHED: u16 = 8003;
 
 /// Servers of nodes' own; gone when dropped.
-struct Servers {
+pub(crate) struct Servers {
     children: Vec<Child>,
-    /// Datagrams to [`WATCHED`] that the first node's server has got.
+    /// Datagrams to [`WATCHED`] from elsewhere that the first node's server has got.
     heard: Arc<AtomicUsize>,
+    /// As many as that before the node's own last one, which is not counted.
+    before_own: Arc<AtomicUsize>,
 }
 
 impl Servers {
-    fn start(lab: &Lab) -> Self {
+    pub(crate) fn start(lab: &Lab) -> Self {
         let serve = ["axon", "lab", "serve", "tcp:8001-8002", "tcp:22"];
         let serve = [&serve[..], &["udp:8001", "udp:8003"]].concat();
         let places = ["node:a", "node:b", WORLD];
         let mut children = places.map(|place| lab.start(place, &serve));
-        let heard = Arc::<AtomicUsize>::default();
+        let (heard, before_own) = Default::default();
         let output = BufReader::new(children[0].stdout.take().expect("piped"));
-        let count = Arc::clone(&heard);
+        let (count, mark): (Arc<AtomicUsize>, Arc<AtomicUsize>) =
+            (Arc::clone(&heard), Arc::clone(&before_own));
         std::thread::spawn(move || {
             let word = format!("udp {WATCHED} from ");
             for line in output.lines().map_while(Result::ok) {
-                if line.starts_with(&word) {
-                    count.fetch_add(1, Ordering::AcqRel);
+                match line.strip_prefix(&word) {
+                    Some(peer) if peer.starts_with("127.") => {
+                        mark.store(count.load(Ordering::Acquire), Ordering::Release);
+                    }
+                    Some(_) => {
+                        count.fetch_add(1, Ordering::AcqRel);
+                    }
+                    None => {}
                 }
             }
         });
         Self {
             children: children.into(),
             heard,
+            before_own,
         }
+    }
+
+    /// Has the node call itself, and tells how many datagrams from elsewhere it had
+    /// got by then: what comes later is sent later.
+    fn mark(&self, lab: &Lab) -> usize {
+        self.before_own.store(usize::MAX, Ordering::Release);
+        let script = format!("echo x > /dev/udp/127.0.0.1/{WATCHED}");
+        let done = lab.run("node:a", &["bash", "-c", &script]);
+        assert!(done.status.success(), "{}", text(&done));
+        let marked = || self.before_own.load(Ordering::Acquire);
+        eventually("the node hears itself", || marked() != usize::MAX);
+        marked()
     }
 
     fn heard(&self) -> usize {
@@ -188,9 +211,9 @@ fn policy_holds_for_the_node_itself() {
     the_node_is_shown(&lab);
     it_is_told(&lab);
     for (name, end) in [
-        ("an agent that ends", end as fn(&Lab)),
-        ("an agent that is killed", kill),
-        (COLD, start_cold),
+        ("an agent that ends", Some(end as fn(&Lab))),
+        ("an agent that is killed", Some(kill)),
+        (COLD, None),
     ] {
         no_window(&lab, &servers, name, end);
         check(&lab, name, GUARDED);
@@ -215,13 +238,13 @@ fn address(lab: &Lab, place: &str, v6: bool) -> String {
     }
 }
 
-fn passes(lab: &Lab, (from, to, how, expected): Probe, v6: bool) -> bool {
+pub(crate) fn passes(lab: &Lab, (from, to, how, expected): Probe, v6: bool) -> bool {
     let client = lab.client(from, how, &address(lab, to, v6), expected);
     client.wait_with_output().expect("it ends").status.success()
 }
 
 /// Tries everything over both families, at once.
-fn check(lab: &Lab, name: &str, probes: &[Probe]) {
+pub(crate) fn check(lab: &Lab, name: &str, probes: &[Probe]) {
     let mut running = Vec::new();
     for (from, to, how, expected) in probes {
         for v6 in [false, true] {
@@ -325,55 +348,14 @@ fn kill(lab: &Lab) {
     signal(lab, "-KILL");
 }
 
-/// As after a reboot: nothing is pinned, and no number is known.
-fn start_cold(lab: &Lab) {
-    // No agent starts with such an option.
-    let away = CLUSTER_CONFIG.replace("data: {", "data: {mtu: big, ");
-    let apply = |manifest: &str| {
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        std::fs::write(file.path(), manifest).expect("writes");
-        let path = file.path().to_str().expect("UTF-8");
-        let done = lab.axon(&["apply", "--no-wait", path]);
-        assert!(done.status.success(), "{}", text(&done));
-    };
-    apply(&away);
-    eventually("the agent is away", || {
-        lab.try_ask("a", "/v1/healthz").is_err()
-    });
-    let node = lab.node("a");
-    let path = |key: &str| std::path::PathBuf::from(node[key].as_str().expect("a path"));
-    empty(&path("bpfRoot"));
-    let state = path("apiSocket")
-        .parent()
-        .expect("a directory")
-        .join("state");
-    // The pods live on here: what is known of them stays.
-    for file in ["control.json", "control.changes", "host.json"] {
-        let _ = std::fs::remove_file(state.join(file));
-    }
-    apply(CLUSTER_CONFIG);
-}
-
-const CLUSTER_CONFIG: &str = "
+pub(crate) const CLUSTER_CONFIG: &str = "
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: cilium-config, namespace: kube-system}
 data: {enable-host-firewall: 'true', policy-deny-response: icmp}
 ";
 
-fn empty(dir: &std::path::Path) {
-    for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            empty(&entry.path());
-            let _ = std::fs::remove_dir(entry.path());
-        } else if !entry.file_name().to_string_lossy().ends_with(".debug") {
-            // The kernel's own cannot be removed.
-            std::fs::remove_file(entry.path()).expect("unpinned");
-        }
-    }
-}
-
-fn is_ready(lab: &Lab) -> bool {
+pub(crate) fn is_ready(lab: &Lab) -> bool {
     let status = lab.try_ask("a", "/v1/healthz").ok();
     let status: Option<Value> = status.and_then(|text| serde_json::from_str(&text).ok());
     status.is_some_and(|status| status["parts"]["agent"]["state"] == "Ok")
@@ -386,17 +368,25 @@ fn shower(lab: &Lab, v6: bool) -> Child {
     lab.start("node:b", &["bash", "-c", &script])
 }
 
-/// What is shut stays shut, and what is open stays open, all the while.
-fn no_window(lab: &Lab, servers: &Servers, name: &str, end: fn(&Lab)) {
+/// What is shut stays shut, and what is open stays open, all the while: of a node
+/// that starts anew from when it has programs at its devices.
+fn no_window(lab: &Lab, servers: &Servers, name: &str, end: Option<fn(&Lab)>) {
     let ssh = [false, true].map(|v6| {
         let to = at(&address(lab, "node:a", v6), SSH);
         Held::open(lab, WORLD, &to, "10000")
     });
     let mut senders = [false, true].map(|v6| shower(lab, v6));
-    let before = servers.heard();
-    end(lab);
+    let mut before = servers.heard();
+    if let Some(end) = end {
+        end(lab);
+    } else {
+        let away = Away::begin(lab, CLUSTER_CONFIG);
+        eventually("nobody guards the node", || servers.heard() != before);
+        away.end();
+        eventually("the programs are at the uplink", || cold::is_attached(lab));
+        before = servers.mark(lab);
+    }
     eventually("the next agent is ready", || is_ready(lab));
-    let ready = servers.heard();
     for held in ssh {
         held.goes_on();
         held.close();
@@ -410,13 +400,7 @@ fn no_window(lab: &Lab, servers: &Servers, name: &str, end: fn(&Lab)) {
         sender.kill().expect("it is killed");
         sender.wait().expect("it ends");
     }
-    assert_eq!(ready, after, "{name}: what is shut is open");
-    // Before an agent is there that starts from nothing, nobody guards the node.
-    if name != COLD {
-        assert_eq!(before, ready, "{name}: what is shut was open");
-    } else {
-        assert_ne!(before, ready, "{name}: the datagrams would be heard");
-    }
+    assert_eq!(before, after, "{name}: what is shut was open");
 }
 
 /// A connection that the node's policy turns against is cut, another is not.
@@ -483,6 +467,32 @@ fn what_is_not_confirmed_is_taken_back(lab: &Lab) {
     kill(lab);
     eventually("the next agent is ready", || is_ready(lab));
     check(lab, "confirmed", GUARDED);
+    for spoil in [Spoilt::full, Spoilt::read_only] {
+        no_disk_is_waited_for(lab, spoil);
+    }
+}
+
+/// What is on trial is taken back though it cannot be written that it was; and what
+/// cannot be written does not go on trial.
+fn no_disk_is_waited_for(lab: &Lab, spoil: fn(&Lab) -> Spoilt) {
+    let agent = |word: &str| {
+        json(lab, "/v1/healthz")["parts"]["agent"]
+            .to_string()
+            .contains(word)
+    };
+    let served: Probe = ("node:b", "node:a", Tcp(SERVED), false);
+    lab.apply(&policy(DENY));
+    check(lab, "on trial", &[served]);
+    let spoilt = spoil(lab);
+    eventually("it is taken back", || passes(lab, served, false));
+    eventually("the disk is told of", || agent("see that the lib-dir"));
+    cold::apply(lab, &policy(EGRESS));
+    eventually("no trial begins", || agent("no change reaches the kernel"));
+    check(lab, "without a disk", GUARDED);
+    cold::apply(lab, &policy(INGRESS));
+    drop(spoilt);
+    eventually("all is well again", || is_ready(lab));
+    check(lab, "with a disk again", GUARDED);
 }
 
 /// `policy-deny-response: icmp`: what a pod's own policy does not let out ends at

@@ -5,6 +5,7 @@
 //! another `axon` than the built one, `AXON_E2E_KEEP` keeps the lab of a test
 //! that failed.
 
+mod cold;
 #[path = "../common/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod common;

@@ -1,12 +1,14 @@
 //! Policy for the node itself.
 
 use axon_abi::{ConfigFlags, Direction, EndpointRow, HOST_DEVICE, Identity};
-use axon_control::{Adopted, Capacity, ConditionKind, Config, HostTrial, WaitReason};
-use axon_model::{
-    Action, Entity, Node, Origin, Peer, Peers, PolicyKind, PolicyObject, Requirement, Rule,
-    Selector, Subject, Tier,
+use axon_control::{
+    Adopted, Capacity, ConditionKind, Config, HostRows, HostTrial, Persisted, WaitReason,
 };
-use axon_policy::evaluate;
+use axon_model::{
+    Action, Entity, Node, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch, PortRule,
+    Protocol, Requirement, Rule, Selector, Subject, Tier,
+};
+use axon_policy::{Failsafe, evaluate};
 
 use crate::world::{Cluster, config, ingress, ip};
 
@@ -531,4 +533,92 @@ fn a_family_that_is_not_carried_is_held_to_policy() {
         assert_eq!(prefixes.get("0.0.0.0/0"), Some(&Identity::WORLD_IPV4.0));
         assert_eq!(prefixes.get("::/0"), Some(&Identity::WORLD_IPV6.0));
     }
+}
+
+/// What a node is held to by rows that were kept.
+fn kept_allows(rows: &HostRows, from: Identity, port: u16) -> bool {
+    evaluate(&rows.set, Direction::Ingress, from, 6, port).is_allowed()
+}
+
+#[test]
+fn what_holds_the_node_for_good_is_kept() {
+    let mut c = Cluster::new(firewall());
+    guard(&c, "edge");
+    pool(&c, "edge");
+    c.step();
+    assert!(
+        c.controller.host_rows(&c.desired).is_none(),
+        "not all is known"
+    );
+    c.complete();
+    c.step();
+    let rows = c.controller.host_rows(&c.desired).expect("rows");
+    let may = [Identity::REMOTE_NODE, Identity::WORLD_IPV4].map(|id| kept_allows(&rows, id, 22));
+    assert_eq!(may, [true, false]);
+    assert_eq!(Some(rows.endpoint), row(&c));
+    assert_eq!(&rows.persisted, c.controller.persisted());
+    // The devices have other addresses by then.
+    let own = c.desired.ipcache.snapshot();
+    let own = own.iter().filter(|(_, row)| row.identity == Identity::HOST);
+    let own: Vec<_> = own.map(|(addr, _)| *addr).collect();
+    assert!(!own.is_empty());
+    let now = ip("192.0.2.200");
+    let desired = rows.desired(&firewall(), &[now]);
+    assert!(own.iter().all(|addr| desired.ipcache.get(addr).is_none()));
+    let row = desired.ipcache.get(&now.into()).expect("its own");
+    assert_eq!(row.identity, Identity::HOST);
+    let config = desired.config.get(&0).expect("a configuration");
+    assert_ne!(config.flags & ConfigFlags::HOST_FIREWALL, 0);
+    let masquerade = ConfigFlags::MASQUERADE_IPV4 | ConfigFlags::MASQUERADE_IPV6;
+    assert_eq!(config.flags & masquerade, 0, "towards whom is not known");
+    assert_eq!(config.epoch, c.controller.persisted().epoch);
+}
+
+#[test]
+fn what_is_on_trial_is_not_kept() {
+    let mut c = Cluster::new(firewall());
+    let nothing = Some(HostTrial::default());
+    c.controller.have_host_policy_confirmed(10_000, 0, nothing);
+    guard(&c, "edge");
+    pool(&c, "edge");
+    c.complete();
+    c.step();
+    assert!(c.controller.host_rows(&c.desired).is_none(), "on trial");
+    assert!(c.controller.confirm_host_policy());
+    c.step();
+    let rows = c.controller.host_rows(&c.desired).expect("rows");
+    assert!(!kept_allows(&rows, Identity::WORLD_IPV4, 22));
+}
+
+#[test]
+fn without_a_firewall_nothing_is_kept() {
+    let mut c = Cluster::ready();
+    c.step();
+    assert!(c.controller.host_rows(&c.desired).is_none());
+}
+
+#[test]
+fn what_is_lost_lets_through_what_is_never_denied() {
+    let ssh = PortRule {
+        port: PortMatch::Range(22, 22),
+        protocol: Protocol::TCP,
+    };
+    let config = Config {
+        failsafe: Failsafe {
+            ingress: vec![ssh],
+            egress: Vec::new(),
+        },
+        ..firewall()
+    };
+    let rows = HostRows::lockdown(&config, Persisted::default());
+    let may = |from, way, port| evaluate(&rows.set, way, from, 6, port).is_allowed();
+    for from in [Identity::UNKNOWN, Identity::WORLD_IPV4, Identity(70_000)] {
+        assert!(may(from, Direction::Ingress, 22));
+        assert!(!may(from, Direction::Ingress, 23));
+        assert!(!may(from, Direction::Egress, 22));
+    }
+    let desired = rows.desired(&config, &[ip("192.0.2.1")]);
+    let row = desired.endpoints.get(&HOST_DEVICE).expect("its row");
+    assert!(desired.policy_sets.get(&row.policy_set).is_some());
+    assert_eq!(rows.persisted.numbers.sets.last(), row.policy_set);
 }

@@ -114,6 +114,18 @@ impl Datapath {
     /// # Errors
     /// [`DatapathError`]; what was in force stays.
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
+        Self::open_with(config, |_| {})
+    }
+
+    /// The same; `fill` may write rows before any packet meets the programs at a
+    /// device that has no stubs yet.
+    ///
+    /// # Errors
+    /// As [`Datapath::open`].
+    pub fn open_with(
+        config: &DatapathConfig,
+        fill: impl FnOnce(&Maps),
+    ) -> Result<Self, DatapathError> {
         let root = config.bpf_root.as_path();
         pins::check_sizes(config)?;
         let uplinks = resolve(&config.devices)?;
@@ -169,6 +181,7 @@ impl Datapath {
         this.write(root)
             .map_err(path_error("recording the owner in", root))?;
         let maps = pins.maps()?;
+        fill(&maps);
         let mut this = Self {
             root: root.to_owned(),
             owner: this,
