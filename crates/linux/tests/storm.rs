@@ -17,11 +17,7 @@ use axon_abi::{Direction, DropReason};
 use axon_linux::{Maps, netns, read_metrics};
 use axon_testkit::{Build, arp_request, neighbour_solicitation};
 use common::{Node, Pod, attached, desired, exec, reconciler, root};
-use nix::libc;
-use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, bind, send,
-    socket,
-};
+use nix::sys::socket::{MsgFlags, send};
 
 /// Frames of the usual storm.
 const FRAMES: u64 = 200_000;
@@ -256,32 +252,8 @@ fn octets(address: &str) -> [u8; 4] {
 
 /// A socket that sends frames as they are out of a pod's device.
 fn raw(pod: &Pod) -> OwnedFd {
-    netns::within(pod.netns.as_fd(), || {
-        let fd = socket(
-            AddressFamily::Packet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            // Nothing is received.
-            None::<SockProtocol>,
-        )
-        .expect("a packet socket");
-        let index = nix::net::if_::if_nametoindex(pod.link.container_name.as_str()).expect("eth0");
-        let address = libc::sockaddr_ll {
-            sll_family: libc::AF_PACKET as u16,
-            sll_protocol: 0,
-            sll_ifindex: index as i32,
-            sll_hatype: 0,
-            sll_pkttype: 0,
-            sll_halen: 0,
-            sll_addr: [0; 8],
-        };
-        let len = size_of::<libc::sockaddr_ll>() as u32;
-        // SAFETY: it points to a whole `sockaddr_ll` of that length.
-        let address = unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(len)) };
-        bind(fd.as_raw_fd(), &address.expect("a link address")).expect("bound");
-        fd
-    })
-    .expect("entered")
+    let device = pod.link.container_name.as_str();
+    netns::within(pod.netns.as_fd(), || common::raw::sender(device)).expect("entered")
 }
 
 /// Sends every frame in turn until so many are out; says how many of each.

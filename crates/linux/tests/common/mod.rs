@@ -3,6 +3,7 @@
 
 pub(crate) mod kernel;
 pub(crate) mod monitor;
+pub(crate) mod raw;
 pub(crate) mod veth;
 
 use std::collections::BTreeMap;
