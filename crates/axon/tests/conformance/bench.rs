@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use axon_linux::netns;
@@ -13,7 +14,7 @@ use crate::common::axon;
 use crate::events::{Drop, Events};
 use crate::process::Process;
 use crate::serve::{Ports, Servers};
-use crate::support::{Lab, PATIENCE, lab_of, text};
+use crate::support::{Lab, PATIENCE, eventually, lab_of, text};
 use crate::talk::{self, Order, Outcome, Told};
 use crate::world::{manifests, of_family};
 
@@ -30,10 +31,29 @@ pub(crate) struct Wanted<'a> {
 
 impl Wanted<'_> {
     fn text(&self) -> String {
-        let objects = manifests(self.cluster, self.config, self.policies, self.probes);
+        self.text_with(None)
+    }
+
+    /// With one option more.
+    fn text_with(&self, option: Option<(&str, &str)>) -> String {
+        let mut objects = manifests(self.cluster, self.config, self.policies, self.probes);
+        if let (Some((name, value)), Some(options)) = (option, objects.first_mut()) {
+            options["data"][name] = value.into();
+        }
         let documents: Vec<String> = objects.iter().map(Value::to_string).collect();
         documents.join("\n---\n")
     }
+}
+
+/// How agents come to start anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// They were told to end.
+    Ended,
+    /// They were killed.
+    Killed,
+    /// Their nodes were started anew: nothing is pinned any more.
+    Cold,
 }
 
 /// What came of the probes of a state.
@@ -122,6 +142,64 @@ impl Bench {
         self.find_places(&status, wanted.cluster)?;
         self.serve(wanted.probes)?;
         self.events.listen(&status)
+    }
+
+    /// Has the agents of all nodes start anew, and reaches the state again.
+    pub(crate) fn start_anew(&mut self, wanted: &Wanted<'_>, how: Start) -> Result<(), String> {
+        match how {
+            Start::Ended => self.signal("-TERM")?,
+            Start::Killed => self.signal("-KILL")?,
+            Start::Cold => self.reboot(wanted)?,
+        }
+        self.reach(wanted)
+    }
+
+    fn agents(&self) -> BTreeMap<String, Option<u64>> {
+        let status = self.lab.status();
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        let agent = |node: &Value| {
+            let name = node["name"].as_str().unwrap_or_default();
+            (name.to_owned(), node["agentPid"].as_u64())
+        };
+        nodes.iter().map(agent).collect()
+    }
+
+    fn signal(&self, signal: &str) -> Result<(), String> {
+        let before = self.agents();
+        for pid in before.values().flatten() {
+            let done = Command::new("kill")
+                .args([signal, &pid.to_string()])
+                .status();
+            done.map_err(|error| format!("kill: {error}"))?;
+        }
+        eventually("every node has another agent", || {
+            let now = self.agents();
+            before.iter().all(|(node, old)| {
+                let new = now.get(node).copied().flatten();
+                new.is_some() && new != *old
+            })
+        });
+        Ok(())
+    }
+
+    /// Takes every agent away, and everything out of the kernel, as reboots do.
+    fn reboot(&self, wanted: &Wanted<'_>) -> Result<(), String> {
+        let file = self.dir.path().join("away.yaml");
+        // No agent starts with such an option.
+        let away = wanted.text_with(Some(("mtu", "big")));
+        std::fs::write(&file, away).map_err(|error| error.to_string())?;
+        let file = file.to_str().unwrap_or_default();
+        let done = self.lab.axon(&["apply", "--prune", "--no-wait", file]);
+        if !done.status.success() {
+            return Err(format!("axon lab apply: {}", text(&done)));
+        }
+        for node in self.agents().into_keys() {
+            eventually("the agent is away", || {
+                self.lab.try_ask(&node, "/v1/healthz").is_err()
+            });
+            self.lab.forget(&node);
+        }
+        Ok(())
     }
 
     /// Keeps a place for every namespace there is.

@@ -277,6 +277,11 @@ impl Case {
         self.expect_reject.is_some()
     }
 
+    /// Whether nodes themselves are held to policy in it.
+    pub(crate) fn is_about_nodes(&self) -> bool {
+        self.config.host_firewall == Some(true)
+    }
+
     /// The states to reach, one after the other.
     pub(crate) fn states(&self) -> &[State] {
         if self.steps.is_empty() {

@@ -42,6 +42,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use bench::Start;
 use case::Case;
 use report::Outcome;
 use support::{is_root, turn};
@@ -84,7 +85,29 @@ fn policies_hold_on_real_nodes() {
     }
     cases.retain(is_named);
     assert!(!cases.is_empty(), "no case has that in its name");
-    verdicts(&cases);
+    verdicts(&cases, &[]);
+}
+
+/// Policy for nodes themselves is in force again, and no other, whatever has become of
+/// the agents; that nothing passes in between is seen by `e2e/host.rs`.
+#[test]
+fn policies_for_nodes_hold_over_starts() {
+    let _turn = turn();
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/cases");
+    let dirs = [Some(own), collection()];
+    let mut cases: Vec<Case> = dirs
+        .iter()
+        .flatten()
+        .flat_map(|dir| case::read(dir))
+        .collect();
+    cases.retain(|case| !case.is_about_refusal() && case.is_about_nodes() && is_named(case));
+    assert!(
+        !cases.is_empty() || setting("ONLY").is_some(),
+        "no case is about nodes"
+    );
+    if !cases.is_empty() {
+        verdicts(&cases, &[Start::Ended, Start::Killed, Start::Cold]);
+    }
 }
 
 fn is_named(case: &Case) -> bool {
@@ -107,14 +130,14 @@ fn tenth(cases: Vec<Case>) -> Vec<Case> {
 }
 
 /// Plays cases and fails if one is not as expected.
-fn verdicts(cases: &[Case]) {
+fn verdicts(cases: &[Case], starts: &'static [Start]) {
     let labs = setting("LABS").map_or(LABS, |text| text.parse().expect("AXON_CONFORMANCE_LABS"));
     let began = Instant::now();
     if !is_root() {
         println!("skipped: needs root");
         return;
     }
-    let Some(rows) = play::play(cases, labs) else {
+    let Some(rows) = play::play(cases, labs, starts) else {
         return;
     };
     let took = began.elapsed();

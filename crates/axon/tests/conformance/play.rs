@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::bench::{Bench, Wanted};
+use crate::bench::{Bench, Start, Wanted};
 use crate::case::{Case, Config, Probe, Protocol, State};
 use crate::report::{Outcome, Row};
 use crate::serve::Ports;
@@ -16,6 +16,8 @@ pub(crate) struct Run<'c> {
     config: Config,
     /// Prefixes select nodes and pods, and the expectations are others.
     is_literal: bool,
+    /// After which starts of the agents it is to hold too.
+    starts: &'static [Start],
 }
 
 impl<'c> Run<'c> {
@@ -26,6 +28,7 @@ impl<'c> Run<'c> {
             case,
             config: case.config.clone(),
             is_literal: false,
+            starts: &[],
         }];
         if case.has_literal_reading() {
             let modes = ["nodes", "pods"].map(str::to_owned);
@@ -36,6 +39,7 @@ impl<'c> Run<'c> {
                     ..case.config.clone()
                 },
                 is_literal: true,
+                starts: &[],
             });
         }
         runs
@@ -84,16 +88,23 @@ impl<'c> Run<'c> {
             let wanted = self.wanted(state, &probes);
             row.states += 1;
             row.probes += probes.len();
-            match bench.reach(&wanted).and_then(|()| bench.check(&probes)) {
-                Ok(found) => {
-                    row.late += found.late;
-                    let lines = found.wrong.iter();
-                    wrong.extend(lines.map(|line| self.line(number, line)));
+            for start in [None].into_iter().chain(self.starts.iter().map(Some)) {
+                let reached = match start {
+                    None => bench.reach(&wanted),
+                    Some(start) => bench.start_anew(&wanted, *start),
+                };
+                let after = start.map_or(String::new(), |start| format!("{start:?}: "));
+                match reached.and_then(|()| bench.check(&probes)) {
+                    Ok(found) => {
+                        row.late += found.late;
+                        let lines = found.wrong.iter();
+                        wrong.extend(lines.map(|line| self.line(number, &(after.clone() + line))));
+                    }
+                    Err(problem) => match unsupported(&problem) {
+                        Some(reason) => row.outcome = Outcome::Skipped(reason),
+                        None => wrong.push(self.line(number, &(after + &problem))),
+                    },
                 }
-                Err(problem) => match unsupported(&problem) {
-                    Some(reason) => row.outcome = Outcome::Skipped(reason),
-                    None => wrong.push(self.line(number, &problem)),
-                },
             }
         }
         row.took = began.elapsed();
@@ -145,7 +156,7 @@ fn ports(runs: &[Run<'_>]) -> Ports {
 
 /// Plays cases in so many labs; tells what came of all of them, played or
 /// not. None without the privileges that a lab takes.
-pub(crate) fn play(cases: &[Case], labs: usize) -> Option<Vec<Row>> {
+pub(crate) fn play(cases: &[Case], labs: usize, starts: &'static [Start]) -> Option<Vec<Row>> {
     let mut rows = Vec::new();
     let mut runs = Vec::new();
     for case in cases {
@@ -154,7 +165,10 @@ pub(crate) fn play(cases: &[Case], labs: usize) -> Option<Vec<Row>> {
                 let run = Run::of(case).remove(0);
                 rows.push(run.row(Outcome::Skipped(reason)));
             }
-            None => runs.extend(Run::of(case)),
+            None => {
+                let of_case = Run::of(case).into_iter();
+                runs.extend(of_case.map(|run| Run { starts, ..run }));
+            }
         }
     }
     runs.sort_by(|a, b| {

@@ -77,12 +77,7 @@ impl<'a> Away<'a> {
 
     /// Takes everything out of the kernel, and what a reboot takes off the disk.
     pub(crate) fn forget(&self) {
-        empty(&path(self.lab, "bpfRoot"));
-        let state = state(self.lab);
-        // The pods live on here: what is known of them stays.
-        for file in ["control.json", "control.changes", "host.json"] {
-            let _ = std::fs::remove_file(state.join(file));
-        }
+        self.lab.forget("a");
     }
 
     /// `axon policy host-restore`, as a unit runs it before the network.
@@ -100,18 +95,6 @@ impl<'a> Away<'a> {
     /// Lets the next agent come.
     pub(crate) fn end(self) {
         apply(self.lab, &self.options);
-    }
-}
-
-fn empty(dir: &Path) {
-    for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            empty(&entry.path());
-            let _ = std::fs::remove_dir(entry.path());
-        } else if !entry.file_name().to_string_lossy().ends_with(".debug") {
-            // The kernel's own cannot be removed.
-            std::fs::remove_file(entry.path()).expect("unpinned");
-        }
     }
 }
 

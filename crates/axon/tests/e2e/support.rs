@@ -242,11 +242,37 @@ impl Lab {
             .collect()
     }
 
+    /// Takes everything that a node without an agent has pinned, and what it has on
+    /// disk only until it is started anew. The pods live on here: what is known of
+    /// them stays.
+    pub(crate) fn forget(&self, node: &str) {
+        let node = self.node(node);
+        let path = |key: &str| PathBuf::from(node[key].as_str().expect("a path"));
+        empty(&path("bpfRoot"));
+        let socket = path("apiSocket");
+        let state = socket.parent().expect("a directory").join("state");
+        for file in ["control.json", "control.changes", "host.json"] {
+            let _ = std::fs::remove_file(state.join(file));
+        }
+    }
+
     /// Where the agents' manifests are.
     pub(crate) fn manifests(&self) -> PathBuf {
         Path::new("/run/axon-lab")
             .join(&self.name)
             .join("manifests")
+    }
+}
+
+fn empty(dir: &Path) {
+    for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            empty(&entry.path());
+            let _ = std::fs::remove_dir(entry.path());
+        } else if !entry.file_name().to_string_lossy().ends_with(".debug") {
+            // The kernel's own cannot be removed.
+            std::fs::remove_file(entry.path()).expect("unpinned");
+        }
     }
 }
 
