@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axon_abi::{
-    ConfigFlags, EndpointRow, HOST_DEVICE, Identity, IdentityRow, IpKey, IpcacheFlags, IpcacheRow,
-    LpmKey,
+    ConfigFlags, EndpointRow, HOST_DEVICE, Identity, IdentityRow, IpKey, IpcacheRow, LpmKey,
 };
 use axon_model::{Desired, PolicyRows};
 use axon_policy::PolicySet;
@@ -97,7 +96,8 @@ impl HostRows {
     }
 
     /// The tables that put these rows in force on a node with these options now,
-    /// whose devices have `addresses`: those are the node's, and no others.
+    /// whose devices have `addresses`. Those of last time are the node's too: its
+    /// devices may be about to get them.
     ///
     /// Nothing is masqueraded before it is known towards whom.
     pub fn desired(&self, config: &Config, addresses: &[IpAddr]) -> Desired {
@@ -108,10 +108,9 @@ impl HostRows {
         let identities = identities.map(|(id, row)| (*id, **row));
         desired.identities.replace(identities);
         let own = host_claim().row();
-        let others = self.ipcache.iter().map(|(addr, row)| (*addr, **row));
-        let others = others.filter(|(_, row)| row.flags & IpcacheFlags::LOCAL_HOST == 0);
+        let known = self.ipcache.iter().map(|(addr, row)| (*addr, **row));
         let own = addresses.iter().map(|addr| (IpKey::from(*addr), own));
-        desired.ipcache.replace(others.chain(own));
+        desired.ipcache.replace(known.chain(own));
         let prefixes = self.ipcache_cidrs.iter();
         let prefixes = prefixes.map(|(prefix, row)| (*prefix, **row));
         desired.ipcache_cidrs.replace(prefixes);
