@@ -51,7 +51,8 @@ impl Uplinks {
 
 /// Looks at the devices as they are now. `before` are those that were the node's
 /// last: of a node with a firewall they stay so while they have no address, as on
-/// one that starts.
+/// one that starts, and while the Node object, which tells by which address the
+/// node's are found, is not known.
 pub(crate) fn look(
     config: &Config,
     observed: &Observed,
@@ -72,7 +73,12 @@ pub(crate) fn look(
             .collect();
         let mut found = device::detect_uplinks(&own)?;
         let held = before.iter().filter(|_| config.firewall.enabled);
-        found.extend(held.filter(|name| is_bare(&all, name)).cloned());
+        let held = held.filter(|name| stays(&all, name, node.is_some()));
+        for name in held {
+            if !found.contains(name) {
+                found.push(name.clone());
+            }
+        }
         found
     } else {
         config.network.devices.clone()
@@ -107,11 +113,11 @@ pub(crate) fn look(
     })
 }
 
-/// Whether there is such a device, and it has no address by which somebody would
-/// call it.
-fn is_bare(all: &[Device], name: &str) -> bool {
+/// Whether a device that was an uplink may be one still, though it is not found: it
+/// is there, and has no address, or it is not known by which address it would be.
+fn stays(all: &[Device], name: &str, node_is_known: bool) -> bool {
     let device = all.iter().find(|d| d.name == name);
-    device.is_some_and(|d| unique_addresses(d).next().is_none())
+    device.is_some_and(|d| !node_is_known || unique_addresses(d).next().is_none())
 }
 
 /// Has the node forward what its pods send; why it does not, else empty.
@@ -265,6 +271,17 @@ mod tests {
             addresses: addresses.map(|addr| (addr, 24)).collect(),
             ..Device::default()
         }
+    }
+
+    #[test]
+    fn an_uplink_of_last_time_stays_until_it_is_known_to_be_none() {
+        let all = [
+            device("eth0", false, &["192.0.2.1", "fe80::1"]),
+            device("eth1", false, &["fe80::2"]),
+        ];
+        let which = |known| ["eth0", "eth1", "eth2"].map(|name| stays(&all, name, known));
+        assert_eq!(which(false), [true, true, false], "the Node is not known");
+        assert_eq!(which(true), [false, true, false], "it is");
     }
 
     #[test]
