@@ -61,6 +61,7 @@ fn verbs_of_the_agent_say_that_it_is_away() {
         &["metrics", "list"],
         &["monitor"],
         &["observe", "--last", "3"],
+        &["policy", "suggest", "--last", "3"],
     ] {
         let output = axon(verb);
         assert_eq!(
@@ -93,6 +94,9 @@ fn wrong_arguments_are_refused_by_name() {
         (&["status", "-o", "xml"], "xml"),
         (&["completion", "tcsh"], "tcsh"),
         (&["policy", "validate"], "FILES"),
+        (&["policy", "suggest"], "FILE"),
+        (&["policy", "suggest", "f", "--last", "3"], "--last"),
+        (&["policy", "suggest", "/nonexistent"], "/nonexistent"),
     ] {
         let output = axon(arguments);
         let text = stderr(&output);
@@ -325,4 +329,95 @@ fn policies_are_compared_before_they_are_applied() {
         "{}",
         stderr(&output)
     );
+}
+
+#[test]
+fn policies_are_suggested_by_what_was_recorded() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("file");
+        path.to_string_lossy().into_owned()
+    };
+    let end = |app: &str| {
+        format!(
+            "{{\"namespace\":\"default\",\"pod_name\":\"{app}-0\",\"labels\":[\"k8s:app={app}\",\
+             \"k8s:io.kubernetes.pod.namespace=default\"]}}"
+        )
+    };
+    let flow = |from: &str, to: &str, port: u16, verdict: &str| {
+        format!(
+            "{{\"flow\":{{\"verdict\":\"{verdict}\",\"is_reply\":false,\
+             \"drop_reason_desc\":\"POLICY_DENIED\",\"traffic_direction\":\"INGRESS\",\
+             \"IP\":{{\"source\":\"10.0.0.1\",\"destination\":\"10.0.0.2\"}},\
+             \"l4\":{{\"TCP\":{{\"destination_port\":{port}}}}},\
+             \"source\":{},\"destination\":{}}}}}\n",
+            end(from),
+            end(to)
+        )
+    };
+    let lines = [
+        flow("web", "db", 5432, "FORWARDED"),
+        "nonsense\n".to_owned(),
+        flow("web", "db", 5432, "FORWARDED"),
+        flow("spy", "db", 5432, "DROPPED"),
+    ];
+    let flows = file("flows.json", &lines.concat());
+    let output = axon(&["policy", "suggest", &flows]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
+    for part in [
+        "# 2 policies, from 2 flows.",
+        "# Note: line 2: left out: ",
+        "# Note: line 4: left out: policy denies it",
+        "  name: suggested-db\n",
+        "  # 2 flows\n  - fromEndpoints:\n    - matchLabels:\n        app: web\n    toPorts:\n",
+        "  # it was seen to speak to nobody\n  egress: [{}]\n",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("spy"), "{text}");
+    let suggested = file("suggested.yaml", &text);
+    let output = axon(&["policy", "validate", &suggested]);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+
+    let pod = |app: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {app}-0, labels: {{app: {app}}}}}\n\
+             spec: {{containers: [{{name: a}}]}}\n---\n"
+        )
+    };
+    let pods = file("pods.yaml", &["web", "db", "spy"].map(pod).concat());
+    let spoken = file("spoken.json", &lines[0]);
+    let arguments = [
+        "policy",
+        "diff",
+        "--current",
+        &pods,
+        "--proposed",
+        &suggested,
+    ];
+    let output = axon(&[&arguments[..], &["--flows", &spoken]].concat());
+    let text = stdout(&output);
+    assert!(text.contains("1 stay, 0 would be denied"), "{text}");
+    assert!(text.contains("default/spy"), "{text}");
+
+    let arguments = [
+        "policy", "suggest", &flows, "--only", "ingress", "-n", "default",
+    ];
+    let output = axon(&[&arguments[..], &["--current", &pods, "-o", "json"]].concat());
+    assert!(
+        stderr(&output).contains("note: line 2: "),
+        "{}",
+        stderr(&output)
+    );
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(
+        list["items"][0]["metadata"]["name"], "suggested-db",
+        "{list}"
+    );
+    assert!(list["items"][0]["spec"]["egress"].is_null(), "{list}");
+
+    let output = axon(&["policy", "suggest", &flows, "-n", "elsewhere"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
 }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::{Cluster, End, Pod, World};
 
 /// Keys of labels that a workload is called by, the best first.
-const NAMES: [&str; 4] = ["app.kubernetes.io/name", "app", "k8s-app", "name"];
+pub(crate) const NAMES: [&str; 4] = ["app.kubernetes.io/name", "app", "k8s-app", "name"];
 
 /// Addresses of the world, in case that prefixes of policies hold the first.
 const WORLD: [&str; 8] = [

@@ -5,50 +5,16 @@ use std::net::IpAddr;
 
 use axon_abi::Identity;
 use axon_model::{Labels, Protocol};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::change::decision;
 use crate::ends::{Workload, workloads};
+use crate::line::{Endpoint, read};
 use crate::world::Owner;
 use crate::{Decision, Described, End, Problem, World};
 
 /// Different flows that are kept.
 const FLOWS_MAX: usize = 1_000_000;
-
-/// A line of Hubble: a flow, bare or in a message. What we need of it.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Line {
-    flow: Option<Box<Line>>,
-    #[serde(rename = "IP")]
-    ip: Option<Addresses>,
-    l4: BTreeMap<String, Layer4>,
-    source: Endpoint,
-    destination: Endpoint,
-    is_reply: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Addresses {
-    source: IpAddr,
-    destination: IpAddr,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Layer4 {
-    destination_port: u16,
-    #[serde(rename = "type")]
-    icmp_type: u16,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Endpoint {
-    namespace: String,
-    pod_name: String,
-    labels: Vec<String>,
-}
 
 /// Recorded flows, each once with how often it was seen, and what was left out.
 #[derive(Debug)]
@@ -118,18 +84,9 @@ impl<'a> Flows<'a> {
             self.replies += 1;
             return Ok(());
         }
-        let (Some(ip), Some((protocol, l4))) = (&line.ip, line.l4.iter().next()) else {
+        let (Some(ip), Some((protocol, port, _))) = (&line.ip, line.l4()?) else {
             self.others += 1;
             return Ok(());
-        };
-        let (protocol, port) = match protocol.as_str() {
-            "ICMPv4" => (Protocol::ICMP, l4.icmp_type),
-            "ICMPv6" => (Protocol::ICMPV6, l4.icmp_type),
-            other => {
-                let protocol = other.parse();
-                let wrong = |e: axon_model::ProtocolError| Problem::new("l4", e.to_string());
-                (protocol.map_err(wrong)?, l4.destination_port)
-            }
         };
         let source = self.find(&line.source, ip.source);
         let destination = self.find(&line.destination, ip.destination);
@@ -252,18 +209,6 @@ impl Flows<'_> {
             }
         }
     }
-}
-
-/// A line's flow: the line itself, or in it.
-fn read(text: &[u8]) -> Result<Line, Problem> {
-    let mut json = serde_json::Deserializer::from_slice(text);
-    let mut line: Line = serde_path_to_error::deserialize(&mut json)?;
-    json.end()
-        .map_err(|error| Problem::new(".", error.to_string()))?;
-    Ok(match line.flow.take() {
-        Some(flow) => *flow,
-        None => line,
-    })
 }
 
 /// Whether labels are those of addresses outside; so are none.

@@ -14,6 +14,7 @@
 //! becomes of it when policies do, and [`Flows`] what becomes of recorded flows.
 //! [`StagedSets`] is the same look-up over what an agent's staged policies would
 //! have in force.
+//! A [`Record`] of flows suggests policies that allow just these.
 //!
 //! Invariants: nothing is decided here that an agent decides elsewhere: rules
 //! come from `api`, labels from `control`, sets from `policy`, verdicts from
@@ -29,6 +30,7 @@ mod ends;
 mod flows;
 mod groups;
 mod judge;
+mod line;
 mod people;
 mod ports;
 mod probe;
@@ -37,6 +39,7 @@ mod settings;
 mod staged;
 mod state;
 mod strict;
+mod suggest;
 mod tables;
 mod verdict;
 mod world;
@@ -53,5 +56,6 @@ pub use probe::{End, Probe};
 pub use problem::Problem;
 pub use settings::Settings;
 pub use staged::{StagedSets, StagedVerdict};
+pub use suggest::{Beyond, Options, Record, Suggestion};
 pub use verdict::{Side, Verdict, Word};
 pub use world::World;

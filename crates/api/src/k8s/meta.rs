@@ -123,7 +123,7 @@ pub(crate) fn check_name(name: &str, path: &str) -> Result<(), FieldError> {
 ///
 /// # Errors
 /// The value and what was expected.
-pub(crate) fn check_namespace(namespace: &str, path: &str) -> Result<(), FieldError> {
+pub fn check_namespace(namespace: &str, path: &str) -> Result<(), FieldError> {
     if namespace.is_empty() || is_dns_name(namespace, LABEL_CHARS_MAX, false) {
         return Ok(());
     }
@@ -183,6 +183,19 @@ pub(crate) fn check_label_value(value: &str) -> Result<(), String> {
         "{value:?} is no label value; expected at most {LABEL_CHARS_MAX} letters, digits, '-', \
          '_' and '.', with a letter or digit at both ends"
     ))
+}
+
+/// Checks a label's key and value.
+///
+/// # Errors
+/// What is wrong, and what was expected.
+pub fn check_label(key: &str, value: &str) -> Result<(), String> {
+    if !is_label_key(key) {
+        return Err(format!(
+            "{key:?} is no label key; expected NAME or PREFIX/NAME"
+        ));
+    }
+    check_label_value(value)
 }
 
 /// A selector of labels; without any requirement it selects everything.

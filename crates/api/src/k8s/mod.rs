@@ -16,8 +16,10 @@ pub use cluster_network_policy::{
     ProtocolField, RuleAction,
 };
 pub(crate) use meta::{AUDIT, STAGED};
-pub use meta::{LabelSelector, Metadata, SelectorOperator, SelectorRequirement};
-pub(crate) use meta::{check_label_value, check_name, check_namespace, is_label_key};
+pub use meta::{
+    LabelSelector, Metadata, SelectorOperator, SelectorRequirement, check_label, check_namespace,
+};
+pub(crate) use meta::{check_label_value, check_name, is_label_key};
 pub use network_policy::{
     IpBlock, NetworkPolicy, NetworkPolicyEgress, NetworkPolicyIngress, NetworkPolicyPeer,
     NetworkPolicyPort, NetworkPolicySpec, PolicyType,

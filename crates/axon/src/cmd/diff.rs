@@ -1,7 +1,7 @@
 //! `axon policy diff`.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,13 +9,12 @@ use axon_api::manifest::{self, Object};
 use axon_evaluate::{Change, Changes, Decision, Described, FlowChange, Flows, World, changes};
 use serde::Serialize;
 
+use super::flows::{Source, each};
 use crate::failure::{FAILED, Failure};
 use crate::output::{Format, or_dash, print, table};
 
 /// Bytes of one file of manifests.
 const FILE_BYTES_MAX: u64 = 256 << 20;
-/// Bytes of one recorded flow.
-const LINE_BYTES_MAX: u64 = 1 << 20;
 /// Bad lines that are told one by one.
 const BAD_LINES_MAX: usize = 20;
 
@@ -87,7 +86,7 @@ pub(crate) fn run(args: &DiffArgs, format: Format) -> Result<ExitCode, Failure> 
     };
     if let Some(file) = &args.flows {
         let mut flows = Flows::new(&before.0, &before.1);
-        record(file, &mut flows, &mut notes)?;
+        record(&Source::File(file), &mut flows, &mut notes)?;
         let judged = flows.judge(&before.1, &after.1).map_err(cannot)?;
         difference.flows = Some(summary(judged));
         notes.extend(left_out(&flows));
@@ -102,6 +101,15 @@ pub(crate) fn run(args: &DiffArgs, format: Format) -> Result<ExitCode, Failure> 
         .any(|flows| !flows.changes.is_empty());
     let same = difference.changes.changes.is_empty() && !of_flows;
     Ok(ExitCode::from(if same { 0 } else { FAILED }))
+}
+
+/// Who there is, as files say, whatever policy does there.
+pub(crate) fn people(paths: &[PathBuf], notes: &mut Vec<String>) -> Result<Side, Failure> {
+    let cannot = |problem: axon_evaluate::Problem| Failure::usage(problem.to_string());
+    let mut described = describe(paths, Whose::Current, notes)?;
+    described.policies.clear();
+    let world = described.world(&described.settings()).map_err(cannot)?;
+    Ok((described, world))
 }
 
 /// Which side files describe.
@@ -179,7 +187,7 @@ fn read(file: &Path, whose: Whose, notes: &mut Vec<String>) -> Result<Vec<Object
     Ok(objects.filter_map(|document| document.object).collect())
 }
 
-type Side = (Described, World);
+pub(crate) type Side = (Described, World);
 
 /// Both states, under the same settings.
 fn worlds(
@@ -210,51 +218,22 @@ fn worlds(
     Ok(((current, before), (proposed, after)))
 }
 
-/// Takes the flows of a file.
-fn record(file: &Path, flows: &mut Flows<'_>, notes: &mut Vec<String>) -> Result<(), Failure> {
-    let wrong = |e: io::Error| Failure::usage(format!("{}: {e}", file.display()));
-    if file == Path::new("-") {
-        return record_lines(io::stdin().lock(), flows, notes).map_err(wrong);
-    }
-    let opened = File::open(file).map_err(wrong)?;
-    record_lines(BufReader::new(opened), flows, notes).map_err(wrong)
-}
-
-fn record_lines(
-    mut lines: impl BufRead,
+/// Takes recorded flows.
+fn record(
+    source: &Source<'_>,
     flows: &mut Flows<'_>,
     notes: &mut Vec<String>,
-) -> io::Result<()> {
-    let mut line = Vec::new();
-    let mut number = 0_u64;
+) -> Result<(), Failure> {
     let mut bad = 0_usize;
-    loop {
-        line.clear();
-        if lines
-            .by_ref()
-            .take(LINE_BYTES_MAX)
-            .read_until(b'\n', &mut line)?
-            == 0
-        {
-            break;
-        }
-        number += 1;
-        let whole = line.ends_with(b"\n") || (line.len() as u64) < LINE_BYTES_MAX;
-        let added = if !whole {
-            lines.skip_until(b'\n')?;
-            Err(format!("has more than {LINE_BYTES_MAX} bytes"))
-        } else if line.trim_ascii().is_empty() {
-            Ok(())
-        } else {
-            flows.add(&line).map_err(|problem| problem.to_string())
-        };
+    each(source, |number, line| {
+        let added = line.and_then(|line| flows.add(line).map_err(|problem| problem.to_string()));
         if let Err(why) = added {
             bad += 1;
             if bad <= BAD_LINES_MAX {
                 notes.push(format!("flows, line {number}: {why}"));
             }
         }
-    }
+    })?;
     if bad > BAD_LINES_MAX {
         notes.push(format!(
             "flows: {} more lines like that",

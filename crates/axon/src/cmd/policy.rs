@@ -12,7 +12,7 @@ use axon_api::manifest::{self, ManifestError, Object, UnknownFields};
 use axon_model::PolicyObject;
 use serde::Serialize;
 
-use super::{diff, evaluate};
+use super::{diff, evaluate, suggest};
 use crate::client::Asking;
 use crate::failure::{ABSENT, FAILED, Failure};
 use crate::output::{Format, or_dash, print, table};
@@ -79,6 +79,13 @@ pub(crate) enum Verb {
     /// --flows the same for recorded flows. Exit status 0 if nothing changes, 1 if
     /// something does, 2 if that cannot be told.
     Diff(diff::DiffArgs),
+    /// Which policies would allow what was recorded, and nothing else?
+    ///
+    /// CiliumNetworkPolicies, one for each workload that flows are about, with
+    /// what each rule rests upon in comments. What policy denied is left out. Lines
+    /// that nothing can be learned from are told by number. Exit status 1 if there
+    /// is nothing to suggest.
+    Suggest(suggest::SuggestArgs),
     /// The CustomResourceDefinitions of CiliumNetworkPolicy,
     /// CiliumClusterwideNetworkPolicy and CiliumCIDRGroup, for `kubectl apply
     /// -f -`. No agent is needed.
@@ -132,6 +139,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             return validate(files, unknown, format);
         }
         Verb::Diff(args) => return diff::run(args, format),
+        Verb::Suggest(suggested) => return suggest::run(suggested, &args.common),
         Verb::Crds => crds(format)?,
     }
     Ok(ExitCode::SUCCESS)

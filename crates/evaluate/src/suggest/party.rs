@@ -1,0 +1,195 @@
+//! Who the ends of flows are, as policies can say it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use axon_abi::Identity;
+use axon_api::k8s::{check_label, check_namespace};
+use axon_control::labels::{CLUSTER, LabelFilter, NAMESPACE, NAMESPACE_LABELS};
+use axon_model::{Label, Labels, source};
+
+use crate::line::Endpoint;
+use crate::world::Owner;
+use crate::{Described, World};
+
+/// First bit of numbers that only one node knows, and what they are of then.
+const LOCAL_SHIFT: u32 = 24;
+const LOCAL_PREFIX: u32 = 1;
+const LOCAL_NODE: u32 = 2;
+
+/// Pods that policies can tell from others, by labels that do not change from
+/// one pod to the next.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Workload {
+    pub(crate) namespace: String,
+    pub(crate) cluster: String,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// One end of flows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Party {
+    /// Pods, by number.
+    Workload(usize),
+    /// What has a word of its own in policies.
+    Entity(&'static str),
+    /// An address outside.
+    Address(IpAddr),
+}
+
+/// Everybody who was met.
+#[derive(Debug, Default)]
+pub(crate) struct Parties<'a> {
+    described: Option<(&'a Described, &'a World)>,
+    filter: LabelFilter,
+    numbers: BTreeMap<Workload, usize>,
+    workloads: Vec<Workload>,
+}
+
+impl<'a> Parties<'a> {
+    /// Nobody yet but who is described.
+    pub(crate) fn new(described: Option<(&'a Described, &'a World)>) -> Self {
+        let mut parties = Self {
+            described,
+            ..Self::default()
+        };
+        let world = described.map(|(_, world)| world);
+        for id in world.iter().flat_map(|world| &world.people.pods) {
+            let info = world.and_then(|world| world.people.identities.get(id));
+            if let Some(info) = info {
+                // What cannot be in a policy is told when it is met in a flow.
+                let _ = parties.workload(&info.labels);
+            }
+        }
+        parties
+    }
+
+    pub(crate) fn get(&self, number: usize) -> Option<&Workload> {
+        self.workloads.get(number)
+    }
+
+    /// Those that a selector of this namespace must tell from each other.
+    pub(crate) fn beside(&self, one: &Workload) -> impl Iterator<Item = &Workload> {
+        let place = (one.namespace.clone(), one.cluster.clone());
+        self.workloads
+            .iter()
+            .filter(move |other| (&other.namespace, &other.cluster) == (&place.0, &place.1))
+    }
+
+    /// Who an end is.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    pub(crate) fn find(&mut self, endpoint: &Endpoint, ip: IpAddr) -> Result<Party, String> {
+        let mut labels = Labels::default();
+        for text in &endpoint.labels {
+            let label: Label = text
+                .parse()
+                .map_err(|error: axon_model::LabelError| error.to_string())?;
+            labels.insert(label);
+        }
+        // As `axon policy diff` finds it: a pod that is described is what it is now.
+        if let Some(labels) = self.of_described(endpoint, ip) {
+            return self.workload(&labels).map(Party::Workload);
+        }
+        if labels.get(source::K8S, NAMESPACE).is_some() {
+            return self.workload(&labels).map(Party::Workload);
+        }
+        let reserved = labels.iter().filter(|(of, ..)| *of == source::RESERVED);
+        let mut names: BTreeSet<&str> = reserved.map(|(_, name, _)| name).collect();
+        let number = Identity(endpoint.identity);
+        if labels.is_empty() && endpoint.identity != 0 {
+            names.extend(number.reserved_name());
+        }
+        if let Some(party) = of_reserved(&names, ip) {
+            return Ok(party);
+        }
+        let outside = [source::CIDR, source::CIDR_GROUP, source::FQDN];
+        if labels.iter().any(|(of, ..)| outside.contains(&of)) {
+            return Ok(Party::Address(ip));
+        }
+        if !endpoint.pod_name.is_empty() {
+            return Err(format!(
+                "pod {}/{} has no labels of Kubernetes in it (described pods are known by name: \
+                 --current)",
+                endpoint.namespace, endpoint.pod_name
+            ));
+        }
+        match (labels.is_empty(), endpoint.identity >> LOCAL_SHIFT) {
+            (true, LOCAL_PREFIX) => Ok(Party::Address(ip)),
+            (true, LOCAL_NODE) => Ok(Party::Entity("remote-node")),
+            (true, _) => Err(format!("nothing tells who {ip} is (labels)")),
+            (false, _) => Err(format!("{ip} is nobody that policies can name ({labels})")),
+        }
+    }
+
+    /// The labels of a pod that is described.
+    fn of_described(&self, endpoint: &Endpoint, ip: IpAddr) -> Option<Labels> {
+        let (described, world) = self.described?;
+        let name = (endpoint.namespace.clone(), endpoint.pod_name.clone());
+        let by_address = || match world.owners.get(&ip) {
+            Some(Owner::Pod(n)) => Some(*n),
+            _ => world.pods.get(described.further.get(&ip)?).copied(),
+        };
+        let index = match endpoint.pod_name.is_empty() {
+            false => world.pods.get(&name).copied(),
+            // Who has an address may change, so it counts last.
+            true if endpoint.labels.is_empty() => by_address(),
+            true => None,
+        };
+        let identity = world.people.pods.get(index?)?;
+        Some(world.people.identities.get(identity)?.labels.clone())
+    }
+
+    /// The number of pods with these labels.
+    fn workload(&mut self, labels: &Labels) -> Result<usize, String> {
+        let of_k8s = labels.iter().filter(|(of, ..)| *of == source::K8S);
+        let mut workload = Workload {
+            namespace: String::new(),
+            cluster: String::new(),
+            labels: BTreeMap::new(),
+        };
+        for (_, key, value) in of_k8s {
+            match key {
+                NAMESPACE => value.clone_into(&mut workload.namespace),
+                CLUSTER => value.clone_into(&mut workload.cluster),
+                _ if key.starts_with(NAMESPACE_LABELS) => {}
+                _ if self.filter.keeps(source::K8S, key) => {
+                    check_label(key, value)?;
+                    workload.labels.insert(key.to_owned(), value.to_owned());
+                }
+                _ => {}
+            }
+        }
+        let namespace = workload.namespace.as_str();
+        check_namespace(namespace, NAMESPACE).map_err(|error| error.to_string())?;
+        if namespace.is_empty() {
+            return Err(format!("{NAMESPACE} is empty; expected a namespace"));
+        }
+        check_label(CLUSTER, &workload.cluster)?;
+        if let Some(number) = self.numbers.get(&workload) {
+            return Ok(*number);
+        }
+        let number = self.workloads.len();
+        self.workloads.push(workload.clone());
+        self.numbers.insert(workload, number);
+        Ok(number)
+    }
+}
+
+/// Who has these names, the narrowest first.
+fn of_reserved(names: &BTreeSet<&str>, ip: IpAddr) -> Option<Party> {
+    const ENTITIES: [&str; 7] = [
+        "host",
+        "kube-apiserver",
+        "remote-node",
+        "health",
+        "ingress",
+        "init",
+        "unmanaged",
+    ];
+    let world = || names.iter().any(|name| name.starts_with("world"));
+    let entity = ENTITIES.into_iter().find(|name| names.contains(name));
+    let entity = entity.map(Party::Entity);
+    entity.or_else(|| world().then_some(Party::Address(ip)))
+}
