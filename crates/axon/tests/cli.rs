@@ -62,6 +62,16 @@ fn verbs_of_the_agent_say_that_it_is_away() {
         &["monitor"],
         &["observe", "--last", "3"],
         &["policy", "suggest", "--last", "3"],
+        &[
+            "policy",
+            "diff",
+            "--current",
+            "/dev/null",
+            "--proposed",
+            "/dev/null",
+            "--last",
+            "3",
+        ],
     ] {
         let output = axon(verb);
         assert_eq!(

@@ -9,9 +9,10 @@ use axon_api::manifest::{self, Object};
 use axon_evaluate::{Change, Changes, Decision, Described, FlowChange, Flows, World, changes};
 use serde::Serialize;
 
-use super::flows::{Source, each};
+use super::flows::{Source, each, source};
+use crate::client::Common;
 use crate::failure::{FAILED, Failure};
-use crate::output::{Format, or_dash, print, table};
+use crate::output::{or_dash, print, table};
 
 /// Bytes of one file of manifests.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -45,6 +46,9 @@ pub(crate) struct DiffArgs {
     /// print them; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     flows: Option<PathBuf>,
+    /// The last flows of this node's agent instead of a file.
+    #[arg(long, value_name = "N", conflicts_with = "flows")]
+    last: Option<usize>,
     /// Rows of a table at most.
     #[arg(long, default_value_t = 500, value_name = "ROWS")]
     limit: usize,
@@ -73,7 +77,7 @@ struct FlowDifference {
     changes: Vec<FlowChange>,
 }
 
-pub(crate) fn run(args: &DiffArgs, format: Format) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &DiffArgs, common: &Common) -> Result<ExitCode, Failure> {
     let mut notes = Vec::new();
     let current = describe(&args.current, Whose::Current, &mut notes)?;
     let proposed = describe(&args.proposed, Whose::Proposed, &mut notes)?;
@@ -84,15 +88,16 @@ pub(crate) fn run(args: &DiffArgs, format: Format) -> Result<ExitCode, Failure> 
         changes: changes(&before.1, &after.1).map_err(cannot)?,
         ..Difference::default()
     };
-    if let Some(file) = &args.flows {
+    let recorded = source(args.flows.as_ref(), args.last, || common.client());
+    if let Some(recorded) = &recorded {
         let mut flows = Flows::new(&before.0, &before.1);
-        record(&Source::File(file), &mut flows, &mut notes)?;
+        record(recorded, &mut flows, &mut notes)?;
         let judged = flows.judge(&before.1, &after.1).map_err(cannot)?;
         difference.flows = Some(summary(judged));
         notes.extend(left_out(&flows));
     }
     difference.notes = notes;
-    print(format, &difference, |difference| {
+    print(common.output, &difference, |difference| {
         render(difference, args.limit)
     })?;
     let of_flows = difference

@@ -138,7 +138,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             };
             return validate(files, unknown, format);
         }
-        Verb::Diff(args) => return diff::run(args, format),
+        Verb::Diff(compared) => return diff::run(compared, &args.common),
         Verb::Suggest(suggested) => return suggest::run(suggested, &args.common),
         Verb::Crds => crds(format)?,
     }

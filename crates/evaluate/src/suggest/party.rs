@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use axon_abi::Identity;
 use axon_api::k8s::{check_label, check_namespace};
-use axon_control::labels::{CLUSTER, LabelFilter, NAMESPACE, NAMESPACE_LABELS};
+use axon_control::labels::LabelFilter;
+use axon_model::keys::{CLUSTER, NAMESPACE, NAMESPACE_LABELS};
 use axon_model::{Label, Labels, source};
 
 use crate::line::Endpoint;

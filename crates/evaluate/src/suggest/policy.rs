@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::Direction;
-use axon_control::labels::{CLUSTER, NAMESPACE};
 use axon_model::Protocol;
+use axon_model::keys::{CLUSTER, NAMESPACE};
 use serde_json::{Map, Value, json};
 
 use super::party::{Parties, Workload};
