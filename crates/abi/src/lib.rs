@@ -35,6 +35,7 @@ mod nat;
 mod next;
 mod policy;
 mod reason;
+mod service;
 
 pub use addr::{IpKey, LpmKey};
 pub use config::{ConfigFlags, RuntimeConfig, Timeouts};
@@ -55,6 +56,11 @@ pub use policy::{
     PolicySetRow, class,
 };
 pub use reason::DropReason;
+pub use service::{
+    AffinityEntry, Backend, BackendFlags, BackendState, FrontendKind, LIST_BLOCK_SLOTS,
+    LIST_SLOTS_MAX, ListBlock, ListKey, ListRef, MAGLEV_BLOCK_SLOTS, MaglevBlock, MaglevKey,
+    ServiceClient, ServiceEntry, ServiceFlags, ServiceKey, SocketEntry, SocketKey, SourceRangeKey,
+};
 pub use zerocopy::{NetworkEndian, U16, U32};
 
 /// A 16-bit number as it stands on the wire.
