@@ -41,6 +41,7 @@ mod host;
 mod icmp;
 mod icmp_error;
 mod identity;
+mod maglev;
 mod masquerade;
 mod nat;
 mod nd;
@@ -48,6 +49,7 @@ mod packet;
 mod parse;
 mod policy;
 mod scratch;
+mod service;
 mod state;
 mod tables;
 mod to_endpoint;
@@ -63,11 +65,16 @@ pub use header::{
     ArpPacket, ETHERNET_LEN, Ethernet, Ipv4, Ipv6, NeighbourMessage, TcpHead, UdpHead, ethertype,
     protocol, tcp_flag,
 };
+pub use maglev::HashSeeds;
 pub use nd::GATEWAY_IPV6;
 pub use packet::{Checksum, Packet};
 pub use parse::parse;
 pub use policy::{Decision, Question, evaluate};
 pub use scratch::{Flow, Fragmentation, Kind, Scratch, Tuple};
+pub use service::{
+    Answer, Ask, Asker, Choice, Frontend, ServiceTables, Why, frontend, select, select_of,
+    still_valid,
+};
 pub use tables::{NextHop, Route, RouteQuery, Tables, seconds};
 pub use to_endpoint::to_endpoint;
 pub use to_netdev::to_netdev;

@@ -1,0 +1,384 @@
+//! From an address that is a service's to one of its backends.
+//!
+//! ```text
+//! who asks, for what ─> frontend ─> scope ─> source ranges ─> affinity ─┬─> backend
+//!                                                             Maglev ───┤
+//!                                                             random ───┘
+//! ```
+//!
+//! The same code serves sockets, packets, and what only explains them.
+
+use axon_abi::{
+    AffinityEntry, Backend, BackendFlags, BackendState, Be16, DropReason, FrontendKind, IpKey,
+    LIST_BLOCK_SLOTS, ListBlock, ListKey, ListRef, MAGLEV_BLOCK_SLOTS, MaglevBlock, MaglevKey,
+    ServiceClient, ServiceEntry, ServiceFlags, ServiceKey, SourceRangeKey,
+};
+
+use crate::maglev::{HashSeeds, hash};
+
+/// What the choice of a backend asks and writes.
+pub trait ServiceTables {
+    /// What listens there.
+    fn service(&self, key: &ServiceKey) -> Option<&ServiceEntry>;
+    /// A block of a list.
+    fn list_block(&self, key: &ListKey) -> Option<&ListBlock>;
+    /// A block of a Maglev table.
+    fn maglev_block(&self, key: &MaglevKey) -> Option<&MaglevBlock>;
+    /// A backend.
+    fn backend(&self, id: u32) -> Option<&Backend>;
+    /// Whether a prefix holds the address.
+    fn source_range(&self, key: &SourceRangeKey) -> bool;
+    /// Whether a client is one that passes by a redirection.
+    fn skips(&self, client: &ServiceClient) -> bool;
+    /// Where a client went last.
+    fn affinity(&self, client: &ServiceClient) -> Option<AffinityEntry>;
+    /// Remembers it; that there is no room is no reason to refuse a client.
+    fn affinity_insert(&self, client: &ServiceClient, entry: &AffinityEntry);
+    /// Whether an address is some node's.
+    fn is_node(&self, addr: &IpKey) -> bool;
+    /// A random number.
+    fn random(&self) -> u32;
+    /// Seconds of the monotonic clock.
+    fn now_s(&self) -> u32;
+    /// How Maglev hashes flows; alike on all nodes.
+    fn hash_seeds(&self) -> HashSeeds {
+        HashSeeds::DEFAULT
+    }
+}
+
+/// Where somebody stands who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// In a pod of this node.
+    Pod,
+    /// In the node's own network namespace.
+    Node,
+    /// Beyond the node's devices.
+    Network,
+}
+
+impl Asker {
+    /// Whether the internal lists are for him.
+    #[inline(always)]
+    const fn is_inside(self) -> bool {
+        matches!(self, Self::Pod | Self::Node)
+    }
+}
+
+/// Somebody wants to speak to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Where he stands.
+    pub asker: Asker,
+    /// The address.
+    pub addr: IpKey,
+    /// The port.
+    pub port: Be16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Who he is to affinity: his address, or the cookie of his namespace.
+    pub client: IpKey,
+    /// His address, as far as it is known.
+    pub source: IpKey,
+    /// His port, as far as it is known.
+    pub source_port: Be16,
+}
+
+/// What becomes of it.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The address is no service's: it is what it is.
+    Elsewhere,
+    /// The address is a service's, the port is not: it is refused, and goes no
+    /// further.
+    Closed,
+    /// Nobody is behind the frontend: it is refused at once.
+    Refused,
+    /// To a backend.
+    Backend(Choice),
+}
+
+/// The backend that was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Its id.
+    pub id: u32,
+    /// Who that is.
+    pub backend: Backend,
+    /// The frontend's port of a service.
+    pub service: u32,
+    /// The frontend's generation.
+    pub generation: u32,
+    /// Why it is this one.
+    pub by: Why,
+}
+
+/// Why it is this backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The client was there before.
+    Affinity,
+    /// The flow's hash.
+    Maglev,
+    /// By chance.
+    Random,
+}
+
+/// A frontend, seen by who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    /// Its row.
+    pub entry: ServiceEntry,
+    /// The list that is for who asks.
+    pub list: ListRef,
+    /// Whether it is the list for the network.
+    pub is_external: bool,
+}
+
+/// Finds the frontend that somebody asks for.
+///
+/// The row of the address comes first; then, from inside, the node port of any
+/// node; then the address as a whole.
+#[inline(always)]
+pub fn frontend<T: ServiceTables>(tables: &T, ask: &Ask) -> Option<Frontend> {
+    let exact = ServiceKey {
+        addr: ask.addr,
+        port: ask.port,
+        protocol: ask.protocol,
+        pad: 0,
+    };
+    if let Some(entry) = tables.service(&exact) {
+        // Closed to him: to him the address is what it is without the service.
+        if ask.asker.is_inside() && entry.has(ServiceFlags::CLOSED_INSIDE) {
+            return None;
+        }
+        return Some(seen(tables, ask, entry));
+    }
+    if ask.asker.is_inside() && any_node(tables, ask) {
+        let addr = if ask.addr.is_v4() {
+            IpKey::from_v4([0; 4])
+        } else {
+            IpKey::UNSPECIFIED
+        };
+        if let Some(entry) = tables.service(&ServiceKey { addr, ..exact }) {
+            return Some(seen(tables, ask, entry));
+        }
+    }
+    let whole = ServiceKey {
+        addr: ask.addr,
+        ..ServiceKey::default()
+    };
+    let entry = tables.service(&whole)?;
+    if ask.asker.is_inside() && entry.has(ServiceFlags::CLOSED_INSIDE) {
+        return None;
+    }
+    Some(seen(tables, ask, entry))
+}
+
+/// Chooses a backend, or tells what else becomes of who asks.
+///
+/// # Errors
+/// The reason why it is dropped without an answer.
+#[inline(always)]
+pub fn select<T: ServiceTables>(tables: &T, ask: &Ask) -> Result<Answer, DropReason> {
+    let Some(frontend) = frontend(tables, ask) else {
+        return Ok(Answer::Elsewhere);
+    };
+    select_of(tables, ask, &frontend)
+}
+
+/// As [`select`], for a frontend that was found.
+///
+/// # Errors
+/// The reason why it is dropped without an answer.
+#[inline(always)]
+pub fn select_of<T: ServiceTables>(
+    tables: &T,
+    ask: &Ask,
+    frontend: &Frontend,
+) -> Result<Answer, DropReason> {
+    let entry = &frontend.entry;
+    if entry.kind() == Some(FrontendKind::Address) {
+        return Ok(Answer::Closed);
+    }
+    if ask.asker == Asker::Network {
+        if entry.has(ServiceFlags::CLOSED_OUTSIDE) {
+            return Err(DropReason::IsAClusterip);
+        }
+        if !admitted(tables, ask, entry) {
+            return Err(DropReason::SourceRangeDenied);
+        }
+    }
+    let list = &frontend.list;
+    if list.list == 0 || list.slots == 0 {
+        let drops = if ask.asker.is_inside() {
+            ServiceFlags::DROP_INSIDE
+        } else {
+            ServiceFlags::DROP_OUTSIDE
+        };
+        return if entry.has(drops) {
+            Err(DropReason::ServiceBackendNotFound)
+        } else {
+            Ok(Answer::Refused)
+        };
+    }
+    choose(tables, ask, frontend).map(Answer::Backend)
+}
+
+/// Whether a backend that was chosen before may go on: it is still the
+/// service's, and nobody else has come under its id.
+#[inline(always)]
+pub fn still_valid<T: ServiceTables>(tables: &T, choice: &Choice) -> bool {
+    tables.backend(choice.id).is_some_and(|now| {
+        now.service == choice.service && now.generation == choice.backend.generation
+    })
+}
+
+/// Whether the address is the node's own, for the node itself, or some node's.
+#[inline(always)]
+fn any_node<T: ServiceTables>(tables: &T, ask: &Ask) -> bool {
+    (ask.asker == Asker::Node && is_loopback(&ask.addr)) || tables.is_node(&ask.addr)
+}
+
+#[inline(always)]
+fn is_loopback(addr: &IpKey) -> bool {
+    const V6: IpKey = IpKey([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    match addr.to_v4() {
+        Some([first, ..]) => first == 127,
+        None => *addr == V6,
+    }
+}
+
+/// The frontend with the list that is for who asks.
+#[inline(always)]
+fn seen<T: ServiceTables>(tables: &T, ask: &Ask, entry: &ServiceEntry) -> Frontend {
+    let passes_by = entry.has(ServiceFlags::SKIP_OWN)
+        && tables.skips(&ServiceClient {
+            client: ask.client,
+            service: entry.service,
+            external: 0,
+        });
+    let is_external = !ask.asker.is_inside() || passes_by;
+    Frontend {
+        entry: *entry,
+        list: if is_external {
+            entry.external
+        } else {
+            entry.internal
+        },
+        is_external,
+    }
+}
+
+/// Whether the source ranges let the client in.
+#[inline(always)]
+fn admitted<T: ServiceTables>(tables: &T, ask: &Ask, entry: &ServiceEntry) -> bool {
+    if !entry.has(ServiceFlags::SOURCE_RANGES) {
+        return true;
+    }
+    let named = tables.source_range(&SourceRangeKey::host(entry.service, ask.source));
+    named != entry.has(ServiceFlags::SOURCE_DENY)
+}
+
+#[inline(always)]
+fn choose<T: ServiceTables>(
+    tables: &T,
+    ask: &Ask,
+    frontend: &Frontend,
+) -> Result<Choice, DropReason> {
+    let entry = &frontend.entry;
+    let chosen = |id: u32, backend: &Backend, by: Why| Choice {
+        id,
+        backend: *backend,
+        service: entry.service,
+        generation: entry.generation,
+        by,
+    };
+    if !entry.has(ServiceFlags::AFFINITY) {
+        let (id, by) = fresh(tables, ask, frontend)?;
+        let backend = found(tables, id)?;
+        return Ok(chosen(id, backend, by));
+    }
+    let client = ServiceClient {
+        client: ask.client,
+        service: entry.service,
+        external: u32::from(frontend.is_external),
+    };
+    let now = tables.now_s();
+    let known = tables
+        .affinity(&client)
+        .filter(|before| now.wrapping_sub(before.last_s) <= entry.affinity_timeout_s)
+        .and_then(|before| {
+            let backend = tables.backend(before.backend)?;
+            let still = backend.service == entry.service && takes_new(backend, frontend);
+            still.then(|| chosen(before.backend, backend, Why::Affinity))
+        });
+    let choice = match known {
+        Some(choice) => choice,
+        None => {
+            let (id, by) = fresh(tables, ask, frontend)?;
+            chosen(id, found(tables, id)?, by)
+        }
+    };
+    let entry = AffinityEntry {
+        backend: choice.id,
+        last_s: now,
+    };
+    tables.affinity_insert(&client, &entry);
+    Ok(choice)
+}
+
+/// Whether a backend is in the list that is asked, and not held back.
+#[inline(always)]
+fn takes_new(backend: &Backend, frontend: &Frontend) -> bool {
+    let listed = if frontend.is_external {
+        BackendFlags::IN_EXTERNAL
+    } else {
+        BackendFlags::IN_INTERNAL
+    };
+    let held_back = [BackendState::Quarantined, BackendState::Maintenance].map(|state| state as u8);
+    backend.flags & listed != 0 && !held_back.contains(&backend.state)
+}
+
+/// A backend that no earlier choice binds.
+#[inline(always)]
+fn fresh<T: ServiceTables>(
+    tables: &T,
+    ask: &Ask,
+    frontend: &Frontend,
+) -> Result<(u32, Why), DropReason> {
+    let list = &frontend.list;
+    // From inside each connection is told apart by its socket, not by a hash:
+    // nobody else has to come to the same choice.
+    if list.maglev != 0 && ask.asker == Asker::Network && frontend.entry.maglev_slots != 0 {
+        let at = hash(ask, &tables.hash_seeds()) % frontend.entry.maglev_slots;
+        let key = MaglevKey {
+            table: list.maglev,
+            block: at / MAGLEV_BLOCK_SLOTS,
+        };
+        let block = tables.maglev_block(&key);
+        let slot = block.and_then(|block| block.slots.get((at % MAGLEV_BLOCK_SLOTS) as usize));
+        let slot = slot.ok_or(DropReason::ServiceBackendNotFound)?;
+        return slot_of(tables, list, u32::from(*slot)).map(|id| (id, Why::Maglev));
+    }
+    let slot = tables.random() % list.slots;
+    slot_of(tables, list, slot).map(|id| (id, Why::Random))
+}
+
+/// The backend id in a slot of a list.
+#[inline(always)]
+fn slot_of<T: ServiceTables>(tables: &T, list: &ListRef, slot: u32) -> Result<u32, DropReason> {
+    let key = ListKey {
+        list: list.list,
+        block: slot / LIST_BLOCK_SLOTS,
+    };
+    let block = tables.list_block(&key);
+    let id = block.and_then(|block| block.backends.get((slot % LIST_BLOCK_SLOTS) as usize));
+    id.copied().ok_or(DropReason::ServiceBackendNotFound)
+}
+
+#[inline(always)]
+fn found<T: ServiceTables>(tables: &T, id: u32) -> Result<&Backend, DropReason> {
+    tables.backend(id).ok_or(DropReason::ServiceBackendNotFound)
+}
