@@ -176,7 +176,10 @@ impl Read {
             Object::Policy(policy) => {
                 self.policies.insert(policy.origin.clone(), policy);
             }
-            Object::CiliumNode(_) | Object::CiliumIdentity(_) | Object::CiliumEndpoint(_) => {}
+            Object::CiliumNode(_)
+            | Object::CiliumIdentity(_)
+            | Object::CiliumEndpoint(_)
+            | Object::CiliumLocalRedirectPolicy(_) => {}
         }
         Ok(())
     }

@@ -23,12 +23,14 @@ pub(crate) fn groups(cluster: &Cluster, refs: &BTreeSet<GroupRef>) -> BTreeMap<G
         name: service.name.clone(),
         labels: service.labels.clone(),
         selector: service.selector.clone(),
+        ..axon_model::Service::default()
     });
     let services: Vec<_> = services.collect();
     let slices = cluster.services.iter().map(|service| {
         let slice = EndpointSlice {
             service: service.name.clone(),
             addresses: service.endpoints.clone(),
+            ..EndpointSlice::default()
         };
         (ObjectKey::new(&service.namespace, &service.name), slice)
     });

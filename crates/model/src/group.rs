@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Labels, ObjectKey, Selector};
+use crate::{Fault, Labels, ObjectKey, Selector, ServiceSpec, SliceEndpoint, SlicePort};
 
 /// Which group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -97,7 +97,7 @@ pub struct CidrGroup {
     pub cidrs: Vec<IpNet>,
 }
 
-/// A service, as far as policy needs to know it.
+/// A service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Its namespace.
@@ -108,6 +108,9 @@ pub struct Service {
     pub labels: BTreeMap<String, String>,
     /// The labels of its pods; empty if its endpoints are told by slices alone.
     pub selector: BTreeMap<String, String>,
+    /// What else it asks for.
+    #[serde(default)]
+    pub spec: ServiceSpec,
 }
 
 /// A slice of a service's endpoints.
@@ -117,4 +120,16 @@ pub struct EndpointSlice {
     pub service: String,
     /// Addresses of endpoints that are ready.
     pub addresses: Vec<IpAddr>,
+    /// The endpoints with all that is told of them.
+    #[serde(default)]
+    pub endpoints: Vec<SliceEndpoint>,
+    /// Their ports.
+    #[serde(default)]
+    pub ports: Vec<SlicePort>,
+    /// How much of what comes each endpoint takes, beside those of other slices.
+    #[serde(default)]
+    pub weight: Option<u16>,
+    /// What is wrong with it.
+    #[serde(default)]
+    pub faults: Vec<Fault>,
 }

@@ -20,6 +20,7 @@ mod node;
 mod observed;
 mod policy;
 mod selector;
+mod service;
 
 pub use desired::{Desired, PolicyRows, Route, RowDiff, Rows};
 pub use endpoint::{Endpoint, EndpointState, Mac, MacError};
@@ -37,3 +38,8 @@ pub use policy::{
     PortRule, Ports, Protocol, ProtocolError, Rule, RuleEntry, Subject, Tier,
 };
 pub use selector::{Operator, Requirement, Selector};
+pub use service::{
+    Algorithm, Distribution, Exposed, Fault, Forwarding, LocalRedirect, RedirectFrontend,
+    RedirectPort, ServiceKind, ServicePort, ServiceSpec, SliceEndpoint, SlicePort, TargetPort,
+    Written,
+};

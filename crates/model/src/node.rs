@@ -71,6 +71,15 @@ pub struct PodPort {
     pub port: u16,
     /// Its protocol (`TCP`, `UDP`, `SCTP`).
     pub protocol: crate::Protocol,
+    /// The port of the node that leads to it; 0 for none.
+    #[serde(default)]
+    pub host_port: u16,
+    /// The address of the node at which it does; none: at each.
+    #[serde(default)]
+    pub host_ip: Option<IpAddr>,
+    /// Whether its container has ended before the pod's others begin.
+    #[serde(default)]
+    pub is_init: bool,
 }
 
 /// A pod, as far as networking needs to know it.
@@ -96,4 +105,13 @@ pub struct Pod {
     pub ports: Vec<PodPort>,
     /// Its addresses, if its status tells them.
     pub ips: Vec<IpAddr>,
+    /// Whether it is ready to be sent to.
+    #[serde(default)]
+    pub is_ready: bool,
+    /// Whether it is being taken away.
+    #[serde(default)]
+    pub is_terminating: bool,
+    /// Whether its containers have ended for good.
+    #[serde(default)]
+    pub is_finished: bool,
 }

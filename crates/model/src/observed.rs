@@ -7,7 +7,8 @@ use axon_statedb::Table;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CidrGroup, Endpoint, EndpointSlice, Labels, Namespace, Node, Origin, Pod, PolicyObject, Service,
+    CidrGroup, Endpoint, EndpointSlice, Labels, LocalRedirect, Namespace, Node, Origin, Pod,
+    PolicyObject, Service,
 };
 
 /// Namespace and name of an object; the namespace is empty for cluster-scoped
@@ -101,6 +102,8 @@ pub struct Observed {
     pub services: Table<ObjectKey, Service>,
     /// Endpoints of services.
     pub endpoint_slices: Table<ObjectKey, EndpointSlice>,
+    /// Redirections to pods of the same node.
+    pub local_redirects: Table<ObjectKey, LocalRedirect>,
     /// Workloads of every node, where a source tells of them.
     pub cilium_endpoints: Table<ObjectKey, CiliumEndpoint>,
     /// Identities numbered by the cluster, where a source tells of them.

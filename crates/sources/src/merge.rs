@@ -7,8 +7,8 @@ use std::path::Path;
 use axon_api::cilium::CiliumNode;
 use axon_api::manifest::{Document, FieldError, Object};
 use axon_model::{
-    CidrGroup, CiliumEndpoint, EndpointSlice, IdentityRecord, Namespace, Node, ObjectKey, Observed,
-    Origin, Pod, PolicyObject, Service,
+    CidrGroup, CiliumEndpoint, EndpointSlice, IdentityRecord, LocalRedirect, Namespace, Node,
+    ObjectKey, Observed, Origin, Pod, PolicyObject, Service,
 };
 
 use crate::Conflict;
@@ -23,6 +23,7 @@ pub(crate) struct Merged {
     cidr_groups: BTreeMap<String, CidrGroup>,
     services: BTreeMap<ObjectKey, Service>,
     endpoint_slices: BTreeMap<ObjectKey, EndpointSlice>,
+    local_redirects: BTreeMap<ObjectKey, LocalRedirect>,
     cilium_endpoints: BTreeMap<ObjectKey, CiliumEndpoint>,
     identities: BTreeMap<u32, IdentityRecord>,
     /// Objects in force.
@@ -95,6 +96,9 @@ impl Merged {
             Object::EndpointSlice(slice) => {
                 self.endpoint_slices.insert(key.clone(), slice.to_model()?);
             }
+            Object::CiliumLocalRedirectPolicy(policy) => {
+                self.local_redirects.insert(key.clone(), policy.to_model()?);
+            }
             Object::CiliumIdentity(identity) => {
                 let record = identity.to_model()?;
                 self.identities.insert(record.id, record);
@@ -144,6 +148,7 @@ impl Merged {
         observed.cidr_groups.replace(self.cidr_groups);
         observed.services.replace(self.services);
         observed.endpoint_slices.replace(self.endpoint_slices);
+        observed.local_redirects.replace(self.local_redirects);
         observed.policies.replace(self.policies);
     }
 }
@@ -158,5 +163,6 @@ pub(crate) fn mark_complete(observed: &Observed) {
     observed.cidr_groups.mark_complete();
     observed.services.mark_complete();
     observed.endpoint_slices.mark_complete();
+    observed.local_redirects.mark_complete();
     observed.policies.mark_complete();
 }

@@ -11,6 +11,7 @@ mod http;
 mod icmp;
 mod kafka;
 mod l7;
+mod local_redirect;
 mod peers;
 mod policy;
 mod ports;
@@ -26,6 +27,10 @@ pub use endpoint::{
 pub use http::{HeaderMatch, HttpRequest};
 pub use kafka::{KafkaRequest, api_key as kafka_api_key};
 pub use l7::{EnvoyConfigField, L7Field, ListenerField, NameField, SecretField, TlsField};
+pub use local_redirect::{
+    AddressMatcher, CiliumLocalRedirectPolicy, LocalRedirectSpec, PortInfo, RedirectBackendSpec,
+    RedirectFrontendSpec, ServiceMatcher,
+};
 pub use policy::{
     Authentication, CidrRule, CiliumNetworkPolicy, DefaultDeny, EgressRule, IcmpField, IcmpRule,
     IngressRule, PolicyRule, PortProtocol, ServiceName, ServiceRule, ServiceSelector, ToPorts,

@@ -37,6 +37,12 @@ pub struct Metadata {
     /// Its annotations.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// When it was made; empty if not known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub creation_timestamp: String,
+    /// When it shall be gone; empty if it shall stay.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub deletion_timestamp: String,
 }
 
 impl Metadata {

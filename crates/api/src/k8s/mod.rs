@@ -9,6 +9,7 @@ mod network_policy;
 mod node;
 mod pod;
 mod service;
+mod service_spec;
 
 pub use cluster_network_policy::{
     ClusterEgressRule, ClusterIngressRule, ClusterNetworkPolicy, ClusterNetworkPolicySpec,
@@ -31,5 +32,7 @@ pub use pod::{
     PodIp, PodSpec, PodStatus, Probe, RestartPolicy, TcpSocketAction,
 };
 pub use service::{
-    Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Service, ServicePort, ServiceSpec,
+    ClientIpConfig, Endpoint, EndpointConditions, EndpointHint, EndpointHints, EndpointPort,
+    EndpointSlice, LoadBalancerIngress, LoadBalancerStatus, Service, ServicePort, ServiceSpec,
+    ServiceStatus, SessionAffinityConfig,
 };

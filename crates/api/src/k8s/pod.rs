@@ -114,6 +114,12 @@ pub struct ContainerPort {
     /// `TCP` (also if empty), `UDP`, `SCTP`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub protocol: String,
+    /// The port of the node that leads to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_port: Option<u16>,
+    /// The address of the node at which it does; empty: at each.
+    #[serde(default, rename = "hostIP", skip_serializing_if = "String::is_empty")]
+    pub host_ip: String,
 }
 
 /// How to ask whether a container is ready.
@@ -252,11 +258,19 @@ impl Pod {
         let main = main.enumerate().map(|(n, c)| ("containers", n, c));
         for (list, n, container) in init.chain(main) {
             for (m, port) in container.ports.iter().enumerate() {
-                let path = format!("spec.{list}[{n}].ports[{m}].protocol");
+                let at = |field: &str| format!("spec.{list}[{n}].ports[{m}].{field}");
+                let host_ip = match port.host_ip.as_str() {
+                    "" => None,
+                    text => Some(address(text, &at("hostIP"))?),
+                };
+                let runs_on = container.restart_policy == Some(RestartPolicy::Always);
                 ports.push(model::PodPort {
                     name: port.name.to_ascii_lowercase(),
                     port: port.container_port,
-                    protocol: transport(&port.protocol, &path)?,
+                    protocol: transport(&port.protocol, &at("protocol"))?,
+                    host_port: port.host_port.unwrap_or(0),
+                    host_ip: host_ip.filter(|ip| !ip.is_unspecified()),
+                    is_init: list == "initContainers" && !runs_on,
                 });
             }
         }
@@ -274,6 +288,13 @@ impl Pod {
             host_network: self.spec.host_network,
             ports,
             ips: self.ips()?,
+            is_ready: self
+                .status
+                .conditions
+                .iter()
+                .any(|condition| condition.kind == "Ready" && condition.status == "True"),
+            is_terminating: !self.metadata.deletion_timestamp.is_empty(),
+            is_finished: matches!(self.status.phase.as_str(), "Succeeded" | "Failed"),
         })
     }
 

@@ -1,4 +1,7 @@
-//! Services and their endpoint slices, as far as names and policy need them.
+//! Services and their endpoint slices.
+//!
+//! What is wrong with one field of an object that is well formed is told as a
+//! fault of it, and the rest of the object is in force.
 
 use std::collections::BTreeMap;
 
@@ -19,6 +22,59 @@ pub struct Service {
     pub metadata: Metadata,
     /// What it shall be.
     pub spec: ServiceSpec,
+    /// What it was given.
+    #[serde(skip_serializing_if = "is_default")]
+    pub status: ServiceStatus,
+}
+
+/// What a service was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    /// By its load balancer.
+    pub load_balancer: LoadBalancerStatus,
+}
+
+/// What a load balancer gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancerStatus {
+    /// Its addresses.
+    pub ingress: Vec<LoadBalancerIngress>,
+}
+
+/// An address of a load balancer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerIngress {
+    /// The address; empty if it has a name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ip: String,
+    /// `VIP` (also if empty): packets come with this address; `Proxy`: they do not.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ip_mode: String,
+}
+
+/// For how long a client finds the same backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionAffinityConfig {
+    /// Told apart by its address.
+    #[serde(rename = "clientIP")]
+    pub client_ip: ClientIpConfig,
+}
+
+/// For how long a client's address finds the same backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientIpConfig {
+    /// Seconds; absent: three hours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<i64>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What a service shall be.
@@ -43,6 +99,33 @@ pub struct ServiceSpec {
     /// Whether pods that are not ready have addresses too.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub publish_not_ready_addresses: bool,
+    /// `IPv4`, `IPv6`: those of its addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ip_families: Vec<String>,
+    /// Addresses that somebody else leads to the nodes.
+    #[serde(rename = "externalIPs", skip_serializing_if = "Vec::is_empty")]
+    pub external_ips: Vec<String>,
+    /// `Cluster` (also if empty) or `Local`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub external_traffic_policy: String,
+    /// `Cluster` (also if empty) or `Local`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub internal_traffic_policy: String,
+    /// `None` (also if empty) or `ClientIP`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub session_affinity: String,
+    /// For how long.
+    #[serde(skip_serializing_if = "is_default")]
+    pub session_affinity_config: SessionAffinityConfig,
+    /// Prefixes of whom the load balancer's addresses let in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer_source_ranges: Vec<String>,
+    /// Where nodes tell how many backends they have; absent: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check_node_port: Option<i64>,
+    /// `PreferClose`, `PreferSameZone`, `PreferSameNode`; empty: none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub traffic_distribution: String,
 }
 
 /// A port of a service.
@@ -53,7 +136,10 @@ pub struct ServicePort {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// Its number.
-    pub port: u16,
+    pub port: i64,
+    /// The port of each node; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_port: Option<i64>,
     /// The port of the pods; absent: the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_port: Option<IntOrString>,
@@ -88,6 +174,28 @@ pub struct Endpoint {
     pub node_name: String,
     /// What state it is in.
     pub conditions: EndpointConditions,
+    /// Whom it is meant for.
+    #[serde(skip_serializing_if = "is_default")]
+    pub hints: EndpointHints,
+}
+
+/// Whom an endpoint is meant for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointHints {
+    /// Clients of these zones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub for_zones: Vec<EndpointHint>,
+    /// Clients of these nodes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub for_nodes: Vec<EndpointHint>,
+}
+
+/// A zone or a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointHint {
+    /// Its name.
+    pub name: String,
 }
 
 /// What state an endpoint of a slice is in.
@@ -97,6 +205,12 @@ pub struct EndpointConditions {
     /// Whether it may be sent to; absent: yes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
+    /// Whether it answers; absent: yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving: Option<bool>,
+    /// Whether it is ending; absent: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terminating: Option<bool>,
 }
 
 impl Service {
@@ -112,6 +226,7 @@ impl Service {
                 true => BTreeMap::new(),
                 false => self.spec.selector.clone(),
             },
+            spec: super::service_spec::read(self),
         }
     }
 }
@@ -133,10 +248,13 @@ impl EndpointSlice {
             }
         }
         let service = self.metadata.labels.get(SERVICE_NAME);
-        Ok(axon_model::EndpointSlice {
+        let mut slice = axon_model::EndpointSlice {
             service: service.cloned().unwrap_or_default(),
             addresses,
-        })
+            ..axon_model::EndpointSlice::default()
+        };
+        super::service_spec::read_slice(self, &mut slice)?;
+        Ok(slice)
     }
 }
 

@@ -285,6 +285,12 @@ fn decode(head: &Head, tree: Value) -> Result<Option<Object>, Problem> {
             group.to_model()?;
             Object::CiliumCidrGroup(group)
         }
+        "CiliumLocalRedirectPolicy" => {
+            let mut policy: cilium::CiliumLocalRedirectPolicy = from_tree(tree)?;
+            policy.metadata.clone_from(metadata);
+            policy.to_model()?;
+            Object::CiliumLocalRedirectPolicy(policy)
+        }
         "CiliumNode" => {
             let mut node: cilium::CiliumNode = from_tree(tree)?;
             node.metadata.clone_from(metadata);

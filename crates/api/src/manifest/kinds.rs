@@ -20,7 +20,9 @@ pub(super) fn scope(api_version: &str, kind: &str) -> Scope {
         ("", "Pod" | "Service")
         | ("discovery.k8s.io", "EndpointSlice")
         | ("networking.k8s.io" | "extensions", "NetworkPolicy")
-        | ("cilium.io", "CiliumNetworkPolicy" | "CiliumEndpoint") => Scope::Namespaced,
+        | ("cilium.io", "CiliumNetworkPolicy" | "CiliumEndpoint" | "CiliumLocalRedirectPolicy") => {
+            Scope::Namespaced
+        }
         ("", "Namespace" | "Node")
         | (
             "cilium.io",
@@ -51,6 +53,7 @@ const GROUPS: [(&str, &[&str]); 3] = [
             "CiliumNode",
             "CiliumIdentity",
             "CiliumEndpoint",
+            "CiliumLocalRedirectPolicy",
         ],
     ),
     ("networking.k8s.io/v1", &["NetworkPolicy"]),

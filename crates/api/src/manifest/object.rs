@@ -25,6 +25,8 @@ pub enum Object {
     Policy(PolicyObject),
     /// `cilium.io/v2` CiliumCIDRGroup.
     CiliumCidrGroup(cilium::CiliumCidrGroup),
+    /// `cilium.io/v2` CiliumLocalRedirectPolicy.
+    CiliumLocalRedirectPolicy(cilium::CiliumLocalRedirectPolicy),
     /// `cilium.io/v2` CiliumNode.
     CiliumNode(cilium::CiliumNode),
     /// `cilium.io/v2` CiliumIdentity.
@@ -82,6 +84,9 @@ pub fn to_yaml(object: &Object) -> Result<String, ManifestError> {
         Object::Service(o) => ("v1", "Service", tree(o)?),
         Object::EndpointSlice(o) => ("discovery.k8s.io/v1", "EndpointSlice", tree(o)?),
         Object::CiliumCidrGroup(o) => ("cilium.io/v2", "CiliumCIDRGroup", tree(o)?),
+        Object::CiliumLocalRedirectPolicy(o) => {
+            ("cilium.io/v2", "CiliumLocalRedirectPolicy", tree(o)?)
+        }
         Object::CiliumNode(o) => ("cilium.io/v2", "CiliumNode", tree(o)?),
         Object::CiliumIdentity(o) => ("cilium.io/v2", "CiliumIdentity", tree(o)?),
         Object::CiliumEndpoint(o) => ("cilium.io/v2", "CiliumEndpoint", tree(o)?),
