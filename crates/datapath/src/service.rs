@@ -106,7 +106,7 @@ pub struct Choice {
     pub id: u32,
     /// Who that is.
     pub backend: Backend,
-    /// The frontend's port of a service.
+    /// The port of a service that it is a backend of.
     pub service: u32,
     /// The frontend's generation.
     pub generation: u32,
@@ -291,7 +291,7 @@ fn choose<T: ServiceTables>(
     let chosen = |id: u32, backend: &Backend, by: Why| Choice {
         id,
         backend: *backend,
-        service: entry.service,
+        service: backend.service,
         generation: entry.generation,
         by,
     };
