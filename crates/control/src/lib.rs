@@ -31,6 +31,7 @@ mod policies;
 mod routes;
 mod runtime;
 mod seen;
+pub mod services;
 mod sets;
 mod staged;
 mod tiers;
