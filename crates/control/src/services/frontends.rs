@@ -107,7 +107,12 @@ impl<'a> Resolution<'a> {
         self.rows
     }
 
+    /// Tells of a field, once: a port is claimed at several addresses.
     fn report(&mut self, object: &str, field: &str, reason: String) {
+        let mut told = self.rows.reports.iter();
+        if told.any(|report| report.object == object && report.field == field) {
+            return;
+        }
         self.rows.reports.insert(Report {
             object: object.to_owned(),
             field: field.to_owned(),
@@ -402,8 +407,8 @@ impl<'a> Resolution<'a> {
             flags: base.flags
                 | kind as u32
                 | flags
-                | u32::from(drops(internal_local)) * ServiceFlags::DROP_INSIDE
-                | u32::from(drops(external_local)) * ServiceFlags::DROP_OUTSIDE,
+                | (u32::from(drops(internal_local)) * ServiceFlags::DROP_INSIDE)
+                | (u32::from(drops(external_local)) * ServiceFlags::DROP_OUTSIDE),
             internal: of(internal_local),
             external: of(external_local),
             ..base
