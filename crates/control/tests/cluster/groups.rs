@@ -37,6 +37,7 @@ fn slice(c: &Cluster, service: &str, addresses: &[&str]) {
     let row = EndpointSlice {
         service: service.into(),
         addresses: addresses.iter().map(|a| ip(a)).collect(),
+        ..EndpointSlice::default()
     };
     let key = ObjectKey::new("shop", &format!("{service}-1"));
     c.observed.endpoint_slices.write(|txn| txn.insert(key, row));
@@ -215,6 +216,7 @@ fn apiservers(c: &Cluster, addresses: &[&str]) {
     let row = EndpointSlice {
         service: "kubernetes".into(),
         addresses: addresses.iter().map(|a| ip(a)).collect(),
+        ..EndpointSlice::default()
     };
     let key = ObjectKey::new("default", "kubernetes");
     c.observed.endpoint_slices.write(|txn| txn.insert(key, row));
