@@ -173,7 +173,8 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
     )
 }
 
-/// Kills and exchanges the agent under traffic, by default 200 and 20 times.
+/// Kills and exchanges the agent under traffic, by default 200 and 20 times; then
+/// pods come and go.
 pub(crate) fn soak(args: &[String]) -> Result<()> {
     let mut soak = cmd::cargo();
     soak.args(["test", "--quiet", "--package", "axon", "--test", "soak"]);
@@ -200,7 +201,12 @@ pub(crate) fn soak(args: &[String]) -> Result<()> {
     for (name, count) in wanted {
         soak.env(format!("AXON_SOAK_{}", name.to_uppercase()), count);
     }
-    cmd::run(&mut soak)
+    cmd::run(&mut soak)?;
+    // Their long form: a hundred pods come and go ten times.
+    let mut churn = cmd::cargo();
+    churn.args(["test", "--quiet", "--package", "axon", "--test", "cni"]);
+    churn.args(["--", "--ignored", "--nocapture"]);
+    cmd::run(&mut churn)
 }
 
 /// Plays every policy case with real packets, or those with a text in their names.

@@ -1,7 +1,8 @@
 //! The monotonic clock, the one that the kernel programs read too.
 //!
-//! Nothing is decided by the wall clock, which may be stepped: it only tells
-//! when an event was. Clippy refuses it elsewhere (`clippy.toml`).
+//! The wall clock, which may be stepped, tells when an event was, and ends a
+//! trial of host policy, which outlives a start of the node. Clippy refuses it
+//! elsewhere (`clippy.toml`).
 
 use nix::time::{ClockId, clock_gettime};
 

@@ -44,7 +44,9 @@ pub(crate) async fn run(node: Arc<Node>) -> anyhow::Result<()> {
 fn look(node: &Node) {
     let told_ns = node.names.load().monotonic_zero_ns;
     if told_ns != 0 && clock_has_stepped(told_ns) {
-        tracing::info!("the wall clock was stepped: times of events follow, nothing else does");
+        tracing::info!(
+            "the wall clock was stepped: times of events follow; connections and timeouts go by another clock"
+        );
         node.engine.wake();
     }
     // Where they cannot be listed, nobody knows which are endpoints': the rest is looked after.

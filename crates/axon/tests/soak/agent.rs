@@ -129,7 +129,7 @@ impl<'a> Agent<'a> {
 
     /// Ends the agent as a power cut would: at any moment of its life.
     pub(crate) fn kill(&mut self, turn: usize) {
-        let old = self.pid().unwrap_or(0);
+        let old = self.next(0);
         let began = Instant::now();
         self.signal(old, "-9");
         self.next(old);
@@ -151,7 +151,7 @@ impl<'a> Agent<'a> {
         let draft = self.place.with_extension("new");
         std::fs::copy(&built, &draft).unwrap_or_else(|e| panic!("{built:?}: {e}"));
         std::fs::rename(&draft, &self.place).expect("renamed");
-        let old = self.pid().unwrap_or(0);
+        let old = self.next(0);
         let began = Instant::now();
         self.signal(old, "-TERM");
         let mut new = self.next(old);

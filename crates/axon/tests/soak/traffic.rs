@@ -272,11 +272,10 @@ impl Worker {
 
     fn denied_connections(&self) -> Result<(), String> {
         while !self.is_over() {
-            if self
-                .within(|| TcpStream::connect_timeout(&self.to, SILENCE))
-                .is_ok()
-            {
-                return Err("a connection that policy denies was made".to_owned());
+            match self.within(|| TcpStream::connect_timeout(&self.to, SILENCE)) {
+                Ok(_) => return Err("a connection that policy denies was made".to_owned()),
+                Err(e) if e.kind() == std::io::ErrorKind::TimedOut => {}
+                Err(e) => return Err(format!("a denied connection was not tried: {e}")),
             }
             self.counts.denied.fetch_add(1, Ordering::Relaxed);
         }
