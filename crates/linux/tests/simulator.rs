@@ -29,7 +29,7 @@ const A: Identity = Identity(256);
 const B: Identity = Identity(257);
 const SYN: u8 = 2;
 /// Worlds, and packets in each.
-const WORLDS: usize = 150;
+const WORLDS: usize = 330;
 const PACKETS: usize = 80;
 
 /// One packet, and what it means to policy.

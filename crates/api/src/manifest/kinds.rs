@@ -163,7 +163,6 @@ mod tests {
         for (api_version, kind) in [
             ("cilium.io/v2", "CiliumEnvoyConfig"),
             ("cilium.io/v2", "CiliumNodeConfig"),
-            ("cilium.io/v2", "CiliumLocalRedirectPolicy"),
             ("cilium.io/v2alpha1", "CiliumEndpointSlice"),
             ("networking.k8s.io/v1", "Ingress"),
             ("projectcalico.org/v3", "NetworkPolicy"),

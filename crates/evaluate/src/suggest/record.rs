@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axon_model::Protocol;
+use axon_model::{NamePattern, Protocol};
 
 use crate::line::{Line, read};
 use crate::{Described, Problem, World};
@@ -281,6 +281,5 @@ fn is_service(key: &Key, line: &Line) -> bool {
 
 /// Whether a name can stand in a policy.
 fn is_name(name: &str) -> bool {
-    let known = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
-    (1..=253).contains(&name.len()) && name.bytes().all(known)
+    NamePattern::new(name).is_ok_and(|pattern| pattern.name().is_some())
 }
