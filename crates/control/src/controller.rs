@@ -85,6 +85,8 @@ pub struct Controller {
     pub(crate) prefixes_exhausted: Option<Exhausted>,
     /// Conditions of policies that ask for what is not enforced.
     pub(crate) unsupported: Vec<Condition>,
+    /// Fields of services and of their slices that are left out.
+    pub(crate) faults: Vec<Condition>,
     /// Policies, and all that they refer to, were complete in the last step.
     pub(crate) policies_complete: bool,
     /// Identities that may have come, changed or gone in this step.
@@ -155,6 +157,7 @@ impl Controller {
             overlaps: Vec::new(),
             prefixes_exhausted: None,
             unsupported: Vec::new(),
+            faults: Vec::new(),
             policies_complete: false,
             touched: BTreeSet::new(),
             rows_due: BTreeSet::new(),
@@ -286,6 +289,7 @@ impl Controller {
         self.follow_nodes(view);
         self.follow_host(view);
         self.follow_policies(now_ms, view);
+        self.follow_faults(view);
         self.follow_names(now_ms, view, complete);
         self.follow_pods(view);
         let news = self.identify_endpoints(view);

@@ -397,6 +397,7 @@ impl Controller {
             remedy: "leave out labels that policy does not need (option `labels`)".to_owned(),
         }));
         conditions.extend(self.unsupported.iter().cloned());
+        conditions.extend(self.faults.iter().cloned());
         conditions
     }
 }

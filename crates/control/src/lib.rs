@@ -16,6 +16,7 @@ mod apiserver;
 mod config;
 mod controller;
 mod endpoints;
+mod faults;
 mod follow;
 mod host;
 pub mod identity;

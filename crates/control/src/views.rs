@@ -100,6 +100,8 @@ pub enum ConditionKind {
     PolicyUnsupported,
     /// Two objects contradict each other.
     Conflict,
+    /// A field of an object is left out.
+    Fault,
     /// Policy for the node itself is on trial, or was not confirmed in time.
     HostPolicyTrial,
     /// Identities have run out.

@@ -28,6 +28,16 @@ pub enum Message {
     Forbidden(DropReason),
 }
 
+/// Whether a message of this protocol answers a query: policy was asked about that.
+pub const fn is_answer(protocol: u8, kind: u8) -> bool {
+    let message = match protocol {
+        protocol::ICMP => classify_v4(kind, 0),
+        protocol::ICMPV6 => classify_v6(kind),
+        _ => return false,
+    };
+    matches!(message, Message::Answer { .. })
+}
+
 /// IPv4 types (RFC 792, RFC 950).
 #[inline(always)]
 pub(crate) const fn classify_v4(kind: u8, code: u8) -> Message {

@@ -65,6 +65,7 @@ pub use header::{
     ArpPacket, ETHERNET_LEN, Ethernet, Ipv4, Ipv6, NeighbourMessage, TcpHead, UdpHead, ethertype,
     protocol, tcp_flag,
 };
+pub use icmp::is_answer as is_icmp_answer;
 pub use maglev::HashSeeds;
 pub use nd::GATEWAY_IPV6;
 pub use packet::{Checksum, Packet};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axon_abi::{Direction, DropReason, EventKind, EventRecord, Identity, PolicyEntryFlags};
-use axon_datapath::Question;
+use axon_datapath::{Question, is_icmp_answer};
 use axon_model::{Origin, Protocol};
 use axon_policy::Staged;
 
@@ -64,7 +64,7 @@ impl StagedSets {
         let protocol = Protocol(record.protocol);
         let port = if protocol == Protocol::ICMP || protocol == Protocol::ICMPV6 {
             let [icmp_type, _] = record.source_port.get().to_be_bytes();
-            if is_answer(protocol, icmp_type) {
+            if is_icmp_answer(protocol.0, icmp_type) {
                 return None;
             }
             u16::from(icmp_type)
@@ -100,13 +100,5 @@ impl StagedSets {
             (false, false) => Some(DropReason::PolicyDeny),
         };
         Some(StagedVerdict { drop, by })
-    }
-}
-
-/// Whether a message answers another (RFC 792, RFC 4443).
-fn is_answer(protocol: Protocol, icmp_type: u8) -> bool {
-    match protocol {
-        Protocol::ICMP => matches!(icmp_type, 0 | 14 | 16 | 18),
-        _ => icmp_type == 129,
     }
 }

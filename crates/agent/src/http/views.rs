@@ -164,6 +164,7 @@ pub(crate) fn condition_word(kind: ConditionKind) -> &'static str {
         ConditionKind::PolicyOverflow | ConditionKind::RowsOverflow => "overflow",
         ConditionKind::PolicyUnsupported => "unsupported",
         ConditionKind::Conflict => "conflict",
+        ConditionKind::Fault => "fault",
         ConditionKind::HostPolicyTrial => "trial",
         ConditionKind::IdentitiesExhausted => "exhausted",
     }

@@ -20,6 +20,7 @@ pub(crate) mod run;
 pub(crate) mod status;
 mod suggest;
 pub(crate) mod sysdump;
+mod validate;
 mod verify;
 pub(crate) mod version;
 

@@ -1,46 +1,43 @@
-//! Who may claim which address, and the rows that follow from it.
+//! Who may claim which address. What an address leads to is in `lists`; ports of
+//! pods and redirections are in `near`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use axon_abi::{
-    Backend, BackendFlags, BackendState, Be16, FrontendKind, IpKey, LIST_BLOCK_SLOTS,
-    LIST_SLOTS_MAX, ListKey, ListRef, MAGLEV_BLOCK_SLOTS, MaglevKey, ServiceClient, ServiceEntry,
-    ServiceFlags, ServiceKey, SourceRangeKey,
+    Be16, FrontendKind, ListRef, ServiceEntry, ServiceFlags, ServiceKey, SourceRangeKey,
 };
 use axon_model::{
-    Algorithm, Fault, Forwarding, LocalRedirect, NodeAddressKind, ObjectKey, Pod, Protocol,
-    RedirectFrontend, RedirectPort, Service, ServiceKind, ServicePort, Written, source,
+    Fault, Forwarding, NodeAddressKind, ObjectKey, Protocol, Service, ServiceKind, ServicePort,
+    Written, source,
 };
 
-use super::endpoints::{self, Candidate};
-use super::{
-    Cluster, MAGLEV_SEED, Mode, Numbers, Report, ServiceRows, ServicesConfig, maglev_table,
-};
+use super::endpoints;
+use super::{Cluster, Mode, Numbers, Report, ServiceRows, ServicesConfig};
 
 /// One pass over all that is known.
 pub(super) struct Resolution<'a> {
-    cluster: &'a Cluster,
-    node: &'a str,
-    config: &'a ServicesConfig,
-    numbers: &'a mut Numbers,
-    rows: ServiceRows,
+    pub(super) cluster: &'a Cluster,
+    pub(super) node: &'a str,
+    pub(super) config: &'a ServicesConfig,
+    pub(super) numbers: &'a mut Numbers,
+    pub(super) rows: ServiceRows,
     /// Who has which frontend.
-    owners: BTreeMap<ServiceKey, String>,
+    pub(super) owners: BTreeMap<ServiceKey, String>,
     /// The node's own addresses.
-    own: Vec<IpAddr>,
+    pub(super) own: Vec<IpAddr>,
 }
 
 /// The lists of a service's port, of one family.
 #[derive(Clone, Copy, Default)]
-struct Lists {
+pub(super) struct Lists {
     /// Everybody that may be chosen.
-    cluster: ListRef,
+    pub(super) cluster: ListRef,
     /// Who of them is here.
-    local: ListRef,
+    pub(super) local: ListRef,
 }
 
-fn key(addr: IpAddr, port: u16, protocol: Protocol) -> ServiceKey {
+pub(super) fn key(addr: IpAddr, port: u16, protocol: Protocol) -> ServiceKey {
     ServiceKey {
         addr: addr.into(),
         port: Be16::new(port),
@@ -108,7 +105,7 @@ impl<'a> Resolution<'a> {
     }
 
     /// Tells of a field, once: a port is claimed at several addresses.
-    fn report(&mut self, object: &str, field: &str, reason: String) {
+    pub(super) fn report(&mut self, object: &str, field: &str, reason: String) {
         let mut told = self.rows.reports.iter();
         if told.any(|report| report.object == object && report.field == field) {
             return;
@@ -154,118 +151,6 @@ impl<'a> Resolution<'a> {
             self.frontends((&name, service), port, number, lists);
         }
         self.health(object, service);
-    }
-
-    /// The lists of one family, with backends and tables.
-    fn lists(
-        &mut self,
-        number: u32,
-        service: &Service,
-        port: &ServicePort,
-        (all, v6): (&[Candidate], bool),
-    ) -> Lists {
-        let all: Vec<Candidate> = all
-            .iter()
-            .filter(|c| c.addr.is_ipv6() == v6)
-            .cloned()
-            .collect();
-        let place = (self.cluster, self.node);
-        let wide = endpoints::eligible(&all, place, service, (self.config, false));
-        let near = endpoints::eligible(&all, place, service, (self.config, true));
-        let spec = &service.spec;
-        for candidate in &all {
-            let id = self.numbers.backend(number, candidate.addr, candidate.port);
-            let listed = |is_local: bool, flag: u32| {
-                let list = if is_local { &near } else { &wide };
-                u32::from(list.contains(&candidate)) * flag
-            };
-            let state = if candidate.is_ready {
-                BackendState::Active
-            } else if candidate.is_terminating {
-                BackendState::Terminating
-            } else {
-                BackendState::Maintenance
-            };
-            let local = u32::from(candidate.is_local) * BackendFlags::LOCAL;
-            let backend = Backend {
-                addr: candidate.addr.into(),
-                port: Be16::new(candidate.port),
-                protocol: port.protocol.0,
-                state: state as u8,
-                service: number,
-                flags: listed(spec.internal_local, BackendFlags::IN_INTERNAL)
-                    | listed(spec.external_local, BackendFlags::IN_EXTERNAL)
-                    | local,
-                generation: 0,
-            };
-            self.rows.backends.insert(id, backend);
-        }
-        let by_annotation = spec.algorithm.filter(|_| self.config.algorithm_annotation);
-        let maglev = by_annotation.unwrap_or(self.config.algorithm) == Algorithm::Maglev;
-        let mut list = |candidates: &[&Candidate]| self.list(number, candidates, (port, maglev));
-        Lists {
-            cluster: list(&wide),
-            local: list(&near),
-        }
-    }
-
-    fn list(
-        &mut self,
-        number: u32,
-        candidates: &[&Candidate],
-        (port, maglev): (&ServicePort, bool),
-    ) -> ListRef {
-        let candidates = candidates.iter().take(LIST_SLOTS_MAX as usize - 1);
-        let members: Vec<(u32, &Candidate)> = candidates
-            .map(|c| (self.numbers.backend(number, c.addr, c.port), *c))
-            .collect();
-        let ids: Vec<u32> = members.iter().map(|(id, _)| *id).collect();
-        let mut list = self.plain_list(&ids);
-        if list.list == 0 || !maglev {
-            return list;
-        }
-        let weights: Vec<(u32, u16)> = members.iter().map(|(id, c)| (*id, c.weight)).collect();
-        let size = self.config.maglev_table_size;
-        list.maglev = self.numbers.table(&weights, size);
-        let protocol = match port.protocol {
-            Protocol::UDP => "UDP",
-            Protocol::SCTP => "SCTP",
-            _ => "TCP",
-        };
-        let texts = members.iter().map(|(_, c)| {
-            let at = std::net::SocketAddr::new(c.addr, c.port);
-            (format!("[{at}/{protocol},State:active]"), c.weight.max(1))
-        });
-        let places = maglev_table(&texts.collect::<Vec<_>>(), size, MAGLEV_SEED);
-        for (block, chunk) in (0..).zip(places.chunks(MAGLEV_BLOCK_SLOTS as usize)) {
-            let key = MaglevKey {
-                table: list.maglev,
-                block,
-            };
-            let row = self.rows.maglev.entry(key).or_default();
-            for (slot, index) in row.slots.iter_mut().zip(chunk) {
-                *slot = *index;
-            }
-        }
-        list
-    }
-
-    fn plain_list(&mut self, ids: &[u32]) -> ListRef {
-        if ids.is_empty() {
-            return ListRef::default();
-        }
-        let list = self.numbers.list(ids);
-        for (block, chunk) in (0..).zip(ids.chunks(LIST_BLOCK_SLOTS as usize)) {
-            let row = self.rows.lists.entry(ListKey { list, block }).or_default();
-            for (slot, id) in row.backends.iter_mut().zip(chunk) {
-                *slot = *id;
-            }
-        }
-        ListRef {
-            list,
-            slots: ids.len() as u32,
-            maglev: 0,
-        }
     }
 
     fn ranges(&mut self, number: u32, service: &Service) {
@@ -428,7 +313,13 @@ impl<'a> Resolution<'a> {
     }
 
     /// Enters a frontend, unless somebody else has it.
-    fn take(&mut self, name: &str, field: &str, key: ServiceKey, entry: ServiceEntry) -> bool {
+    pub(super) fn take(
+        &mut self,
+        name: &str,
+        field: &str,
+        key: ServiceKey,
+        entry: ServiceEntry,
+    ) -> bool {
         match self.owners.get(&key) {
             Some(owner) if owner != name => {
                 let reason = format!(
@@ -538,152 +429,5 @@ impl<'a> Resolution<'a> {
         self.rows
             .health
             .insert(spec.health_check_node_port, here.len());
-    }
-
-    /// The ports of the node that lead to a pod.
-    fn host_ports(&mut self, object: &ObjectKey, pod: &Pod) {
-        let name = format!("Pod {object}");
-        for port in pod.ports.iter().filter(|port| port.host_port != 0) {
-            let number = self
-                .numbers
-                .port(&name, &port.host_port.to_string(), port.protocol);
-            for ip in &pod.ips {
-                let id = self.backend(number, (*ip, port.port), port.protocol);
-                let list = self.plain_list(&[id]);
-                let entry = ServiceEntry {
-                    service: number,
-                    flags: FrontendKind::HostPort as u32,
-                    internal: list,
-                    external: list,
-                    ..ServiceEntry::default()
-                };
-                let here = self.own.iter().filter(|own| own.is_ipv6() == ip.is_ipv6());
-                let here = here.filter(|own| port.host_ip.is_none_or(|wanted| wanted == **own));
-                for own in here.copied().collect::<Vec<_>>() {
-                    let key = key(own, port.host_port, port.protocol);
-                    self.take(&name, "spec.containers", key, entry);
-                }
-            }
-        }
-    }
-
-    /// A backend of this node that is always active.
-    fn backend(&mut self, service: u32, (addr, port): (IpAddr, u16), protocol: Protocol) -> u32 {
-        let id = self.numbers.backend(service, addr, port);
-        let flags = BackendFlags::IN_INTERNAL | BackendFlags::IN_EXTERNAL | BackendFlags::LOCAL;
-        let backend = Backend {
-            addr: addr.into(),
-            port: Be16::new(port),
-            protocol: protocol.0,
-            service,
-            flags,
-            ..Backend::default()
-        };
-        self.rows.backends.insert(id, backend);
-        id
-    }
-
-    fn redirect(&mut self, redirect: &LocalRedirect) {
-        let name = format!(
-            "CiliumLocalRedirectPolicy {}/{}",
-            redirect.namespace, redirect.name
-        );
-        let pods = self.cluster.pods.values().filter(|pod| {
-            let labels = pod.labels.iter();
-            let labels = labels
-                .map(|(k, v)| axon_model::Label::new(source::K8S, k, v))
-                .collect();
-            pod.node == self.node
-                && pod.namespace == redirect.namespace
-                && pod.is_ready
-                && !pod.is_terminating
-                && !pod.is_finished
-                && redirect.selector.matches(&labels)
-        });
-        let pods: Vec<&Pod> = pods.collect();
-        match &redirect.frontend {
-            RedirectFrontend::Address(addr, ports) => {
-                for port in ports {
-                    let key = key(*addr, port.port, port.protocol);
-                    let front = (port.name.as_str(), key, None);
-                    self.redirect_one((&name, redirect), &pods, front);
-                }
-            }
-            RedirectFrontend::Service(object, wanted) => {
-                let Some(service) = self.cluster.services.get(object) else {
-                    return;
-                };
-                let owner = format!("Service {object}");
-                for port in &service.spec.ports {
-                    let is_wanted =
-                        |w: &RedirectPort| (w.port, w.protocol) == (port.port, port.protocol);
-                    if !wanted.is_empty() && !wanted.iter().any(is_wanted) {
-                        continue;
-                    }
-                    let by_name = wanted.iter().find(|w| is_wanted(w)).map(|w| w.name.clone());
-                    for ip in &service.spec.cluster_ips {
-                        let key = key(ip.addr, port.port, port.protocol);
-                        if self.owners.get(&key) != Some(&owner) {
-                            continue;
-                        }
-                        let before = self.rows.services.get(&key).copied();
-                        let by = by_name.as_deref().unwrap_or(&port.name);
-                        self.redirect_one((&name, redirect), &pods, (by, key, before));
-                    }
-                }
-            }
-        }
-    }
-
-    /// One frontend, in place of what was there; without pods that stays.
-    fn redirect_one(
-        &mut self,
-        (name, redirect): (&str, &LocalRedirect),
-        pods: &[&Pod],
-        (by_name, key, before): (&str, ServiceKey, Option<ServiceEntry>),
-    ) {
-        let is_several = redirect.ports.len() > 1;
-        let mut ports = redirect.ports.iter();
-        let port = ports
-            .find(|port| port.protocol.0 == key.protocol && (!is_several || port.name == by_name));
-        let Some(port) = port else {
-            return;
-        };
-        let label = format!("{}:{}", IpAddr::from(key.addr), key.port.get());
-        let number = self.numbers.port(name, &label, port.protocol);
-        let addresses = pods.iter().flat_map(|pod| &pod.ips);
-        let addresses = addresses.filter(|ip| ip.is_ipv4() == key.addr.is_v4());
-        let ids: Vec<u32> = addresses
-            .map(|ip| self.backend(number, (*ip, port.port), port.protocol))
-            .collect();
-        if ids.is_empty() {
-            return;
-        }
-        let before_flags = before.map_or(ServiceFlags::CLOSED_OUTSIDE, |entry| entry.flags);
-        let skips = u32::from(redirect.skips_own) * ServiceFlags::SKIP_OWN;
-        let entry = ServiceEntry {
-            service: number,
-            flags: FrontendKind::LocalRedirect as u32
-                | (before_flags & !ServiceFlags::KIND_MASK & !ServiceFlags::AFFINITY)
-                | skips,
-            internal: self.plain_list(&ids),
-            external: before.map(|entry| entry.internal).unwrap_or_default(),
-            ..before.unwrap_or_default()
-        };
-        if redirect.skips_own {
-            for pod in pods {
-                let clients = pod.ips.iter().map(|ip| IpKey::from(*ip));
-                self.rows.skips.extend(clients.map(|client| ServiceClient {
-                    client,
-                    service: number,
-                    external: 0,
-                }));
-            }
-        }
-        if before.is_some() {
-            self.rows.services.insert(key, entry);
-        } else {
-            self.take(name, "spec.redirectFrontend.addressMatcher", key, entry);
-        }
     }
 }

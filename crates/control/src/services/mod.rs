@@ -10,7 +10,9 @@
 
 mod endpoints;
 mod frontends;
+mod lists;
 mod maglev;
+mod near;
 mod numbers;
 
 use std::collections::{BTreeMap, BTreeSet};

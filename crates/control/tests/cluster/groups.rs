@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{Direction, Identity};
+use axon_control::ConditionKind;
 use axon_model::{
-    Action, CidrGroup, EndpointSlice, Entity, GroupRef, ObjectKey, Peer, Peers, RuleEntry, Service,
+    Action, CidrGroup, EndpointSlice, Entity, Fault, GroupRef, ObjectKey, Peer, Peers, RuleEntry,
+    Service,
 };
 
 use crate::world::{Cluster, ingress, ip};
@@ -280,4 +282,32 @@ fn what_denies_api_servers_denies_them_while_a_new_agent_learns_who_they_are() {
     c.complete();
     c.step();
     assert_eq!(c.identity("192.0.2.2"), Some(Identity::KUBE_APISERVER.0));
+}
+
+/// A field that is left out is told for as long as it is wrong.
+#[test]
+fn what_is_wrong_with_a_service_is_told() {
+    let mut c = Cluster::ready();
+    let key = ObjectKey::new("shop", "web");
+    let mut row = Service::default();
+    row.spec.faults = vec![Fault::new(
+        "spec.ports[0].port",
+        "70000; expected 1 to 65535",
+    )];
+    c.observed
+        .services
+        .write(|txn| txn.insert(key.clone(), row));
+    let told = |c: &mut Cluster| -> Vec<String> {
+        let conditions = c.step().conditions.into_iter();
+        let of_fields = conditions.filter(|c| c.kind == ConditionKind::Fault);
+        of_fields.map(|condition| condition.message).collect()
+    };
+    let expected =
+        "Service shop/web: spec.ports[0].port: 70000; expected 1 to 65535; it is left out";
+    assert_eq!(told(&mut c), [expected]);
+    assert_eq!(told(&mut c), [expected], "with nothing new");
+    c.observed
+        .services
+        .write(|txn| txn.insert(key, Service::default()));
+    assert!(told(&mut c).is_empty());
 }

@@ -1,0 +1,148 @@
+//! What an address leads to: backends, lists of them, tables of choice.
+
+use std::net::IpAddr;
+
+use axon_abi::{
+    Backend, BackendFlags, BackendState, Be16, LIST_BLOCK_SLOTS, LIST_SLOTS_MAX, ListKey, ListRef,
+    MAGLEV_BLOCK_SLOTS, MaglevKey,
+};
+use axon_model::{Algorithm, Protocol, Service, ServicePort};
+
+use super::endpoints::{self, Candidate};
+use super::frontends::{Lists, Resolution};
+use super::{MAGLEV_SEED, maglev_table};
+
+impl Resolution<'_> {
+    /// The lists of one family, with backends and tables.
+    pub(super) fn lists(
+        &mut self,
+        number: u32,
+        service: &Service,
+        port: &ServicePort,
+        (all, v6): (&[Candidate], bool),
+    ) -> Lists {
+        let all: Vec<Candidate> = all
+            .iter()
+            .filter(|c| c.addr.is_ipv6() == v6)
+            .cloned()
+            .collect();
+        let place = (self.cluster, self.node);
+        let wide = endpoints::eligible(&all, place, service, (self.config, false));
+        let near = endpoints::eligible(&all, place, service, (self.config, true));
+        let spec = &service.spec;
+        for candidate in &all {
+            let id = self.numbers.backend(number, candidate.addr, candidate.port);
+            let listed = |is_local: bool, flag: u32| {
+                let list = if is_local { &near } else { &wide };
+                u32::from(list.contains(&candidate)) * flag
+            };
+            let state = if candidate.is_ready {
+                BackendState::Active
+            } else if candidate.is_terminating {
+                BackendState::Terminating
+            } else {
+                BackendState::Maintenance
+            };
+            let local = u32::from(candidate.is_local) * BackendFlags::LOCAL;
+            let backend = Backend {
+                addr: candidate.addr.into(),
+                port: Be16::new(candidate.port),
+                protocol: port.protocol.0,
+                state: state as u8,
+                service: number,
+                flags: listed(spec.internal_local, BackendFlags::IN_INTERNAL)
+                    | listed(spec.external_local, BackendFlags::IN_EXTERNAL)
+                    | local,
+                generation: 0,
+            };
+            self.rows.backends.insert(id, backend);
+        }
+        let by_annotation = spec.algorithm.filter(|_| self.config.algorithm_annotation);
+        let maglev = by_annotation.unwrap_or(self.config.algorithm) == Algorithm::Maglev;
+        let mut list = |candidates: &[&Candidate]| self.list(number, candidates, (port, maglev));
+        Lists {
+            cluster: list(&wide),
+            local: list(&near),
+        }
+    }
+
+    fn list(
+        &mut self,
+        number: u32,
+        candidates: &[&Candidate],
+        (port, maglev): (&ServicePort, bool),
+    ) -> ListRef {
+        let candidates = candidates.iter().take(LIST_SLOTS_MAX as usize - 1);
+        let members: Vec<(u32, &Candidate)> = candidates
+            .map(|c| (self.numbers.backend(number, c.addr, c.port), *c))
+            .collect();
+        let ids: Vec<u32> = members.iter().map(|(id, _)| *id).collect();
+        let mut list = self.plain_list(&ids);
+        if list.list == 0 || !maglev {
+            return list;
+        }
+        let weights: Vec<(u32, u16)> = members.iter().map(|(id, c)| (*id, c.weight)).collect();
+        let size = self.config.maglev_table_size;
+        list.maglev = self.numbers.table(&weights, size);
+        let protocol = match port.protocol {
+            Protocol::UDP => "UDP",
+            Protocol::SCTP => "SCTP",
+            _ => "TCP",
+        };
+        let texts = members.iter().map(|(_, c)| {
+            let at = std::net::SocketAddr::new(c.addr, c.port);
+            (format!("[{at}/{protocol},State:active]"), c.weight.max(1))
+        });
+        let places = maglev_table(&texts.collect::<Vec<_>>(), size, MAGLEV_SEED);
+        for (block, chunk) in (0..).zip(places.chunks(MAGLEV_BLOCK_SLOTS as usize)) {
+            let key = MaglevKey {
+                table: list.maglev,
+                block,
+            };
+            let row = self.rows.maglev.entry(key).or_default();
+            for (slot, index) in row.slots.iter_mut().zip(chunk) {
+                *slot = *index;
+            }
+        }
+        list
+    }
+
+    pub(super) fn plain_list(&mut self, ids: &[u32]) -> ListRef {
+        if ids.is_empty() {
+            return ListRef::default();
+        }
+        let list = self.numbers.list(ids);
+        for (block, chunk) in (0..).zip(ids.chunks(LIST_BLOCK_SLOTS as usize)) {
+            let row = self.rows.lists.entry(ListKey { list, block }).or_default();
+            for (slot, id) in row.backends.iter_mut().zip(chunk) {
+                *slot = *id;
+            }
+        }
+        ListRef {
+            list,
+            slots: ids.len() as u32,
+            maglev: 0,
+        }
+    }
+
+    /// A backend of this node that is always active.
+    pub(super) fn backend(
+        &mut self,
+        service: u32,
+        (addr, port): (IpAddr, u16),
+        protocol: Protocol,
+    ) -> u32 {
+        let id = self.numbers.backend(service, addr, port);
+        let flags = BackendFlags::IN_INTERNAL | BackendFlags::IN_EXTERNAL | BackendFlags::LOCAL;
+        let backend = Backend {
+            addr: addr.into(),
+            port: Be16::new(port),
+            protocol: protocol.0,
+            service,
+            flags,
+            ..Backend::default()
+        };
+        self.rows.backends.insert(id, backend);
+        id
+    }
+}
