@@ -5,7 +5,7 @@
 //! is lost by its own end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axon_linux::device::{self, Device};
 
@@ -67,6 +67,8 @@ fn look(node: &Node) {
         Ok(repair) => {
             state.error = None;
             state.repairs += 1;
+            // Filters that stood in for links may become links again.
+            node.endpoints.begun.send_replace(Instant::now());
             tracing::warn!(
                 mounted = repair.mounted,
                 pins = repair.pins,

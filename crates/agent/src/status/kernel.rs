@@ -99,7 +99,7 @@ pub(super) fn datapath(node: &Node, view: &View) -> PartStatus {
             State::Failure,
             format!("what keeps policy in force was taken away and cannot be put back: {error}"),
             "see that the bpf-root is a bpffs or an empty directory; do not stop the agent before: \
-             it holds the programs open",
+             it holds the programs open, and without them every endpoint is cut off",
         );
     }
     if !guard.unknown.is_empty() {

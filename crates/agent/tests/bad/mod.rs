@@ -169,6 +169,37 @@ fn a_bpffs_that_vanishes_comes_back_and_nothing_is_lost() {
     bench.until("it is well again", |bench| {
         bench.status("datapath").0 == "Ok"
     });
+    assert!(bench.ping("a", &b) && !bench.ping("c", &b));
+}
+
+/// The programs go with the agent, as nothing can be pinned: pods are cut off
+/// then, not let free.
+#[test]
+fn an_agent_that_ends_without_a_place_for_its_pins_opens_nothing() {
+    let Some((mut bench, [a, b, _])) = node("placeless") else {
+        return;
+    };
+    let (a, b) = (v4(&a), v4(&b));
+    axon_linux::mount::unmount_tree(&bench.path("bpf")).expect("unmounted");
+    let file = bench.path("bpf/precious");
+    fs::write(&file, "").expect("written");
+    bench.until("status names the file", |bench| {
+        let (state, text) = bench.status("datapath");
+        state == "Failure" && text.contains("precious")
+    });
+    assert!(bench.ping("a", &b) && !bench.ping("c", &b));
+    bench.kill();
+    for (from, to) in [("a", &b), ("b", &a), ("c", &b)] {
+        assert!(!bench.ping(from, to), "{from} reaches {to}");
+    }
+    let (status, said) = bench.second("next");
+    assert!(!status.success() && said.contains("precious"), "{said}");
+    assert!(!bench.ping("c", &b), "a refused start opens nothing");
+    fs::remove_file(&file).expect("removed");
+    bench.start();
+    bench.until("a reaches b", |bench| bench.ping("a", &b));
+    assert!(!bench.ping("c", &b));
+    bench.until("status is well", |bench| bench.status("datapath").0 == "Ok");
 }
 
 #[test]

@@ -340,37 +340,61 @@ impl Datapath {
 
     /// Puts back what others have taken away: the bpffs, pins, and stubs from
     /// these endpoints' devices and uplinks. What was not taken away stays in
-    /// force meanwhile, as this process holds it open.
+    /// force meanwhile, as this process holds it open. Where there is no place
+    /// for pins, stubs become filters, which outlive this process: they drop
+    /// everything once the programs have gone with it. They become links again
+    /// when there is a place ([`Datapath::settle`]).
     ///
     /// # Errors
     /// [`DatapathError::Path`], [`DatapathError::Held`], [`DatapathError::Attach`].
     pub fn repair(&mut self, endpoints: &[u32], uplinks: &[u32]) -> Result<Repair, DatapathError> {
-        let root = self.root.as_path();
-        let mut repair = Repair {
-            mounted: crate::mount::ensure_bpffs(root)
-                .map_err(path_error("mounting a bpffs at", root))?,
-            ..Repair::default()
+        // The stubs whatever became of the place: without them everything would pass.
+        let place = self.repair_place();
+        let stubs = self
+            .stubs
+            .repair(place.is_ok(), endpoints, uplinks, |hook| {
+                self.programs.stub_fd(hook)
+            });
+        let mounted = place?;
+        let maps = self.repair_maps()?;
+        let (stubs, links) = stubs?;
+        let repair = Repair {
+            mounted,
+            pins: maps + links,
+            stubs,
         };
+        if mounted || repair.pins > 0 {
+            self.stubs.forgive();
+        }
+        Ok(repair)
+    }
+
+    /// Makes the root a bpffs that this process holds; whether one was mounted.
+    fn repair_place(&mut self) -> Result<bool, DatapathError> {
+        let root = self.root.as_path();
+        let mounted =
+            crate::mount::ensure_bpffs(root).map_err(path_error("mounting a bpffs at", root))?;
         if !owner::is_held(root, &self.lock) {
             self.lock = owner::lock(root)?;
             self.owner
                 .write(root)
                 .map_err(path_error("recording the owner in", root))?;
         }
+        Ok(mounted)
+    }
+
+    /// Pins the maps that have no pin; says how many.
+    fn repair_maps(&self) -> Result<usize, DatapathError> {
+        let mut pins = 0;
         for (name, raw) in &self.raw {
-            let path = root.join(name);
+            let path = self.root.join(name);
             if !path.exists() {
                 raw.pin(&path)
                     .map_err(path_error("pinning the map", &path))?;
-                repair.pins += 1;
+                pins += 1;
             }
         }
-        let (stubs, links) = self
-            .stubs
-            .repair(endpoints, uplinks, |hook| self.programs.stub_fd(hook))?;
-        repair.pins += links;
-        repair.stubs = stubs;
-        Ok(repair)
+        Ok(pins)
     }
 
     /// A reader of the events; there must be only one at a time.

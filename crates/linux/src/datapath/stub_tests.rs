@@ -202,6 +202,47 @@ fn stubs_are_put_where_they_never_came() {
     assert!(again.is_nothing(), "{again:?}");
 }
 
+#[test]
+fn links_without_a_place_for_their_pins_become_filters_until_there_is_one() {
+    let Some((root, [endpoint, uplink])) = root("place") else {
+        return;
+    };
+    let mut datapath = attached(&root, endpoint);
+    let repair = |datapath: &mut Datapath| root.run(|| datapath.repair(&[endpoint], &[uplink]));
+    repair(&mut datapath).expect("the uplink's stubs");
+    crate::mount::unmount_tree(&root.path()).expect("unmounted");
+    // Somebody else's directory, with a file that has a pin's name.
+    let theirs = root.pin(&format!("links/{endpoint}-from_endpoint"));
+    std::fs::create_dir_all(theirs.parent().expect("links")).expect("made");
+    std::fs::write(&theirs, "").expect("written");
+    for _ in 0..2 {
+        repair(&mut datapath).expect_err("no place");
+        let mut both = vec![];
+        both.extend(UPLINK_HOOKS.map(|hook| (uplink, hook)));
+        both.extend(ENDPOINT_HOOKS.map(|hook| (endpoint, hook)));
+        both.sort_unstable();
+        let mut hung = filters(&root);
+        hung.sort_unstable();
+        assert_eq!(hung, both);
+        assert!(theirs.exists(), "it is not ours");
+        assert!(!root.run(|| datapath.settle()).expect("nothing to settle"));
+    }
+    // A device that comes now, and a stub that goes now.
+    root.run(|| clsact::detach(uplink, Hook::FromNetdev))
+        .expect("taken away");
+    repair(&mut datapath).expect_err("no place");
+    assert_eq!(filters(&root).len(), 4);
+
+    std::fs::remove_dir_all(theirs.parent().expect("links")).expect("removed");
+    let done = repair(&mut datapath).expect("repaired");
+    assert!(done.mounted, "{done:?}");
+    while root.run(|| datapath.settle()).expect("settled") {}
+    assert_eq!(filters(&root), []);
+    assert_eq!(linked(&root, endpoint), ENDPOINT_HOOKS);
+    assert_eq!(linked(&root, uplink), UPLINK_HOOKS);
+    assert!(repair(&mut datapath).expect("whole").is_nothing());
+}
+
 /// A program that lets everything through; the kernel takes none twice.
 fn passes() -> OwnedFd {
     // r0 = -1; exit

@@ -237,16 +237,46 @@ impl Stubs {
             return Ok(());
         }
         let link = Link::create(stub, ifindex, side(hook)).map_err(failed(ifindex, hook))?;
-        let path = self.dir.join(pin_name(ifindex, hook));
-        remove_pin(&path)?;
-        link.pin(&path)
-            .map_err(path_error("pinning the link", &path))?;
+        if self.pin(&link, ifindex, hook).is_err() {
+            return self.fall_back(ifindex, hook, stub);
+        }
         if let Some(None) = self.attached.insert((ifindex, hook), Some(link)) {
             // The filter of the device's first moments. It may have gone with its qdisc, which
             // anyone may remove.
             let _ = clsact::remove_filter(ifindex, hook);
         }
         Ok(())
+    }
+
+    fn pin(&self, link: &Link, ifindex: u32, hook: Hook) -> Result<(), DatapathError> {
+        let path = self.dir.join(pin_name(ifindex, hook));
+        remove_pin(&path)?;
+        link.pin(&path)
+            .map_err(path_error("pinning the link", &path))
+    }
+
+    /// Makes a stub a filter where its link has no pin and can have none: the
+    /// link would go with this process, and everything would pass.
+    fn fall_back(
+        &mut self,
+        ifindex: u32,
+        hook: Hook,
+        stub: BorrowedFd<'_>,
+    ) -> Result<(), DatapathError> {
+        clsact::attach(ifindex, hook, stub)
+            .map_err(|error| failed(ifindex, hook)(io::Error::other(error)))?;
+        if let Some(Some(link)) = self.attached.insert((ifindex, hook), None) {
+            // It would else go when this process does: the pin in the bpffs that was unmounted
+            // lives as long as anything in there is held.
+            let _ = link.detach();
+        }
+        self.refused.insert((ifindex, hook));
+        Ok(())
+    }
+
+    /// Lets filters that could be no links be tried again.
+    pub(super) fn forgive(&mut self) {
+        self.refused.clear();
     }
 
     /// Puts stubs on a new device without waiting for the kernel, as filters;
@@ -321,39 +351,36 @@ impl Stubs {
     }
 
     /// Puts back what others have taken away: stubs from these endpoints'
-    /// devices and uplinks, pins of links. Says how many of each.
+    /// devices and uplinks, pins of links. Says how many of each. Where there
+    /// is no `place` for pins, or it takes none, links become filters.
     pub(super) fn repair<'a>(
         &mut self,
+        place: bool,
         endpoints: &[u32],
         uplinks: &[u32],
         stub: impl Fn(Hook) -> Result<BorrowedFd<'a>, DatapathError>,
     ) -> Result<(usize, usize), DatapathError> {
-        fs::create_dir_all(&self.dir).map_err(path_error("making", &self.dir))?;
-        let filters: BTreeSet<(u32, Hook)> = if self.attached.values().any(Option::is_none) {
-            clsact::find()?.into_iter().collect()
-        } else {
-            BTreeSet::new()
-        };
-        let (mut on, mut pins) = (BTreeSet::new(), 0);
-        for (key, link) in &self.attached {
-            let (ifindex, hook) = *key;
-            let Some(link) = link else {
-                on.extend(filters.get(key));
+        let mut refused = None;
+        if place {
+            let made = fs::create_dir_all(&self.dir).map_err(path_error("making", &self.dir));
+            refused = made.err();
+        }
+        let mut pins = 0;
+        for (ifindex, hook) in self.unpinned(place) {
+            let Some(Some(link)) = self.attached.get(&(ifindex, hook)) else {
                 continue;
             };
-            if !self.is_live(ifindex, hook) {
+            let pinned = place.then(|| self.pin(link, ifindex, hook));
+            if matches!(pinned, Some(Ok(()))) {
+                pins += 1;
                 continue;
             }
-            on.insert(*key);
-            let path = self.dir.join(pin_name(ifindex, hook));
-            if !path.exists() {
-                link.pin(&path)
-                    .map_err(path_error("pinning the link", &path))?;
-                pins += 1;
-            }
+            let hung = self.fall_back(ifindex, hook, stub(hook)?);
+            refused = refused.or(pinned.and_then(Result::err)).or(hung.err());
         }
+        let on = self.seeing()?;
         // One that cannot be put back does not keep the others away.
-        let (mut stubs, mut refused) = (0, None);
+        let mut stubs = 0;
         for (devices, hooks) in [(endpoints, ENDPOINT_HOOKS), (uplinks, UPLINK_HOOKS)] {
             for ifindex in devices.iter().filter(|ifindex| exists(**ifindex)) {
                 for hook in hooks
@@ -368,6 +395,32 @@ impl Stubs {
             }
         }
         refused.map_or(Ok((stubs, pins)), Err)
+    }
+
+    /// Live links without a pin. What lies in a place that is not for pins is
+    /// none, whatever its name.
+    fn unpinned(&self, place: bool) -> Vec<(u32, Hook)> {
+        let links = self.attached.iter().filter(|(_, link)| link.is_some());
+        links
+            .map(|(key, _)| *key)
+            .filter(|(ifindex, hook)| self.is_live(*ifindex, *hook))
+            .filter(|(ifindex, hook)| !place || !self.dir.join(pin_name(*ifindex, *hook)).exists())
+            .collect()
+    }
+
+    /// The stubs that see packets now.
+    fn seeing(&self) -> Result<BTreeSet<(u32, Hook)>, DatapathError> {
+        let filters: BTreeSet<(u32, Hook)> = if self.attached.values().any(Option::is_none) {
+            clsact::find()?.into_iter().collect()
+        } else {
+            BTreeSet::new()
+        };
+        let sees = |key: &(u32, Hook), link: &Option<Link>| match link {
+            Some(_) => self.is_live(key.0, key.1),
+            None => filters.contains(key),
+        };
+        let seeing = self.attached.iter().filter(|(key, link)| sees(key, link));
+        Ok(seeing.map(|(key, _)| *key).collect())
     }
 
     /// Takes a stub off a device; a device that is gone is no error.

@@ -61,7 +61,7 @@ impl Root {
         Some(root)
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.dir.path().join("bpf")
     }
 
