@@ -15,6 +15,9 @@ fn packets() {
 fn the_cases_hold_what_holds_of_every_packet() {
     for case in cases::all() {
         packet::run(&packet::script(&case));
+        for script in packet::scripts(&case) {
+            packet::run(&script);
+        }
     }
 }
 

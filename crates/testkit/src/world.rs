@@ -187,7 +187,8 @@ impl World {
                 rule: rule.precedence,
                 proxy_port: Be16::ZERO,
                 flags: (u16::from(rule.deny) * PolicyEntryFlags::DENY)
-                    | (u16::from(rule.default) * PolicyEntryFlags::DEFAULT),
+                    | (u16::from(rule.default) * PolicyEntryFlags::DEFAULT)
+                    | (u16::from(rule.failsafe) * PolicyEntryFlags::UNKNOWN_TOO),
             },
         );
     }
@@ -226,6 +227,8 @@ pub struct Rule {
     pub deny: bool,
     /// Whether it stands for what the set does where nothing matches.
     pub default: bool,
+    /// Whether it allows also whom nobody knows.
+    pub failsafe: bool,
 }
 
 /// An address as a key.

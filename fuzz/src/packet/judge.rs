@@ -11,9 +11,12 @@ use etherparse::err::{Layer, packet::SliceError};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use super::Told;
+use super::ends::{is_node, is_own};
+use super::guard::always_passes;
+use super::host::Policy;
 use super::scene::{LOCKED, LOCKED_V4, LOCKED_V6, PICKY, PICKY_V4, PICKY_V6};
 
-const ETHERNET_LEN: usize = 14;
+pub(super) const ETHERNET_LEN: usize = 14;
 
 /// A packet is counted once, and its drop is told once; what is not ours is
 /// neither.
@@ -43,7 +46,15 @@ pub(super) fn same(outcome: &Outcome, told: &Told, world: &World, twin: &World) 
 
 /// What was let through was well formed, came from whom it says, may be, and
 /// is well formed still.
-pub(super) fn just(hook: Hook, packet: &MemPacket, outcome: &Outcome, world: &World) {
+pub(super) fn just(
+    (hook, packet): (Hook, &MemPacket),
+    outcome: &Outcome,
+    world: &World,
+    policy: &Policy,
+) {
+    if let Some(Ok(_)) = outcome.decided {
+        borrowed(hook, packet, world);
+    }
     let Some(Ok(verdict)) = outcome.decided else {
         assert_eq!(outcome.action, Action::Drop);
         return;
@@ -63,7 +74,12 @@ pub(super) fn just(hook: Hook, packet: &MemPacket, outcome: &Outcome, world: &Wo
             if packet.gso_size == 0 && check(&packet.bytes).is_ok() {
                 check(&outcome.bytes).expect("right checksums stay right");
             }
-            sender(hook, packet, &seen, world);
+            if hook != Hook::FromNetdev
+                || verdict != Verdict::Pass
+                || !always_passes(packet, policy)
+            {
+                sender(hook, packet, &seen, world);
+            }
             receiver(hook, packet, &seen, verdict);
             if hook == Hook::ToNetdev {
                 masqueraded(packet, outcome);
@@ -74,7 +90,7 @@ pub(super) fn just(hook: Hook, packet: &MemPacket, outcome: &Outcome, world: &Wo
 
 /// Whether a packet's tag makes it none of ours: one of a VLAN, and near an endpoint
 /// any.
-fn tagged(hook: Hook, packet: &MemPacket) -> bool {
+pub(super) fn tagged(hook: Hook, packet: &MemPacket) -> bool {
     let near = matches!(hook, Hook::FromEndpoint | Hook::ToEndpoint);
     packet.vlan.is_some_and(|id| near || id != 0)
 }
@@ -123,12 +139,8 @@ fn sender(hook: Hook, packet: &MemPacket, seen: &Seen<'_>, world: &World) {
             );
         }
         Hook::FromNetdev => {
-            let own = [
-                IpKey::from_v4(world.config.node_ipv4),
-                world.config.node_ipv6,
-            ];
             assert!(
-                !world.addresses.contains_key(&source) && !own.contains(&source),
+                !world.addresses.contains_key(&source) && !is_own(seen.source),
                 "{} from outside",
                 seen.source
             );
@@ -179,10 +191,29 @@ fn receiver(hook: Hook, packet: &MemPacket, seen: &Seen<'_>, verdict: Verdict) {
     }
 }
 
-/// What is translated leaves from the node.
+/// What another device has brought leaves under no endpoint's address but its own.
+fn borrowed(hook: Hook, packet: &MemPacket, world: &World) {
+    let from = packet.ingress_ifindex;
+    if hook != Hook::ToNetdev || from == 0 || tagged(hook, packet) {
+        return;
+    }
+    if let Some((source, _)) = addresses(&packet.bytes) {
+        let row = world.addresses.get(&IpKey::from(source));
+        assert!(
+            row.is_none_or(|row| row.ifindex == from),
+            "{source} is lent"
+        );
+    }
+}
+
+/// What is translated leaves from the node; what is the node's, as it is.
 fn masqueraded(packet: &MemPacket, outcome: &Outcome) {
     let (before, _) = addresses(&packet.bytes).expect("it was read");
     let (after, _) = addresses(&outcome.bytes).expect("it was read");
+    if is_node(before) {
+        assert_eq!(after, before, "the node leaves by another address");
+        return;
+    }
     let node = if before.is_ipv4() { V4.node } else { V6.node };
     assert_eq!(after, address(node), "{before} leaves");
 }
@@ -203,6 +234,11 @@ struct Seen<'a> {
     /// Whether it is a part of its datagram only.
     fragmented: bool,
     transport: Option<TransportSlice<'a>>,
+}
+
+/// Whether another parser has nothing against a packet.
+pub(super) fn is_well_formed(packet: &MemPacket) -> bool {
+    read(packet).is_ok()
 }
 
 /// Reads a packet; an error says why it is malformed.
@@ -259,7 +295,7 @@ fn is_excused(error: &SliceError, aggregate: bool) -> bool {
 }
 
 /// The addresses of an IP packet, wherever they stand.
-fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
+pub(super) fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
     let ip = frame.get(ETHERNET_LEN..)?;
     match frame.get(12..ETHERNET_LEN)? {
         [0x08, 0x00] => {

@@ -9,14 +9,20 @@
 //! that say how long it is, and its frame. State (flows, translations,
 //! fragments) stays from one packet to the next.
 
+mod ends;
+mod guard;
+mod host;
 mod judge;
+mod message;
 mod scene;
 
-use axon_abi::{DropReason, EventRecord, Hook, PolicySetFlags, PolicySetRow};
+use axon_abi::{ConfigFlags, DropReason, EventRecord, Hook, PolicySetFlags, PolicySetRow};
 use axon_datapath::{Scratch, Verdict, report_drop};
 use axon_testkit::cases::{POD_A, POD_B, POD_HERMIT, UPLINK};
 use axon_testkit::{Backend, Case, MemPacket, Native, World};
 
+use guard::Guard;
+use host::{OF_CASES, POLICIES, Policy};
 use scene::{LOCKED, PICKY};
 
 /// Packets of a script; what follows is passed over.
@@ -29,6 +35,8 @@ const FRAME_MAX: usize = 2047;
 struct Head {
     hook: Hook,
     ifindex: u32,
+    /// At the uplink: whether another device has brought what leaves.
+    brought: bool,
     vlan: bool,
     gso: bool,
     wait: bool,
@@ -43,19 +51,20 @@ const HOOKS: [Hook; 4] = [
     Hook::ToNetdev,
 ];
 /// The last one is nobody's.
-const DEVICES: [u32; 8] = [POD_A, POD_B, POD_HERMIT, PICKY, LOCKED, UPLINK, POD_A, 99];
+const DEVICES: [u32; 8] = [
+    POD_A, POD_B, POD_HERMIT, PICKY, LOCKED, UPLINK, POD_A, NOBODYS,
+];
+const NOBODYS: u32 = 99;
 
 impl Head {
     fn read([how, changes]: [u8; 2]) -> Self {
         let hook = HOOKS[usize::from(how & 3)];
         let uplink = matches!(hook, Hook::FromNetdev | Hook::ToNetdev);
+        let device = DEVICES[usize::from(how >> 2 & 7)];
         Self {
             hook,
-            ifindex: if uplink {
-                UPLINK
-            } else {
-                DEVICES[usize::from(how >> 2 & 7)]
-            },
+            ifindex: if uplink { UPLINK } else { device },
+            brought: hook == Hook::ToNetdev && device == NOBODYS,
             vlan: how & 0x20 != 0,
             gso: how & 0x40 != 0,
             wait: how & 0x80 != 0,
@@ -66,7 +75,8 @@ impl Head {
     fn write(self) -> [u8; 2] {
         let place = |ok: Option<usize>| ok.unwrap_or_default() as u8;
         let hook = place(HOOKS.iter().position(|hook| *hook == self.hook));
-        let device = place(DEVICES.iter().position(|device| *device == self.ifindex));
+        let device = if self.brought { NOBODYS } else { self.ifindex };
+        let device = place(DEVICES.iter().position(|known| *known == device));
         let flags = u8::from(self.vlan) << 5 | u8::from(self.gso) << 6 | u8::from(self.wait) << 7;
         [hook | device << 2 | flags, self.changes]
     }
@@ -87,21 +97,38 @@ fn records(mut data: &[u8]) -> impl Iterator<Item = (Head, &[u8])> {
 
 /// A case of the tables as a script: what the fuzzer starts from.
 pub fn script(case: &Case) -> Vec<u8> {
+    let held = case.world.config.flags & ConfigFlags::HOST_FIREWALL != 0;
+    script_held_to(case, if held { OF_CASES } else { 0 })
+}
+
+/// A case as a script, with the node held to one of its policies throughout.
+fn script_held_to(case: &Case, policy: usize) -> Vec<u8> {
     let mut script = Vec::new();
+    let mut changes = if policy == 0 {
+        0
+    } else {
+        policy_change(policy)
+    };
     for step in &case.steps {
         let head = Head {
             hook: step.hook,
             ifindex: step.packet.ifindex,
+            brought: step.hook == Hook::ToNetdev && step.packet.ingress_ifindex != 0,
             vlan: step.packet.vlan.is_some(),
             gso: step.packet.gso_size != 0,
             wait: step.after_s != 0,
-            changes: 0,
+            changes: std::mem::take(&mut changes),
         };
         script.extend(head.write());
         script.extend((step.packet.bytes.len() as u16).to_le_bytes());
         script.extend(&step.packet.bytes);
     }
     script
+}
+
+/// Every case under every policy of the node.
+pub fn scripts(case: &Case) -> impl Iterator<Item = Vec<u8>> {
+    (0..POLICIES.len()).map(|policy| script_held_to(case, policy))
 }
 
 /// Runs a script.
@@ -114,11 +141,17 @@ pub fn run(data: &[u8]) {
     };
     // What earlier packets have left in it; the other one is poisoned anew.
     let mut dirty = Scratch::default();
+    let mut guard = Guard::default();
+    let mut policy = &POLICIES[0];
     for (head, frame) in records(data) {
-        change(&mut native, head);
+        change(&mut native, head, &mut policy);
+        if head.wait {
+            guard.wait();
+        }
         let packet = MemPacket {
             bytes: frame.to_vec(),
             ifindex: head.ifindex,
+            ingress_ifindex: if head.brought { NOBODYS } else { 0 },
             gso_size: if head.gso { 1000 } else { 0 },
             // A VLAN, or a priority alone.
             vlan: head.vlan.then_some((frame.len() & 1) as u16),
@@ -131,7 +164,8 @@ pub fn run(data: &[u8]) {
         let packets = counted(&native.world) - before;
         judge::accounted(&outcome, packets);
         judge::same(&outcome, &told, &native.world, &twin);
-        judge::just(head.hook, &packet, &outcome, &native.world);
+        judge::just((head.hook, &packet), &outcome, &native.world, policy);
+        guard.judge((head.hook, &packet), &outcome, &native.world, policy);
     }
 }
 
@@ -168,7 +202,7 @@ fn counted(world: &World) -> u64 {
 }
 
 /// What may change between two packets.
-fn change(native: &mut Native, head: Head) {
+fn change(native: &mut Native, head: Head, policy: &mut &'static Policy) {
     if head.wait {
         native.wait_s([1, 11, 31, 61][usize::from(head.changes & 3)]);
     }
@@ -190,4 +224,21 @@ fn change(native: &mut Native, head: Head) {
     if head.changes & 0x20 != 0 {
         world.config.ct_quota = if world.config.ct_quota == 0 { 2 } else { 0 };
     }
+    if let Some(number) = policy_of(head.changes) {
+        *policy = &POLICIES[number];
+        scene::hold(world, number);
+    }
 }
+
+/// The policy that the node is held to from now on, if that changes.
+fn policy_of(changes: u8) -> Option<usize> {
+    let row = usize::from(changes >> 6).checked_sub(1)?;
+    Some(row * 4 + usize::from(changes & 3))
+}
+
+/// The change to a policy.
+fn policy_change(number: usize) -> u8 {
+    ((number / 4 + 1) << 6 | number % 4) as u8
+}
+
+const _: () = assert!(POLICIES.len() == 12, "three rows of four");

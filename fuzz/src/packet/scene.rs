@@ -1,13 +1,16 @@
-//! The scene of the cases, and two endpoints more whose policy lets almost
-//! nothing through.
+//! The scene of the cases, two endpoints more whose policy lets almost nothing
+//! through, and what the node itself may be held to.
 
 use std::cell::OnceCell;
 
 use axon_abi::{
-    EndpointRow, Hook, Identity, IpKey, IpcacheRow, LpmKey, PolicySetFlags, PolicySetRow,
+    ConfigFlags, EndpointFlags, EndpointRow, HOST_DEVICE, Hook, Identity, IpKey, IpcacheFlags,
+    IpcacheRow, LpmKey, PolicySetFlags, PolicySetRow,
 };
 use axon_testkit::cases::{Net, POD_A, UPLINK, V4, V6};
 use axon_testkit::{Backend, Build, MemPacket, Native, Rule, World};
+
+use super::host::{Does, Held, POLICIES, Policy, What, Who};
 
 /// Device of the endpoint that takes TCP port 80 from the first, and opens
 /// nothing.
@@ -19,6 +22,12 @@ pub(super) const PICKY_V4: &str = "10.0.0.14";
 pub(super) const PICKY_V6: &str = "fd00::e";
 pub(super) const LOCKED_V4: &str = "10.0.0.15";
 pub(super) const LOCKED_V6: &str = "fd00::f";
+/// Addresses of the node besides those that it is known by.
+pub(super) const FURTHER: [&str; 3] = ["203.0.113.1", "2001:db8:5::1", "fe80::1"];
+/// The node's number among the endpoints.
+pub(super) const HOST_ID: u16 = 9;
+/// The first of the node's policy sets, in the order of [`POLICIES`].
+const HOST_SETS: u32 = 100;
 
 thread_local! {
     static WORLD: OnceCell<World> = const { OnceCell::new() };
@@ -57,7 +66,99 @@ fn make() -> World {
         world.nomasq.push(key);
     }
     world.identities.insert(Identity::LOCAL_MIN);
+    for addr in FURTHER {
+        world.known(addr, Identity::HOST, IpcacheFlags::LOCAL_HOST);
+    }
+    for (set, policy) in (HOST_SETS..).zip(&POLICIES) {
+        add_policy(&mut world, set, policy);
+    }
     under_way(world)
+}
+
+/// Holds the node to one of its policies from now on, as an agent does: every
+/// flow is judged anew.
+pub(super) fn hold(world: &mut World, number: usize) {
+    let policy = &POLICIES[number];
+    let flags = ConfigFlags::HOST_FIREWALL | ConfigFlags::IPCACHE_PARTIAL;
+    world.config.flags &= !flags;
+    world.endpoints.remove(&HOST_DEVICE);
+    if policy.held != Held::Off {
+        world.host_firewall(HOST_ID, HOST_SETS + number as u32);
+    }
+    if policy.partial {
+        world.config.flags |= ConfigFlags::IPCACHE_PARTIAL;
+    }
+    match policy.held {
+        Held::Waits => {
+            world.endpoints.remove(&HOST_DEVICE);
+        }
+        Held::Audited => {
+            let row = world.endpoints.entry(HOST_DEVICE).or_default();
+            row.flags |= EndpointFlags::AUDIT;
+        }
+        Held::Off | Held::Fast => {}
+    }
+    world.config.epoch = world.config.epoch.wrapping_add(1);
+}
+
+fn add_policy(world: &mut World, set: u32, policy: &Policy) {
+    let closed = [
+        PolicySetFlags::DEFAULT_DENY_INGRESS,
+        PolicySetFlags::DEFAULT_DENY_EGRESS,
+    ];
+    let closed = policy.closed.iter().zip(closed);
+    let flags = closed.fold(0, |flags, (closed, flag)| flags | u32::from(*closed) * flag);
+    world.sets.entry(set).or_default().flags = flags;
+    let precedences = (1..=policy.rules.len() as u32).rev();
+    for (rule, precedence) in policy.rules.iter().zip(precedences) {
+        let written = Rule {
+            egress: rule.egress,
+            precedence,
+            deny: matches!(rule.does, Does::Deny | Does::DenyByDefault),
+            default: rule.does == Does::DenyByDefault,
+            failsafe: rule.does == Does::Failsafe,
+            ..Rule::default()
+        };
+        for remote in identities(world, rule.who) {
+            for (protocol, port, prefix) in places(rule.what) {
+                let place = Rule {
+                    protocol,
+                    port,
+                    prefix,
+                    ..written
+                };
+                world.rule(set, remote, place);
+            }
+        }
+    }
+}
+
+/// Where entries of a rule stand: protocol, port, bits of it that count.
+fn places(what: What) -> Vec<(u8, u16, u8)> {
+    match what {
+        What::Any => vec![(0, 0, 0)],
+        What::Protocol(protocol) => vec![(protocol, 0, 0)],
+        What::Ports(protocol, first, count) => {
+            vec![(protocol, first, 16 - count.trailing_zeros() as u8)]
+        }
+        What::Type(v4, v6) => vec![(1, v4.into(), 16), (58, v6.into(), 16)],
+    }
+}
+
+fn identities(world: &World, who: Option<Who>) -> Vec<Option<Identity>> {
+    let endpoint = |device| world.endpoints.get(&device).map(|row| row.identity);
+    match who {
+        None => vec![None],
+        Some(Who::First) => vec![endpoint(POD_A)],
+        Some(Who::RemotePod) => {
+            let row = world.ipcache.get(&Net::key(V4.remote));
+            vec![row.map(|row| row.identity)]
+        }
+        Some(Who::RemoteNode) => vec![Some(Identity::REMOTE_NODE)],
+        Some(Who::Prefix) => vec![Some(Identity::LOCAL_MIN)],
+        Some(Who::World) => vec![Some(Identity::WORLD_IPV4), Some(Identity::WORLD_IPV6)],
+        Some(who @ (Who::Pod | Who::Unknown)) => unreachable!("no rule names {who:?}"),
+    }
 }
 
 fn add(world: &mut World, id: u16, ifindex: u32, (v4, v6): (&str, &str)) {
