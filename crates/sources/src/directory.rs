@@ -11,11 +11,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::files::{Files, Writing};
-use crate::keep::Keep;
+use crate::keep::{Done, Job, Keep};
 use crate::merge::{Merged, mark_complete};
 use crate::walk::{Stamp, walk};
 use crate::watcher::Watcher;
-use crate::{FileStatus, SourceStatus};
+use crate::{FileStatus, NotKept, SourceStatus};
 
 /// How often a directory that cannot be read is looked at again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -74,6 +74,7 @@ impl DirectorySource {
                 status: SourceStatus::default(),
                 watcher: Watcher::new(),
                 first: None,
+                keeping: Keeping::default(),
                 config,
                 observed,
             };
@@ -112,6 +113,7 @@ struct Scanner {
     watcher: Watcher,
     /// Files of the first whole walk that are still to be read.
     first: Option<BTreeSet<PathBuf>>,
+    keeping: Keeping,
 }
 
 impl Scanner {
@@ -130,23 +132,47 @@ impl Scanner {
                     return;
                 }
             };
-            sender.send_if_modified(|told| {
-                let news = **told != self.status;
-                if news {
-                    *told = Arc::new(self.status.clone());
-                }
-                news
-            });
+            self.tell(sender);
+            // After what is read is in force: that does not wait for the disk.
+            self.keeping.begin(|| self.files.job(true));
             let pause = match (postponed, self.status.directories.is_empty()) {
                 (true, _) => self.config.settle,
                 (false, false) => RETRY.min(self.config.rescan),
                 (false, true) => self.config.rescan,
             };
+            self.wait(pause, sender).await;
+        }
+    }
+
+    /// Waits until it is time for a scan.
+    async fn wait(&mut self, pause: Duration, sender: &watch::Sender<Arc<SourceStatus>>) {
+        let pause = tokio::time::sleep(pause);
+        tokio::pin!(pause);
+        loop {
             tokio::select! {
-                () = self.watcher.changed() => tokio::time::sleep(self.config.settle).await,
-                () = tokio::time::sleep(pause) => {}
+                () = self.watcher.changed() => {
+                    return tokio::time::sleep(self.config.settle).await;
+                }
+                () = &mut pause => return,
+                Some(done) = self.keeping.done() => {
+                    if self.files.kept(done) {
+                        self.status.not_kept = not_kept(&self.files);
+                        self.tell(sender);
+                    }
+                    self.keeping.begin(|| self.files.job(false));
+                }
             }
         }
+    }
+
+    fn tell(&self, sender: &watch::Sender<Arc<SourceStatus>>) {
+        sender.send_if_modified(|told| {
+            let news = **told != self.status;
+            if news {
+                *told = Arc::new(self.status.clone());
+            }
+            news
+        });
     }
 
     /// Looks at everything; whether something is being written meanwhile.
@@ -155,18 +181,10 @@ impl Scanner {
         self.watcher.follow(&self.config.directories);
         let walk = walk(&self.config.directories);
         let open = self.watcher.open();
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| {
-                i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)
-            });
-        let settle = i128::try_from(self.config.settle.as_nanos()).unwrap_or(i128::MAX);
-        let writing = |path: &Path, stamp: &Stamp| match open.get(path) {
-            Some(since) if *since > WRITER_MAX => Writing::Long,
-            Some(_) => Writing::Now,
-            // A time that lies ahead tells nothing.
-            None if (0..settle).contains(&(now - stamp.changed_ns())) => Writing::Now,
-            None => Writing::No,
+        let now_ns = now_ns();
+        let writing = |path: &Path, stamp: &Stamp| {
+            let since_ns = now_ns - stamp.changed_ns();
+            writing(open.get(path).copied(), since_ns, self.config.settle)
         };
         let mut pass = self.files.follow(&walk, writing);
         pass.changed |= self.status.directories != walk.unreadable;
@@ -186,7 +204,7 @@ impl Scanner {
     /// Whether every file of the first whole walk has been read. What comes
     /// while they are read does not delay that.
     fn has_read_first(&mut self, postponed: &BTreeSet<PathBuf>) -> bool {
-        if !self.status.directories.is_empty() {
+        if !self.status.directories.is_empty() || self.files.miss_something() {
             return false;
         }
         let first = self.first.get_or_insert_with(|| postponed.clone());
@@ -210,6 +228,7 @@ impl Scanner {
                 path: path.to_owned(),
                 objects: file.documents.iter().filter(|d| d.object.is_some()).count(),
                 error: file.error.clone(),
+                lost: file.lost.clone(),
             })
             .collect();
         self.status.refused = self
@@ -218,5 +237,96 @@ impl Scanner {
             .flat_map(|(path, file)| file.refused.iter().map(move |r| r.status(path)))
             .collect();
         merged.write(&self.observed);
+    }
+}
+
+/// Nanoseconds since 1970 by the wall clock, as files' times are.
+fn now_ns() -> i128 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, nanoseconds)
+}
+
+fn nanoseconds(duration: Duration) -> i128 {
+    i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX)
+}
+
+/// Whether a file may be in the middle of being written: it is `open` for writing
+/// and was written to so long ago, or its change is recent by the wall clock.
+fn writing(open: Option<Duration>, since_ns: i128, settle: Duration) -> Writing {
+    match open {
+        Some(since) if since > WRITER_MAX => Writing::Long,
+        Some(_) => Writing::Now,
+        // A time that lies ahead tells nothing.
+        None if (0..nanoseconds(settle)).contains(&since_ns) => Writing::Now,
+        None => Writing::No,
+    }
+}
+
+fn not_kept(files: &Files) -> Vec<NotKept> {
+    let failed = files.not_kept();
+    failed
+        .map(|(path, reason)| NotKept {
+            path: path.to_owned(),
+            reason: reason.to_owned(),
+        })
+        .collect()
+}
+
+/// Has things be kept for a restart, one job at a time, beside the scans.
+#[derive(Default)]
+struct Keeping(Option<JoinHandle<Done>>);
+
+impl Keeping {
+    /// Begins with what there is to do, unless something is being done.
+    fn begin(&mut self, job: impl FnOnce() -> Option<Job>) {
+        if self.0.is_none() {
+            self.0 = job().map(|job| tokio::task::spawn_blocking(|| job.run()));
+        }
+    }
+
+    /// Waits until that is done; `None` if it broke, which the next scan tries again.
+    async fn done(&mut self) -> Option<Done> {
+        let Some(task) = &mut self.0 else {
+            return std::future::pending().await;
+        };
+        let ended = task.await;
+        self.0 = None;
+        ended.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{WRITER_MAX, Writing, writing};
+
+    #[test]
+    fn a_wall_clock_that_jumps_has_no_file_wait() {
+        let settle = Duration::from_millis(20);
+        let (moment, hour) = (1_000_000_i128, 3_600_000_000_000_i128);
+        for (what, open, since_ns, expected) in [
+            ("long ago", None, hour, Writing::No),
+            ("a moment ago", None, moment, Writing::Now),
+            ("just now", None, 0, Writing::Now),
+            ("settled", None, 20 * moment, Writing::No),
+            // The clock was set back since it was written: else it would not be
+            // read for an hour.
+            ("a moment ahead", None, -moment, Writing::No),
+            ("an hour ahead", None, -hour, Writing::No),
+            ("never", None, i128::MIN, Writing::No),
+            // By the monotonic clock, whatever the other says.
+            ("open", Some(settle), hour, Writing::Now),
+            ("open, ahead", Some(settle), -hour, Writing::Now),
+            ("open for long", Some(WRITER_MAX * 2), 0, Writing::Long),
+            (
+                "the same, ahead",
+                Some(WRITER_MAX * 2),
+                -hour,
+                Writing::Long,
+            ),
+        ] {
+            assert_eq!(writing(open, since_ns, settle), expected, "{what}");
+        }
     }
 }

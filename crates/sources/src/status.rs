@@ -4,10 +4,13 @@ use std::path::PathBuf;
 
 use axon_api::manifest::ManifestError;
 
+use crate::copy::CopyError;
+
 /// How a directory source is doing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceStatus {
-    /// Whether a first scan has read everything.
+    /// Whether a first scan has read everything, and what is not in force of it
+    /// has something to stay in its place.
     pub complete: bool,
     /// The manifest files, in order of their paths.
     pub files: Vec<FileStatus>,
@@ -19,6 +22,8 @@ pub struct SourceStatus {
     pub conflicts: Vec<Conflict>,
     /// Policies that are refused; an earlier version stays in force.
     pub refused: Vec<PolicyRefusal>,
+    /// Files of which a restart would not find what is in force now.
+    pub not_kept: Vec<NotKept>,
     /// Documents of kinds that nobody here uses.
     pub ignored: usize,
 }
@@ -30,7 +35,8 @@ impl SourceStatus {
             && self.directories.is_empty()
             && self.conflicts.is_empty()
             && self.refused.is_empty()
-            && self.files.iter().all(|file| file.error.is_none())
+            && self.not_kept.is_empty()
+            && self.files.iter().all(FileStatus::is_ok)
     }
 }
 
@@ -43,6 +49,25 @@ pub struct FileStatus {
     pub objects: usize,
     /// Why its present content is not in force; its last good content is.
     pub error: Option<FileError>,
+    /// Why that is not known, or not of all its policies that are refused.
+    /// Tables are not complete meanwhile: what is in the kernel stays.
+    pub lost: Option<CopyError>,
+}
+
+impl FileStatus {
+    fn is_ok(&self) -> bool {
+        self.error.is_none() && self.lost.is_none()
+    }
+}
+
+/// A file whose last good content is not on disk, or still is although the file
+/// is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotKept {
+    /// Its path.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
 }
 
 /// Why a file's content is not in force.

@@ -1,7 +1,7 @@
 //! Writing manifests so that no reader sees half of one.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,7 +19,7 @@ pub fn write_manifest_atomic(dir: &Path, name: &str, yaml: &str) -> io::Result<(
     if fs::read(dir.join(name)).is_ok_and(|old| old == yaml.as_bytes()) {
         return Ok(());
     }
-    write_atomic(dir, name, yaml.as_bytes())
+    write_atomic(dir, name, yaml.as_bytes(), |_| Ok(()))
 }
 
 /// Removes `dir/name`; none is as good as removed.
@@ -34,15 +34,34 @@ pub fn remove_manifest(dir: &Path, name: &str) -> io::Result<()> {
     }
 }
 
-pub(crate) fn write_atomic(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+/// The same for any name. With [`File::sync_data`] to `settle` it, what a power
+/// cut leaves is whole, too: the old or the new. Which of them it is stands once
+/// the directory is settled by [`sync_directory`].
+pub(crate) fn write_atomic(
+    dir: &Path,
+    name: &str,
+    content: &[u8],
+    settle: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<()> {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let half = dir.join(format!(".{name}.{}.{number}", std::process::id()));
-    let written = fs::write(&half, content).and_then(|()| fs::rename(&half, dir.join(name)));
+    let write = || {
+        let mut file = File::create(&half)?;
+        file.write_all(content)?;
+        settle(&file)?;
+        fs::rename(&half, dir.join(name))
+    };
+    let written = write();
     if written.is_err() {
         // The error that is told is the one of writing.
         let _ = fs::remove_file(&half);
     }
     written
+}
+
+/// Has the names in a directory outlive a power cut.
+pub(crate) fn sync_directory(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 fn check_name(name: &str) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -67,6 +67,29 @@ impl Running {
     }
 }
 
+/// The copies in a directory once there is none, or one with this text.
+async fn until_kept(dir: &Path, text: Option<&str>) -> Vec<PathBuf> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        // Hidden ones are being written.
+        let is_whole = |file: &PathBuf| text.is_none() || file.extension() == Some("yaml".as_ref());
+        let files = entries.map(|entry| entry.path()).filter(is_whole);
+        let files: Vec<PathBuf> = files.collect();
+        let has = |text| {
+            let mut texts = files
+                .iter()
+                .filter_map(|file| fs::read_to_string(file).ok());
+            texts.any(|kept| kept.contains(text))
+        };
+        if text.map_or(files.is_empty(), has) {
+            return files;
+        }
+        assert!(Instant::now() < deadline, "{text:?}: {files:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 fn pod(name: &str) -> String {
     format!("---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\n")
 }
@@ -125,6 +148,7 @@ async fn a_bad_file_keeps_its_last_good_content_also_across_a_restart() {
     fs::write(&file, pod("a") + &policy("one", "")).expect("write");
     let running = Running::start(config());
     running.until("complete", |s| s.complete).await;
+    until_kept(&kept.path().join("kept"), Some("description: one")).await;
     fs::write(&file, policy("two", "    toPort: []\n")).expect("write");
     for life in ["first", "second"] {
         let running = if life == "first" {
@@ -156,10 +180,90 @@ async fn a_bad_file_keeps_its_last_good_content_also_across_a_restart() {
     assert!(running.pods().is_empty());
     fs::remove_file(&file).expect("remove");
     running.until("removed", |s| s.files.is_empty()).await;
-    let kept = fs::read_dir(kept.path().join("kept"))
-        .expect("kept")
-        .count();
-    assert_eq!(kept, 0, "what was removed is not kept");
+    // What was removed is not kept.
+    until_kept(&kept.path().join("kept"), None).await;
+}
+
+#[tokio::test]
+async fn what_should_stay_in_force_and_is_lost_is_waited_for() {
+    let dir = tempfile::tempdir().expect("directory");
+    let kept = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("p.yaml");
+    let config = || Config {
+        last_good: Some(kept.path().to_owned()),
+        ..Config::new(vec![dir.path().to_owned()])
+    };
+    fs::write(&file, policy("one", "")).expect("write");
+    fs::write(dir.path().join("a.yaml"), pod("a")).expect("write");
+    for mended in [true, false] {
+        let first = Running::start(config());
+        first.until("complete", |s| s.complete).await;
+        let copies = until_kept(kept.path(), Some("description: one")).await;
+        drop(first);
+        let is_policy = |copy: &&PathBuf| fs::read_to_string(copy).is_ok_and(|t| t.contains("one"));
+        let copy = copies.iter().find(is_policy).expect("the policy's copy");
+        let text = fs::read(copy).expect("read");
+        fs::write(copy, &text[..text.len() - 1]).expect("torn");
+        fs::write(&file, policy("two", "    toPort: []\n")).expect("write");
+        for life in ["second", "third"] {
+            let running = Running::start(config());
+            let status = running
+                .until("lost", |s| s.files.iter().any(|f| f.lost.is_some()))
+                .await;
+            assert_eq!(running.pods(), ["default/a"], "others are followed");
+            // Longer than it takes to read what is there.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(!running.source.status().complete, "{life}");
+            assert!(!running.observed.policies.snapshot().is_complete());
+            assert!(!status.is_ok());
+            let told = status.files[1].lost.as_ref().expect("lost").to_string();
+            let aside = copy.with_extension("yaml.corrupt");
+            assert!(
+                told.starts_with(&format!("{} is torn: ", aside.display())),
+                "{told}"
+            );
+            let expected = format!("bytes of CRC {}", &digest(&text)[..8]);
+            assert!(told.contains(&expected), "{told}, not {expected}");
+            if life == "second" {
+                continue;
+            }
+            if mended {
+                fs::write(&file, policy("one", "")).expect("write");
+            } else {
+                fs::remove_file(&file).expect("remove");
+            }
+            running.until("complete", |s| s.complete && s.is_ok()).await;
+            assert_eq!(running.policy().is_some(), mended);
+        }
+    }
+}
+
+/// The digest in a copy's first line.
+fn digest(copy: &[u8]) -> String {
+    let text = String::from_utf8_lossy(copy);
+    let first = text.lines().next().unwrap_or_default();
+    first.rsplit(' ').next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_is_told_and_delays_nothing() {
+    let dir = tempfile::tempdir().expect("directory");
+    let lib = dir.path().join("lib");
+    fs::create_dir(dir.path().join("m")).expect("directory");
+    fs::write(&lib, "in the way").expect("write");
+    fs::write(dir.path().join("m/p.yaml"), policy("one", "")).expect("write");
+    let running = Running::start(Config {
+        last_good: Some(lib.join("sources")),
+        rescan: Duration::from_millis(50),
+        ..Config::new(vec![dir.path().join("m")])
+    });
+    let status = running.until("told", |s| !s.not_kept.is_empty()).await;
+    assert!(status.complete && !status.is_ok());
+    assert_eq!(status.not_kept[0].path, dir.path().join("m/p.yaml"));
+    assert_eq!(running.policy().as_deref(), Some("one"));
+    fs::remove_file(&lib).expect("remove");
+    running.until("kept", SourceStatus::is_ok).await;
+    until_kept(&lib.join("sources"), Some("description: one")).await;
 }
 
 #[tokio::test]
@@ -174,6 +278,7 @@ async fn a_refused_policy_leaves_the_earlier_one_in_force() {
     fs::write(&file, policy("one", "")).expect("write");
     let first = Running::start(config());
     first.until("complete", |s| s.complete).await;
+    until_kept(kept.path(), Some("description: one")).await;
     let fqdns = "  egressDeny:\n  - toFQDNs: [{matchName: a.example}]\n";
     fs::write(&file, policy("two", fqdns) + &pod("beside")).expect("write");
     first.until("refused", |s| !s.refused.is_empty()).await;
@@ -327,6 +432,7 @@ async fn a_writer_that_does_not_end_takes_nothing_out_of_force() {
     };
     let first = Running::start(config());
     first.until("complete", |s| s.complete).await;
+    until_kept(kept.path(), Some("description: one")).await;
     let mut writer = fs::File::create(&file).expect("open");
     writer.write_all(pod("b").as_bytes()).expect("write");
     let is = |error: FileError| {

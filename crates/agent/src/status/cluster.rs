@@ -2,6 +2,7 @@
 
 use axon_api::agent::{PartStatus, State};
 use axon_control::ConditionKind;
+use axon_sources::FileStatus;
 
 use super::{bad, endpoint_state, few, well};
 use crate::endpoints::Stage;
@@ -49,6 +50,14 @@ pub(super) fn sources(node: &Node) -> PartStatus {
         );
     }
     let status = node.sources.borrow().clone();
+    let lost: Vec<String> = status.files.iter().filter_map(lost).collect();
+    if !lost.is_empty() {
+        return bad(
+            State::Failure,
+            few(lost),
+            "correct the files, or remove them if their objects are to go; until then what is in the kernel stays, and no change of policy and no new endpoint comes into force",
+        );
+    }
     let mut wrong: Vec<String> = status
         .directories
         .iter()
@@ -81,6 +90,18 @@ pub(super) fn sources(node: &Node) -> PartStatus {
             "correct the files; until then what they held before stays in force",
         );
     }
+    if !status.not_kept.is_empty() {
+        let files = status.not_kept.iter();
+        let told = files.map(|file| format!("{}: {}", file.path.display(), file.reason));
+        return bad(
+            State::Warning,
+            format!(
+                "what is kept of manifests for a restart does not follow: {}",
+                few(told.collect())
+            ),
+            "see that the lib-dir can be written and its disk is not full",
+        );
+    }
     if !status.complete {
         return bad(
             State::Warning,
@@ -92,6 +113,19 @@ pub(super) fn sources(node: &Node) -> PartStatus {
         "{} objects in {} files",
         status.objects,
         status.files.len()
+    ))
+}
+
+/// What is told of a file whose last good content should be in force, and is lost.
+fn lost(file: &FileStatus) -> Option<String> {
+    let lost = file.lost.as_ref()?;
+    let why = match &file.error {
+        Some(error) => error.to_string(),
+        None => "policies of it are refused".to_owned(),
+    };
+    let path = file.path.display();
+    Some(format!(
+        "{path}: {why}; what was in force of it is lost: {lost}"
     ))
 }
 

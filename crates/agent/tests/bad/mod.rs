@@ -2,6 +2,7 @@
 //! reach what policy keeps from it.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -106,6 +107,49 @@ fn torn_files_open_no_door_and_take_no_address_twice() {
     bench.add("c");
     bench.until("c reaches a", |bench| bench.ping("c", &v4(&a)));
     bench.until("status is well", |bench| bench.status("datapath").0 == "Ok");
+}
+
+#[test]
+fn a_torn_copy_of_a_broken_manifest_opens_no_door() {
+    let Some((mut bench, [_, b, _])) = node("torncopy") else {
+        return;
+    };
+    let b = v4(&b);
+    assert!(bench.ping("a", &b) && !bench.ping("c", &b));
+    let is_closed =
+        |file: &PathBuf| fs::read_to_string(file).is_ok_and(|text| text.contains("name: closed"));
+    let kept = bench.path("state/lib").join("sources");
+    let copies = || {
+        let entries = fs::read_dir(&kept).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).find(is_closed)
+    };
+    bench.until("the policy is kept", |_| copies().is_some());
+    let copy = copies().expect("kept");
+    bench.kill();
+    bench.manifest("closed.yaml", "kind: [");
+    fs::write(&copy, "").expect("torn");
+    let file = bench.path("manifests").join("closed.yaml");
+    for life in ["first", "second"] {
+        if life == "second" {
+            bench.kill();
+        }
+        bench.start_only();
+        bench.until("it answers", |bench| {
+            bench.request("GET", "/v1/healthz", None).0 == 200
+        });
+        bench.until("status names file and copy", |bench| {
+            let (state, text) = bench.status("sources");
+            let named = [file.to_str(), copy.to_str()].map(|name| name.expect("UTF-8"));
+            state == "Failure" && named.iter().all(|name| text.contains(name))
+        });
+        assert!(bench.ping("a", &b) && !bench.ping("c", &b), "{life}");
+    }
+    bench.manifest("closed.yaml", CLOSED);
+    bench.until_ready();
+    bench.until("status is well", |bench| {
+        bench.status("sources").0 == "Ok" && bench.status("endpoints").0 == "Ok"
+    });
+    assert!(bench.ping("a", &b) && !bench.ping("c", &b));
 }
 
 #[test]
