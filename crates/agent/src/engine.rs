@@ -20,7 +20,7 @@ use axon_linux::{KernelReconciler, ReconcileReport};
 use axon_model::{Desired, EndpointState, Observed};
 use tokio::sync::{oneshot, watch};
 
-use crate::clock::{clock_has_stepped, monotonic_ms};
+use crate::clock::{monotonic_ms, monotonic_zero_ns};
 use crate::endpoints::Records;
 use crate::journal::Journal;
 use crate::keeper::Keeper;
@@ -286,16 +286,16 @@ impl Engine {
     fn name(&mut self, changed: bool) {
         let moved = self.uplinks.has_changed().unwrap_or(false);
         let before = self.names.load();
-        let stepped = clock_has_stepped(before.monotonic_zero_ns);
-        if !changed && !moved && !stepped && !self.namer.has_news(&self.observed) {
-            return;
-        }
         let uplinks = Arc::clone(&self.uplinks.borrow_and_update());
         let sources = Sources {
             node: &self.node_name,
             observed: &self.observed,
             uplinks: &uplinks,
+            zero_ns: monotonic_zero_ns(),
         };
+        if !changed && !moved && !self.namer.has_news(&before, &sources) {
+            return;
+        }
         let table = self.namer.follow(&before, &mut self.controller, &sources);
         self.names.store(Arc::new(table));
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use axon_linux::device::{self, Device};
 
-use crate::clock::clock_has_stepped;
+use crate::clock::{has_stepped, monotonic_zero_ns};
 use crate::endpoints::{Record, Stage, device_of};
 use crate::node::{Node, lock};
 use crate::problem::chain;
@@ -43,7 +43,7 @@ pub(crate) async fn run(node: Arc<Node>) -> anyhow::Result<()> {
 
 fn look(node: &Node) {
     let told_ns = node.names.load().monotonic_zero_ns;
-    if told_ns != 0 && clock_has_stepped(told_ns) {
+    if has_stepped(told_ns, monotonic_zero_ns()) {
         tracing::info!(
             "the wall clock was stepped: times of events follow; connections and timeouts go by another clock"
         );

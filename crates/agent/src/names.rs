@@ -10,7 +10,7 @@ use axon_hubble::{EndpointName, NameTable, Policy};
 use axon_model::{Label, Labels, Observed, Origin};
 use ipnet::IpNet;
 
-use crate::clock::monotonic_zero_ns;
+use crate::clock::has_stepped;
 use crate::uplinks::Uplinks;
 
 /// What names are made from, beside the controller.
@@ -18,6 +18,9 @@ pub(crate) struct Sources<'a> {
     pub(crate) node: &'a Arc<str>,
     pub(crate) observed: &'a Observed,
     pub(crate) uplinks: &'a Uplinks,
+    /// Nanoseconds since 1970 at the zero of the monotonic clock, as the wall
+    /// clock has it now.
+    pub(crate) zero_ns: u64,
 }
 
 /// Keeps names up to date: of identities and addresses, of which there may be
@@ -40,9 +43,10 @@ fn revisions(observed: &Observed) -> [u64; 2] {
 
 impl Namer {
     /// Whether something else may have to be named than what the controller
-    /// tells.
-    pub(crate) fn has_news(&self, observed: &Observed) -> bool {
-        self.named != Some(revisions(observed))
+    /// tells: times too, where the wall clock was stepped.
+    pub(crate) fn has_news(&self, before: &NameTable, sources: &Sources<'_>) -> bool {
+        self.named != Some(revisions(sources.observed))
+            || has_stepped(before.monotonic_zero_ns, sources.zero_ns)
     }
 
     /// The names as they are now; `before` is what this gave last.
@@ -91,7 +95,7 @@ impl Namer {
             logs,
             sets: sets(controller, sources.observed),
             interfaces: interfaces(sources.observed, sources.uplinks),
-            monotonic_zero_ns: monotonic_zero_ns(),
+            monotonic_zero_ns: sources.zero_ns,
         }
     }
 }
@@ -198,11 +202,11 @@ fn sets(controller: &Controller, observed: &Observed) -> HashMap<u32, [Arc<[Poli
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
     use std::sync::Arc;
 
     use axon_control::{Config, Controller, Persisted};
-    use axon_hubble::NameTable;
+    use axon_hubble::{NameTable, Names};
     use axon_model::{Desired, Endpoint, Namespace, Node, ObjectKey, Observed, Pod};
 
     use super::{Namer, Sources};
@@ -284,6 +288,7 @@ mod tests {
             node: &node,
             observed: &observed,
             uplinks: &uplinks,
+            zero_ns: 1,
         };
         let (mut namer, mut table) = (Namer::default(), NameTable::default());
         let (mut random, mut named) = (0x9e37_79b9_7f4a_7c15_u64, 0);
@@ -308,5 +313,52 @@ mod tests {
             named += usize::from(table.endpoints.values().any(|name| name.id != 0));
         }
         assert!(named > 100, "the edits leave something to name");
+    }
+
+    #[test]
+    fn a_wall_clock_that_jumps_moves_times_and_no_name() {
+        const SECOND_NS: u64 = 1_000_000_000;
+        const YEAR_NS: u64 = 365 * 86_400 * SECOND_NS;
+        let mut controller = Controller::new(Config::default(), Persisted::default());
+        let observed = Observed::default();
+        let endpoint = Endpoint {
+            id: 1,
+            namespace: "shop".into(),
+            pod_name: "pod-1".into(),
+            ipv4: Some(address(1)),
+            ..Endpoint::default()
+        };
+        observed.endpoints.write(|txn| txn.insert(1, endpoint));
+        let (node, uplinks): (Arc<str>, _) = ("one".into(), Uplinks::default());
+        let at = |zero_ns| Sources {
+            node: &node,
+            observed: &observed,
+            uplinks: &uplinks,
+            zero_ns,
+        };
+        let (mut namer, mut table) = (Namer::default(), NameTable::default());
+        let start_ns = 50 * YEAR_NS;
+        assert!(namer.has_news(&table, &at(start_ns)), "the first time");
+        for (what, zero_ns) in [
+            ("as it starts", start_ns),
+            ("set ahead", 80 * YEAR_NS),
+            ("set back", 40 * YEAR_NS),
+            ("by a second", 40 * YEAR_NS - SECOND_NS),
+            ("to 1970", 1),
+            ("set right", start_ns),
+            ("to the end of time", u64::MAX),
+            ("set right again", start_ns),
+        ] {
+            assert!(namer.has_news(&table, &at(zero_ns)), "{what}");
+            table = namer.follow(&table, &mut controller, &at(zero_ns));
+            assert!(!namer.has_news(&table, &at(zero_ns)), "{what}: told twice");
+            let slewed = at(zero_ns.saturating_add(SECOND_NS / 100));
+            assert!(!namer.has_news(&table, &slewed), "{what}: slewed");
+            let time = table.time(7);
+            assert_eq!(time.0, zero_ns.saturating_add(7), "{what}");
+            let name = table.endpoints.get(&IpAddr::V4(address(1)));
+            let name = name.map(|name| (name.id, &*name.pod_name));
+            assert_eq!(name, Some((1, "pod-1")), "{what}");
+        }
     }
 }
