@@ -34,6 +34,9 @@ pub struct Device {
     pub mac: Option<Mac>,
     /// Whether it is up.
     pub up: bool,
+    /// Whether somebody is at its other end: a bridge without ports is up, and
+    /// does not run.
+    pub running: bool,
     /// Whether it is the loopback device.
     pub loopback: bool,
     /// Its addresses with their prefix lengths, link-local ones too.
@@ -74,6 +77,7 @@ fn read_link(link: LinkMessage) -> Device {
     let mut device = Device {
         ifindex: link.header.index,
         up: link.header.flags.contains(LinkFlags::Up),
+        running: link.header.flags.contains(LinkFlags::Running),
         loopback: link.header.link_layer_type == LinkLayerType::Loopback,
         ..Device::default()
     };

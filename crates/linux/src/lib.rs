@@ -6,6 +6,7 @@
 //!  agent ── Datapath: programs, pins, stubs on devices ──┼──> kernel
 //!        ── link, device: veth pairs, facts, watch ──────┘      │
 //!        <── EventReader, metrics, Sweeper ─────────────────────┘
+//!  status ── firewall, others: what of others may stop our packets
 //!  CLI ── Maps::open_readonly (also of a dead agent), verify, cleanup
 //!  lab, run ── netns, mount, cgroup, process
 //! ```
@@ -25,6 +26,7 @@ pub mod cgroup;
 mod datapath;
 pub mod device;
 mod events;
+pub mod firewall;
 pub mod forwarding;
 pub mod link;
 mod maps;
@@ -41,8 +43,8 @@ mod sys;
 pub mod verify;
 
 pub use datapath::{
-    Adoption, AttachMode, CleanupReport, Datapath, DatapathConfig, DatapathError, Owner,
-    RecreatedMap, Repair, cleanup,
+    Adoption, AttachMode, CleanupReport, Datapath, DatapathConfig, DatapathError, Hanging,
+    OtherProgram, Owner, RecreatedMap, Repair, Standing, StubPlace, cleanup, others,
 };
 pub use events::{EventReader, Lost, MetricsCounter, read_metrics};
 pub use maps::{Map, MapError, MapUse, Maps, PerCpuArray};

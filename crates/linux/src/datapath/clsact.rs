@@ -171,12 +171,8 @@ pub(super) fn has(ifindex: u32, hook: Hook) -> Result<bool, LinkError> {
 /// The stubs on the devices of the calling thread's namespace.
 pub(super) fn find() -> Result<Vec<(u32, Hook)>, LinkError> {
     let mut netlink = Netlink::open()?;
-    let qdiscs = netlink.dump(
-        "listing qdiscs",
-        &RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()),
-    )?;
     let mut found = Vec::new();
-    for ifindex in qdiscs.iter().filter_map(device_of_clsact) {
+    for ifindex in devices(&mut netlink)? {
         for minor in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
             let filters = filters(&mut netlink, ifindex, minor)?;
             let ours = |hook: &Hook| {
@@ -222,6 +218,67 @@ fn filters(
         "listing filters",
         &RouteNetlinkMessage::GetTrafficFilter(query),
     )
+}
+
+/// A filter of one side of a device, ours or another's.
+pub(super) struct Filter {
+    /// Its program's name where it has one, else its kind.
+    pub(super) name: String,
+    /// The id of its program.
+    pub(super) program: Option<u32>,
+    pub(super) priority: u32,
+    pub(super) is_ours: bool,
+}
+
+/// Devices that have the qdisc.
+pub(super) fn devices(netlink: &mut Netlink) -> Result<Vec<u32>, LinkError> {
+    let qdiscs = netlink.dump(
+        "listing qdiscs",
+        &RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()),
+    )?;
+    Ok(qdiscs.iter().filter_map(device_of_clsact).collect())
+}
+
+/// The filters at a hook's side of a device, in the order in which they run.
+pub(super) fn at(
+    netlink: &mut Netlink,
+    ifindex: u32,
+    hook: Hook,
+) -> Result<Vec<Filter>, LinkError> {
+    let found = filters(netlink, ifindex, parent(hook).minor)?;
+    Ok(found.iter().filter_map(|m| read_filter(m, hook)).collect())
+}
+
+/// `None` for the line that the kernel gives each priority of its own.
+fn read_filter(message: &RouteNetlinkMessage, hook: Hook) -> Option<Filter> {
+    let RouteNetlinkMessage::NewTrafficFilter(filter) = message else {
+        return None;
+    };
+    let (mut kind, mut name, mut program, mut is_filter) = (None, None, None, false);
+    for attribute in &filter.attributes {
+        match attribute {
+            TcAttribute::Kind(found) => kind = Some(found.clone()),
+            TcAttribute::Options(options) => {
+                is_filter = true;
+                for option in options {
+                    match option {
+                        TcOption::Bpf(TcFilterBpfOption::ProgName(found)) => {
+                            name = Some(found.clone());
+                        }
+                        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => program = Some(*id),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    is_filter.then(|| Filter {
+        name: name.or(kind).unwrap_or_default(),
+        program,
+        priority: filter.header.info >> 16,
+        is_ours: has_name(message, &self::name(hook)),
+    })
 }
 
 fn has_name(message: &RouteNetlinkMessage, name: &str) -> bool {

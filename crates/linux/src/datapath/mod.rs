@@ -9,6 +9,7 @@ mod adoption;
 mod cleanup;
 mod clsact;
 mod error;
+mod others;
 mod owner;
 mod pins;
 mod programs;
@@ -32,11 +33,12 @@ pub use adoption::{Adoption, RecreatedMap, Repair};
 pub use cleanup::{CleanupReport, cleanup};
 pub use error::DatapathError;
 use error::path_error;
+pub use others::{Hanging, OtherProgram, Standing, others};
 pub use owner::Owner;
 use pins::Pins;
 use programs::Programs;
 pub(crate) use programs::stub_name;
-pub use stubs::AttachMode;
+pub use stubs::{AttachMode, StubPlace};
 use stubs::{ENDPOINT_HOOKS, Stubs, UPLINK_HOOKS};
 
 use crate::events::EventReader;
@@ -325,6 +327,11 @@ impl Datapath {
     /// Endpoints' devices, by index, that carry stubs.
     pub fn attached(&self) -> Vec<u32> {
         self.stubs.devices(&ENDPOINT_HOOKS)
+    }
+
+    /// Where the stubs are.
+    pub fn stubs(&self) -> Vec<StubPlace> {
+        self.stubs.places()
     }
 
     /// Whether an endpoint's device still carries stubs: a device that goes

@@ -54,6 +54,17 @@ pub(super) fn side(hook: Hook) -> TcxHook {
     }
 }
 
+/// Where a stub is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StubPlace {
+    /// Its device.
+    pub ifindex: u32,
+    /// Its hook.
+    pub hook: Hook,
+    /// The id of its link; `None` where a filter of clsact is what is there.
+    pub(crate) link: Option<u32>,
+}
+
 /// The stubs that are on devices.
 #[derive(Debug)]
 pub(super) struct Stubs {
@@ -93,7 +104,7 @@ pub(super) fn exists(ifindex: u32) -> bool {
 }
 
 /// The name of a device, for errors.
-fn device_name(ifindex: u32) -> String {
+pub(super) fn device_name(ifindex: u32) -> String {
     name_of(ifindex).unwrap_or_else(|| format!("with index {ifindex}"))
 }
 
@@ -197,6 +208,16 @@ impl Stubs {
             // It may have gone with its device.
             let _ = clsact::remove_filter(ifindex, hook);
         }
+    }
+
+    /// Every stub, with the id of its link if it is one.
+    pub(super) fn places(&self) -> Vec<StubPlace> {
+        let place = |((ifindex, hook), link): (&(u32, Hook), &Option<Link>)| StubPlace {
+            ifindex: *ifindex,
+            hook: *hook,
+            link: link.as_ref().and_then(|link| Some(link.info().ok()?.id)),
+        };
+        self.attached.iter().map(place).collect()
     }
 
     /// Whether a stub still sees packets.

@@ -18,7 +18,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 pub(crate) use batch::has_map_batches;
 pub(crate) use program::{
-    Link, TcxHook, has_tcx, load_classifier, maps_of_program, tag_of_program,
+    Link, TcxHook, has_tcx, load_classifier, maps_of_program, name_of_program, tag_of_program,
+    tcx_programs,
 };
 
 const MAP_CREATE: libc::c_long = 0;

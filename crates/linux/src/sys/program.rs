@@ -109,6 +109,7 @@ struct ProgramInfo {
     uid: u32,
     map_count: u32,
     map_ids: u64,
+    name: [u8; 16],
 }
 
 fn program_by_id(id: u32) -> io::Result<OwnedFd> {
@@ -121,6 +122,14 @@ pub(crate) fn tag_of_program(id: u32) -> io::Result<u64> {
     let mut info = ProgramInfo::default();
     read_info(program_by_id(id)?.as_fd(), &mut info)?;
     Ok(u64::from_be_bytes(info.tag))
+}
+
+/// The name that its loader gave a program, by the program's id; empty for none.
+pub(crate) fn name_of_program(id: u32) -> io::Result<String> {
+    let mut info = ProgramInfo::default();
+    read_info(program_by_id(id)?.as_fd(), &mut info)?;
+    let name = info.name.split(|byte| *byte == 0).next().unwrap_or(&[]);
+    Ok(String::from_utf8_lossy(name).into_owned())
 }
 
 /// Ids of the maps that a program uses, by the program's id.
@@ -140,7 +149,7 @@ pub(crate) fn maps_of_program(id: u32) -> io::Result<Vec<u32>> {
 }
 
 #[repr(C)]
-#[derive(IntoBytes, Immutable)]
+#[derive(FromBytes, IntoBytes, Immutable)]
 struct QueryAttr {
     ifindex: u32,
     attach_type: u32,
@@ -149,22 +158,67 @@ struct QueryAttr {
     ids: u64,
     count: u32,
     pad: u32,
+    program_flags: u64,
+    link_ids: u64,
+    link_flags: u64,
+    revision: u64,
 }
+
+impl QueryAttr {
+    fn new(ifindex: u32, hook: TcxHook) -> Self {
+        Self {
+            ifindex,
+            attach_type: hook as u32,
+            query_flags: 0,
+            attach_flags: 0,
+            ids: 0,
+            count: 0,
+            pad: 0,
+            program_flags: 0,
+            link_ids: 0,
+            link_flags: 0,
+            revision: 0,
+        }
+    }
+}
+
+const PROG_QUERY: libc::c_long = 16;
 
 /// Whether the kernel knows tcx: it can be asked what hangs on the loopback
 /// device.
 pub(crate) fn has_tcx() -> bool {
-    const PROG_QUERY: libc::c_long = 16;
-    let attr = QueryAttr {
-        ifindex: 1,
-        attach_type: TcxHook::Ingress as u32,
-        query_flags: 0,
-        attach_flags: 0,
-        ids: 0,
-        count: 0,
-        pad: 0,
+    bpf(PROG_QUERY, &QueryAttr::new(1, TcxHook::Ingress)).is_ok()
+}
+
+/// A program at a tcx hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TcxProgram {
+    pub(crate) id: u32,
+    /// The link that holds it; 0 where none does.
+    pub(crate) link: u32,
+}
+
+/// The programs of a hook, in the order in which they run.
+pub(crate) fn tcx_programs(ifindex: u32, hook: TcxHook) -> io::Result<Vec<TcxProgram>> {
+    /// The kernel has no more at a hook (`BPF_MPROG_MAX`).
+    const PROGRAMS_MAX: usize = 64;
+    let (mut ids, mut links) = ([0_u32; PROGRAMS_MAX], [0_u32; PROGRAMS_MAX]);
+    let mut attr = QueryAttr {
+        ids: address_mut(&mut ids),
+        link_ids: address_mut(&mut links),
+        count: u32::try_from(PROGRAMS_MAX).unwrap_or(0),
+        ..QueryAttr::new(ifindex, hook)
     };
-    bpf(PROG_QUERY, &attr).is_ok()
+    let bytes = attr.as_mut_bytes();
+    // SAFETY: both arrays have room for `count` ids and live through the call; the kernel writes
+    // their number back into the attribute, which is ours alone.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, bytes.as_mut_ptr(), bytes.len()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let programs = ids.into_iter().zip(links).take(attr.count as usize);
+    Ok(programs.map(|(id, link)| TcxProgram { id, link }).collect())
 }
 
 #[repr(C)]
