@@ -17,6 +17,7 @@ use crate::flows::Flows;
 use crate::guard::GuardState;
 use crate::metrics::Metrics;
 use crate::staged::Rehearsed;
+use crate::status::Neighbours;
 use crate::store::Store;
 use crate::sweep::{Pressure, SweepState};
 use crate::uplinks::Uplinks;
@@ -47,6 +48,7 @@ pub(crate) struct Node {
     pub(crate) sweeps: Mutex<SweepState>,
     pub(crate) pressure: Pressure,
     pub(crate) guard: Mutex<GuardState>,
+    pub(crate) neighbours: Neighbours,
     pub(crate) ready: AtomicBool,
     pub(crate) stop: CancellationToken,
 }

@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::names::Namer;
 use crate::node::{Node, lock};
 use crate::staged::Rehearsed;
+use crate::status::Neighbours;
 use crate::store::Store;
 use crate::sweep::{Pressure, SweepState};
 use crate::uplinks::Uplinks;
@@ -150,6 +151,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         sweeps: Mutex::new(SweepState::default()),
         pressure: Pressure::default(),
         guard: Mutex::default(),
+        neighbours: Neighbours::default(),
         datapath: Mutex::new(datapath),
         engine: handle,
         view: seen,

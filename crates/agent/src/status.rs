@@ -2,6 +2,8 @@
 
 mod cluster;
 mod kernel;
+mod neighbours;
+mod remedies;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +13,8 @@ use crate::endpoints::{Record, Stage};
 use crate::engine::Enforced;
 use crate::node::Node;
 use crate::problem::chain;
+
+pub(crate) use neighbours::Neighbours;
 
 /// How many of a kind are named; `axon` lists show the rest.
 const NAMED: usize = 5;
@@ -30,6 +34,7 @@ pub(crate) fn status(node: &Node) -> Status {
         ("maps", kernel::maps(&uses)),
         ("conntrack", kernel::conntrack(node)),
         ("events", kernel::events(node)),
+        ("neighbours", neighbours::neighbours(node)),
         ("cni", cluster::cni(node)),
     ]
     .into_iter()
