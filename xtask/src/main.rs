@@ -45,7 +45,7 @@ cargo xtask VERB
   fuzz [--time SECONDS] [--keep] [TARGET [INPUT...]]
                       run each fuzz target for a minute, or as long as told; add what was found
                       to the corpus; or run single inputs
-  miri                the tests of the pure crates, interpreted
+  miri                tests of abi, datapath and hubble, interpreted
   soak [--kills=N] [--exchanges=N] [--layouts=N] [--streams=N]
                       kill and exchange the agent under traffic (root)
   conformance [--only TEXT] [--cases DIR] [--labs N] [--json FILE]

@@ -1,4 +1,5 @@
-//! Miri: the tests of crates without a kernel, interpreted, so that undefined behaviour shows.
+//! Miri: tests of what reads and writes raw bytes without a kernel, interpreted, so that undefined
+//! behaviour shows.
 //!
 //! The code is safe but for what its dependencies do with bytes (`zerocopy`); a stable toolchain
 //! has no Miri, so this runs where a nightly with it is installed.
