@@ -14,6 +14,7 @@ pub use firewall::Firewall;
 pub use logging::{LogFormat, Logging};
 pub use network::{Aggregation, Allocation, Enforcement, Monitor, Network};
 pub use sizes::Sizes;
+pub(crate) use sizes::option_of;
 
 use crate::options::{AgentArgs, OptionError, Settings};
 use read::Reader;

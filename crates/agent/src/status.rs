@@ -99,9 +99,15 @@ fn bad(state: State, msg: impl Into<String>, remedy: impl Into<String>) -> PartS
 }
 
 /// The first few of many, and how many more there are.
-fn few(mut items: Vec<String>) -> String {
-    let more = items.len().saturating_sub(NAMED);
+fn few(items: Vec<String>) -> String {
+    let all = items.len();
+    few_of(items, all)
+}
+
+/// The first few of `all`, of which not every one is at hand.
+fn few_of(mut items: Vec<String>, all: usize) -> String {
     items.truncate(NAMED);
+    let more = all.saturating_sub(items.len());
     let mut text = items.join("; ");
     if more > 0 {
         text.push_str(&format!("; and {more} more"));

@@ -6,6 +6,7 @@
 //!  programs: "no room for a flow" ──┘                        may come before the next one
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -80,6 +81,8 @@ pub(crate) struct SweepState {
     pub(crate) last: SweepReport,
     pub(crate) error: Option<String>,
     pub(crate) interval: Duration,
+    /// By map: what went before its time since the start.
+    pub(crate) early: BTreeMap<&'static str, u64>,
 }
 
 /// Sweeps until the agent stops.
@@ -132,6 +135,9 @@ fn sweep(node: &Node) -> f64 {
             node.pressure.ends(&report);
             let removed: u32 = report.maps.iter().map(|m| m.removed).sum();
             tracing::debug!(removed, fullest, "connections are swept");
+            for map in &report.maps {
+                *state.early.entry(map.map).or_default() += u64::from(map.evicted_early);
+            }
             state.last = report;
             state.error = None;
             fullest

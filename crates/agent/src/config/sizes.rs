@@ -9,6 +9,27 @@ const BYTES_PER_CONNECTION: f64 = 256.0;
 /// However little memory there is: Cilium's least.
 const LEAST: u32 = 128 * 1024;
 const FRAGMENT_S: u32 = 5;
+/// Addresses of an endpoint: one of each family.
+const ADDRESSES: u32 = 2;
+/// For so many addresses the ipcache has room for one prefix.
+const ADDRESSES_PER_PREFIX: u32 = 8;
+/// Endpoints have numbers of 16 bits.
+const ENDPOINTS_MAX: u32 = 65_535;
+const ROWS_MAX: u32 = 16 * 1024 * 1024;
+
+/// The option that sizes a map; `None` where there is none.
+pub(crate) fn option_of(map: &str) -> Option<&'static str> {
+    Some(match map {
+        axon_abi::CT4 | axon_abi::CT6 => "bpf-ct-global-tcp-max",
+        axon_abi::NAT => "bpf-nat-global-max",
+        "axon_policy_v1" | "axon_class_v1" => "bpf-policy-map-max",
+        "axon_endpoint_v1" | "axon_address_v1" => "bpf-endpoint-map-max",
+        "axon_ipcache_v1" | "axon_ipcache_cidr_v1" => "bpf-ipcache-map-max",
+        "axon_identity_v1" => "bpf-identity-map-max",
+        "axon_fragment_v1" => "bpf-fragments-map-max",
+        _ => return None,
+    })
+}
 
 /// Sizes and lives of kernel tables.
 #[derive(Clone, Debug)]
@@ -26,7 +47,7 @@ pub struct Sizes {
 impl Sizes {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         let by_memory = connections(reader);
-        let range = 1024..=16 * 1024 * 1024;
+        let range = 1024..=ROWS_MAX;
         let tcp = reader.optional("bpf-ct-global-tcp-max", range.clone());
         let tcp = tcp.unwrap_or(by_memory.clamp(LEAST, 512 * 1024));
         let any = reader.optional("bpf-ct-global-any-max", range.clone());
@@ -35,23 +56,21 @@ impl Sizes {
         let nat = nat.unwrap_or(by_memory.clamp(LEAST, 256 * 1024));
         // One table for every protocol of a family.
         let ct = tcp.saturating_add(any);
-        let quota = reader.number("bpf-ct-endpoint-max", 0..=16 * 1024 * 1024);
-        let policy = reader
-            .number("bpf-policy-map-max", 256..=1024 * 1024)
-            .saturating_mul(16);
+        let quota = reader.number("bpf-ct-endpoint-max", 0..=ROWS_MAX);
         let gc = reader.duration("conntrack-gc-interval");
         Self {
-            maps: vec![
+            maps: [
                 (axon_abi::CT4, ct),
                 (axon_abi::CT6, ct),
                 (axon_abi::NAT, nat),
-                ("axon_policy_v1", policy),
-                ("axon_class_v1", policy),
-                (
-                    "axon_fragment_v1",
-                    reader.number("bpf-fragments-map-max", 64..=1024 * 1024),
-                ),
-            ],
+            ]
+            .into_iter()
+            .chain(written_by_agent(reader))
+            .chain([(
+                "axon_fragment_v1",
+                reader.number("bpf-fragments-map-max", 64..=1024 * 1024),
+            )])
+            .collect(),
             ct_quota: if quota == 0 { ct / 4 } else { quota },
             timeouts: Timeouts {
                 tcp_opening_s: reader.seconds("bpf-ct-timeout-regular-tcp-syn"),
@@ -64,6 +83,25 @@ impl Sizes {
             gc_interval_s: u32::try_from(gc.as_secs()).unwrap_or(u32::MAX),
         }
     }
+}
+
+/// Sizes of the maps whose rows are derived from intent.
+fn written_by_agent(reader: &mut Reader<'_>) -> [(&'static str, u32); 7] {
+    let policy = reader
+        .number("bpf-policy-map-max", 256..=1024 * 1024)
+        .saturating_mul(16);
+    let endpoints = reader.number("bpf-endpoint-map-max", 8..=ENDPOINTS_MAX);
+    let ipcache = reader.number("bpf-ipcache-map-max", 256..=ROWS_MAX);
+    let identities = reader.number("bpf-identity-map-max", 256..=ROWS_MAX);
+    [
+        ("axon_policy_v1", policy),
+        ("axon_class_v1", policy),
+        ("axon_endpoint_v1", endpoints),
+        ("axon_address_v1", ADDRESSES * endpoints),
+        ("axon_ipcache_v1", ipcache),
+        ("axon_ipcache_cidr_v1", ipcache / ADDRESSES_PER_PREFIX),
+        ("axon_identity_v1", identities),
+    ]
 }
 
 /// Connections that the share of memory pays for; Cilium's ratio.
@@ -85,5 +123,23 @@ fn connections(reader: &mut Reader<'_>) -> u32 {
     match total_kib {
         Some(kib) if ratio > 0.0 => (kib * 1024.0 * ratio / BYTES_PER_CONNECTION) as u32,
         _ => u32::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axon_abi::MAPS;
+
+    use super::option_of;
+    use crate::options::OPTIONS;
+
+    #[test]
+    fn maps_that_an_option_sizes_are_sizable_and_the_option_is_one() {
+        for map in MAPS {
+            if let Some(option) = option_of(map.name) {
+                assert!(map.sizable, "{}", map.name);
+                assert!(OPTIONS.iter().any(|o| o.name == option), "{option}");
+            }
+        }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use axon_api::agent::EndpointCheck;
 use axon_linux::link::{self, Netns};
 
-use super::create::{attachment, blocking, device};
+use super::create::blocking;
+use super::request::{attachment, device};
 use super::{addresses, link_of};
 use crate::node::Node;
 use crate::problem::{Refusal, chain};

@@ -17,6 +17,7 @@ mod find;
 mod flush;
 mod records;
 mod remove;
+mod request;
 mod restore;
 
 use std::collections::HashMap;

@@ -8,7 +8,8 @@ use axon_api::agent::{EndpointDelete, EndpointGc};
 use axon_linux::device::Device;
 use axon_linux::link;
 
-use super::create::{attachment, blocking, device, pod};
+use super::create::{blocking, pod};
+use super::request::{attachment, device};
 use super::restore::{device_of, follow_name};
 use super::{Record, Stage, addresses, disk, release};
 use crate::node::{Node, lock};

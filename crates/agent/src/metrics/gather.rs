@@ -193,12 +193,7 @@ impl Gathered {
             *types.entry(vec![("type", kind.to_owned())]).or_default() += 1.0;
         }
         self.gauge("cilium_identity", "Identities known", types);
-        let failing = view
-            .reconcile
-            .tables
-            .values()
-            .map(|t| t.failing.len())
-            .sum();
+        let failing = view.reconcile.failing_rows();
         self.gauge(
             "cilium_controllers_failing",
             "Rows that the kernel does not take",
@@ -253,11 +248,22 @@ impl Gathered {
             "Events lost before they were read",
             [(source, events.lost)].into(),
         );
-        let interval = crate::node::lock(&node.sweeps).interval.as_secs_f64();
+        let sweeps = crate::node::lock(&node.sweeps).clone();
+        let early = sweeps.early.iter();
+        self.counter(
+            "axon_flows_removed_early",
+            "Connections and translations removed before their time, for want of room",
+            early
+                .map(|(map, count)| (vec![("map_name", (*map).to_owned())], *count))
+                .collect(),
+        );
         self.gauge(
             "cilium_datapath_conntrack_gc_interval_seconds",
             "Time between two sweeps",
-            [(vec![("global", "global".to_owned())], interval)],
+            [(
+                vec![("global", "global".to_owned())],
+                sweeps.interval.as_secs_f64(),
+            )],
         );
     }
 }

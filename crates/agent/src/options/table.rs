@@ -329,6 +329,24 @@ pub const OPTIONS: &[Spec] = &[
         "Policy entries; the node's table holds 16 times as many",
     ),
     option(
+        "bpf-endpoint-map-max",
+        Number,
+        "4096",
+        "Endpoints of the node, each with two addresses",
+    ),
+    option(
+        "bpf-ipcache-map-max",
+        Number,
+        "524288",
+        "Addresses that policy knows; of prefixes an eighth",
+    ),
+    option(
+        "bpf-identity-map-max",
+        Number,
+        "131072",
+        "Identities that policy knows",
+    ),
+    option(
         "bpf-fragments-map-max",
         Number,
         "8192",

@@ -1,14 +1,18 @@
 //! What the kernel does: devices, programs, maps, connections, events.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axon_api::agent::{PartStatus, State};
-use axon_linux::MapUse;
+use axon_linux::{MapSweep, MapUse};
 
-use super::{bad, few, well};
+use super::{bad, few, few_of, well};
+use crate::config::option_of;
 use crate::engine::View;
+use crate::guard::GuardState;
 use crate::metrics::Events;
 use crate::node::{Node, lock};
+use crate::sweep::SweepState;
 
 /// From how full on a map is worth a look, in percent.
 const PRESSURE_WARNING: u64 = 80;
@@ -75,43 +79,63 @@ pub(super) fn devices(node: &Node) -> PartStatus {
 }
 
 pub(super) fn datapath(node: &Node, view: &View) -> PartStatus {
+    let guard = lock(&node.guard).clone();
+    rows_not_taken(view)
+        .or_else(|| not_guarded(&guard))
+        .unwrap_or_else(|| well(in_force(node, guard.repairs)))
+}
+
+/// What of the desired rows is not in the kernel.
+fn rows_not_taken(view: &View) -> Option<PartStatus> {
     let mut failing = Vec::new();
     for (table, report) in &view.reconcile.tables {
         for (row, error) in &report.failing {
             failing.push(format!("{table} {row}: {error}"));
         }
     }
-    if !failing.is_empty() {
-        let locked = if view.reconcile.ipcache_partial {
-            "; until it does, endpoints with policy reach no address that has no row of its own"
-        } else {
-            ""
-        };
-        return bad(
-            State::Failure,
-            format!("the kernel does not take rows: {}{locked}", few(failing)),
-            "they are tried again; where a map is full, raise its size option and restart the agent",
-        );
+    if failing.is_empty() {
+        return None;
     }
-    let guard = lock(&node.guard).clone();
-    if let Some(error) = guard.error {
-        return bad(
+    let locked = if view.reconcile.ipcache_partial {
+        "; until it does, endpoints with policy reach no address that has no row of its own"
+    } else {
+        ""
+    };
+    Some(bad(
+        State::Failure,
+        format!(
+            "the kernel does not take rows: {}{locked}",
+            few_of(failing, view.reconcile.failing_rows())
+        ),
+        "they are tried again; where a map is full, do as the part maps says",
+    ))
+}
+
+/// What was taken away and could not be put back, and devices of nobody.
+fn not_guarded(guard: &GuardState) -> Option<PartStatus> {
+    if let Some(error) = &guard.error {
+        return Some(bad(
             State::Failure,
             format!("what keeps policy in force was taken away and cannot be put back: {error}"),
             "see that the bpf-root is a bpffs or an empty directory; do not stop the agent before: \
              it holds the programs open, and without them every endpoint is cut off",
-        );
+        ));
     }
-    if !guard.unknown.is_empty() {
-        return bad(
-            State::Warning,
-            format!(
-                "nobody knows the endpoints of devices {}: their pods are cut off",
-                few(guard.unknown)
-            ),
-            "start those pods anew; the state-dir says by its *.corrupt files what was lost",
-        );
+    if guard.unknown.is_empty() {
+        return None;
     }
+    Some(bad(
+        State::Warning,
+        format!(
+            "nobody knows the endpoints of devices {}: their pods are cut off",
+            few(guard.unknown.clone())
+        ),
+        "start those pods anew; the state-dir says by its *.corrupt files what was lost",
+    ))
+}
+
+/// The programs and maps that are in force, and what became of earlier ones.
+fn in_force(node: &Node, repairs: u64) -> String {
     let datapath = lock(&node.datapath);
     let adoption = datapath.adoption();
     let lost: Vec<String> = adoption
@@ -141,20 +165,18 @@ pub(super) fn datapath(node: &Node, view: &View) -> PartStatus {
             text.push_str(&format!("; {what}: {}", few(names)));
         }
     }
-    if guard.repairs > 0 {
+    if repairs > 0 {
         text.push_str(&format!(
-            "; {} times somebody took pins or stubs away, and they were put back",
-            guard.repairs
+            "; {repairs} times somebody took pins or stubs away, and they were put back"
         ));
     }
-    well(text)
+    text
 }
 
 pub(super) fn maps(uses: &[MapUse]) -> PartStatus {
-    let full: Vec<String> = uses
+    let full: Vec<&MapUse> = uses
         .iter()
         .filter(|m| u64::from(m.entries) * 100 >= u64::from(m.capacity) * PRESSURE_WARNING)
-        .map(|m| format!("{} holds {} of {}", m.map, m.entries, m.capacity))
         .collect();
     if full.is_empty() {
         return well(format!(
@@ -162,37 +184,81 @@ pub(super) fn maps(uses: &[MapUse]) -> PartStatus {
             uses.len()
         ));
     }
-    bad(
-        State::Warning,
-        few(full),
-        "raise the size of the map (bpf-ct-global-tcp-max, bpf-nat-global-max, bpf-policy-map-max, \
-         bpf-fragments-map-max) and restart the agent; nothing is interrupted",
-    )
+    let texts = full
+        .iter()
+        .map(|m| format!("{} holds {} of {}", m.map, m.entries, m.capacity));
+    let remedy = more_room(full.iter().map(|m| m.map));
+    bad(State::Warning, few(texts.collect()), remedy)
+}
+
+/// How these maps are given more room.
+fn more_room(maps: impl Iterator<Item = &'static str>) -> String {
+    let (mut options, mut fixed) = (BTreeSet::new(), BTreeSet::new());
+    for map in maps {
+        match option_of(map) {
+            Some(option) => options.insert(option),
+            None => fixed.insert(map),
+        };
+    }
+    let list = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(", ");
+    let mut steps = Vec::new();
+    if !options.is_empty() {
+        steps.push(format!(
+            "raise {} and restart the agent; nothing is interrupted",
+            list(options)
+        ));
+    }
+    if !fixed.is_empty() {
+        steps.push(format!(
+            "the size of {} is fixed: ask less of it (docs/full-maps.md)",
+            list(fixed)
+        ));
+    }
+    steps.join("; ")
 }
 
 pub(super) fn conntrack(node: &Node) -> PartStatus {
-    let state = lock(&node.sweeps).clone();
-    if let Some(error) = state.error {
+    conntrack_of(&lock(&node.sweeps).clone())
+}
+
+fn conntrack_of(state: &SweepState) -> PartStatus {
+    if let Some(error) = &state.error {
         return bad(
             State::Warning,
             format!("connections are not swept: {error}"),
             "see the agent's log",
         );
     }
-    let early: u32 = state.last.maps.iter().map(|m| m.evicted_early).sum();
+    let early: Vec<&MapSweep> = state
+        .last
+        .maps
+        .iter()
+        .filter(|m| m.evicted_early > 0)
+        .collect();
+    if !early.is_empty() {
+        let texts = early
+            .iter()
+            .map(|m| format!("{} of {}", m.evicted_early, m.map));
+        let options: BTreeSet<&str> = early.iter().filter_map(|m| option_of(m.map)).collect();
+        let options: Vec<&str> = options.into_iter().collect();
+        return bad(
+            State::Warning,
+            format!(
+                "connections were removed before their time, for want of room: {}",
+                few(texts.collect())
+            ),
+            format!(
+                "raise {}, or lower the timeouts (bpf-ct-timeout-…)",
+                options.join(", ")
+            ),
+        );
+    }
     let texts: Vec<String> = state
         .last
         .maps
         .iter()
         .map(|m| format!("{} {}", m.map, m.entries))
         .collect();
-    if early > 0 {
-        return bad(
-            State::Warning,
-            format!("{early} connections were removed before their time: the table is too small"),
-            "raise bpf-ct-global-tcp-max, or lower the timeouts (bpf-ct-timeout-…)",
-        );
-    }
     well(if texts.is_empty() {
         "not swept yet".to_owned()
     } else {
@@ -227,10 +293,11 @@ fn events_of(events: Events, held: usize, late: bool) -> PartStatus {
 #[cfg(test)]
 mod tests {
     use axon_api::agent::State;
-    use axon_linux::MapUse;
+    use axon_linux::{MapSweep, MapUse, SweepReport};
 
-    use super::{events_of, maps};
+    use super::{conntrack_of, events_of, maps};
     use crate::metrics::Metrics;
+    use crate::sweep::SweepState;
 
     #[test]
     fn what_nobody_was_there_to_read_is_no_fault_of_the_agent() {
@@ -278,7 +345,43 @@ mod tests {
             "axon_ct4_v1 holds 800 of 1000; axon_fragment_v1 holds 1000 of 1000"
         );
         assert!(
-            part.remedy.contains("bpf-fragments-map-max"),
+            part.remedy
+                .starts_with("raise bpf-ct-global-tcp-max, bpf-fragments-map-max and restart"),
+            "{}",
+            part.remedy
+        );
+        let part = maps(&[at("axon_nomasq_v1", 1000)]);
+        assert!(
+            part.remedy
+                .starts_with("the size of axon_nomasq_v1 is fixed"),
+            "{}",
+            part.remedy
+        );
+    }
+
+    #[test]
+    fn flows_that_went_early_are_told_by_their_table() {
+        let swept = |map, evicted_early| MapSweep {
+            map,
+            entries: 7,
+            capacity: 1000,
+            evicted_early,
+            ..MapSweep::default()
+        };
+        let state = |early| SweepState {
+            last: SweepReport {
+                maps: vec![swept(axon_abi::CT4, 0), swept(axon_abi::NAT, early)],
+                ..SweepReport::default()
+            },
+            ..SweepState::default()
+        };
+        let part = conntrack_of(&state(0));
+        assert_eq!(part.state, State::Ok);
+        let part = conntrack_of(&state(40));
+        assert_eq!(part.state, State::Warning);
+        assert!(part.msg.ends_with(": 40 of axon_nat_v1"), "{}", part.msg);
+        assert!(
+            part.remedy.starts_with("raise bpf-nat-global-max, or"),
             "{}",
             part.remedy
         );

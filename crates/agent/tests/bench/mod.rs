@@ -43,6 +43,7 @@ pub(crate) struct Bench {
     dir: tempfile::TempDir,
     node: PathBuf,
     pods: Vec<String>,
+    options: Vec<String>,
     agent: Option<Child>,
 }
 
@@ -87,6 +88,7 @@ impl Bench {
             dir,
             node,
             pods: Vec::new(),
+            options: Vec::new(),
             agent: None,
         }
     }
@@ -135,7 +137,7 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
 
     fn flags(&self) -> String {
         let path = |name: &str| self.path(name).display().to_string();
-        [
+        let usual = [
             "--node-name=n1".to_owned(),
             format!("--manifests-dir={}", path("manifests")),
             format!("--state-dir={}", path("state")),
@@ -147,8 +149,13 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
             "--bpf-ct-global-tcp-max=4096".to_owned(),
             "--bpf-nat-global-max=4096".to_owned(),
             "--log-level=debug".to_owned(),
-        ]
-        .join("\n")
+        ];
+        [&usual, self.options.as_slice()].concat().join("\n")
+    }
+
+    /// Gives the next agents an option, in place of an earlier value.
+    pub(crate) fn option(&mut self, name: &str, value: &str) {
+        self.options.push(format!("--{name}={value}"));
     }
 
     /// Starts the agent and waits until it is ready.
@@ -281,7 +288,7 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
         body
     }
 
-    fn netns_name(&self, pod: &str) -> String {
+    pub(crate) fn netns_name(&self, pod: &str) -> String {
         format!("{}-{pod}", self.name)
     }
 
@@ -348,6 +355,20 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
         let status: Value = serde_json::from_str(&self.get("/v1/healthz")).expect("json");
         let text = |key: &str| status["parts"][part][key].as_str().unwrap_or("").to_owned();
         (text("state"), text("msg"))
+    }
+
+    /// What a part of the status says is to be done.
+    pub(crate) fn remedy(&self, part: &str) -> String {
+        let status: Value = serde_json::from_str(&self.get("/v1/healthz")).expect("json");
+        let remedy = status["parts"][part]["remedy"].as_str();
+        remedy.unwrap_or("").to_owned()
+    }
+
+    /// A metric by its name with its labels; `None` if it is not told.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let text = self.get("/v1/metrics");
+        let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+        text.lines().find_map(value)
     }
 
     /// The file of a pod's endpoint.
@@ -469,17 +490,35 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
             .stdout(Stdio::piped())
             .spawn()
             .expect("ping");
-        Pings(child)
+        Pings(Some(child))
     }
 }
 
-pub(crate) struct Pings(Child);
+/// Pings that go on; ended with the test at the latest.
+pub(crate) struct Pings(Option<Child>);
 
 impl Pings {
+    /// Ends it at once; what ping says then.
+    pub(crate) fn interrupt(self) -> String {
+        let id = self.0.as_ref().expect("a ping").id();
+        must(&["kill", "-INT", &id.to_string()]);
+        self.finish()
+    }
+
     /// What ping says at its end.
-    pub(crate) fn finish(self) -> String {
-        let output = self.0.wait_with_output().expect("ping");
+    pub(crate) fn finish(mut self) -> String {
+        let child = self.0.take().expect("a ping");
+        let output = child.wait_with_output().expect("ping");
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Pings {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
