@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  client ── streams, echoes, new connections ──> server, outside     all answered, in order
-//!  outsider, client at a closed port ──> server                       never answered
+//!  outsider, client at a closed port ──> server                       never answered, over a
+//!                                                                     downgrade of layouts too
 //!  this test ── kill -9, exchange of the binary ──> the node's agent
 //! ```
 //!
@@ -93,7 +94,7 @@ fn agents_come_and_go_and_nobody_notices() {
     std::thread::spawn(move || std::io::copy(&mut told, &mut std::io::sink()));
     let mut agent = Agent::new(&lab, place);
     let before = agent.endpoints();
-    let traffic = Traffic::start(&lab, streams);
+    let mut traffic = Traffic::start(&lab, streams);
     let started = Instant::now();
     let mut done = 0;
     // Exchanges are spread over the kills, so that each meets the other.
@@ -121,19 +122,23 @@ fn agents_come_and_go_and_nobody_notices() {
         report.push_str("; layouts changed");
     }
     assert_eq!(before, agent.endpoints(), "endpoints and their addresses");
-    let counts = traffic.finish();
-    println!("{report}\n{counts}");
+    traffic.finish_answered();
+    println!("{report}\n{}", traffic.counts());
     if layouts > 0 {
-        back_to_the_old_layout(&lab, &mut agent);
+        back_to_the_old_layout(&lab, &mut agent, &traffic);
     }
     assert_eq!(before, agent.endpoints(), "endpoints and their addresses");
+    println!("{} probes in all, all denied", traffic.finish().denied());
     outside.kill().expect("it is killed");
     outside.wait().expect("it ends");
 }
 
 /// An older version rebuilds what it can, and says what it could not take along.
-fn back_to_the_old_layout(lab: &Lab, agent: &mut Agent<'_>) {
+/// Meanwhile connections may be forgotten, and nothing opens: `probes` go on.
+fn back_to_the_old_layout(lab: &Lab, agent: &mut Agent<'_>, probes: &Traffic) {
+    let before = probes.counts().denied();
     agent.exchange(Variant::Same, None);
+    assert!(probes.counts().denied() > before, "nobody probed meanwhile");
     assert!(agent.has_pin("axon_ct4_v1") && !agent.has_pin("axon_ct4_v2"));
     let log = text(&lab.axon(&["logs", "n"]));
     assert!(log.contains("axon_ct4_v2"), "it says what it let go: {log}");

@@ -50,6 +50,15 @@ impl Display for Counts {
 /// Traffic that runs until it is finished.
 pub(crate) struct Traffic {
     counts: Arc<Counts>,
+    /// What must be answered.
+    answered: Workers,
+    /// What must not be.
+    denied: Workers,
+}
+
+/// Threads that work until they are told to stop.
+#[derive(Default)]
+struct Workers {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Result<(), String>>>,
 }
@@ -69,8 +78,8 @@ impl Traffic {
     pub(crate) fn start(lab: &Lab, streams: usize) -> Self {
         let mut traffic = Self {
             counts: Arc::default(),
-            stop: Arc::default(),
-            threads: Vec::new(),
+            answered: Workers::default(),
+            denied: Workers::default(),
         };
         let address = |ip: &str, port| at(ip, port).parse().expect("an address");
         let server = [false, true].map(|v6| lab.pod_ip("server", v6));
@@ -84,18 +93,20 @@ impl Traffic {
         for to in &targets {
             let worker = traffic.worker(lab, "client", *to);
             eventually(&format!("{to} is reached"), || worker.connect().is_ok());
-            traffic.spawn(worker.clone(), Worker::echoes);
-            traffic.spawn(worker, Worker::connections);
+            traffic.answered.spawn(worker.clone(), Worker::echoes);
+            traffic.answered.spawn(worker, Worker::connections);
         }
         for (number, to) in (0..streams).zip(targets.iter().cycle()) {
             let worker = traffic.worker(lab, "client", *to);
-            traffic.spawn(worker, move |worker| worker.stream(number as u64 + 1));
+            let work = move |worker: &Worker| worker.stream(number as u64 + 1);
+            traffic.answered.spawn(worker, work);
         }
         for ip in &server {
             for (from, port) in [("outsider", 7000), ("client", 7001)] {
                 let worker = traffic.worker(lab, from, address(ip, port));
-                traffic.spawn(worker.clone(), Worker::denied_connections);
-                traffic.spawn(worker, Worker::denied_datagrams);
+                let denied = &mut traffic.denied;
+                denied.spawn(worker.clone(), Worker::denied_connections);
+                denied.spawn(worker, Worker::denied_datagrams);
             }
         }
         eventually("all streams are established", || {
@@ -110,15 +121,49 @@ impl Traffic {
             netns,
             to,
             counts: Arc::clone(&self.counts),
-            stop: Arc::clone(&self.stop),
+            stop: Arc::default(),
         }
     }
 
+    /// Ends what is answered; what is denied goes on. What went wrong is told.
+    pub(crate) fn finish_answered(&mut self) {
+        self.answered.finish();
+        let counts = &self.counts;
+        for count in [&counts.bytes, &counts.datagrams, &counts.denied] {
+            assert!(count.load(Ordering::Relaxed) > 0, "{counts}");
+        }
+    }
+
+    /// What there was until now.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Ends all of it; everything that went wrong is told.
+    pub(crate) fn finish(mut self) -> Arc<Counts> {
+        self.finish_answered();
+        self.denied.finish();
+        self.counts
+    }
+}
+
+impl Counts {
+    /// Probes that were denied.
+    pub(crate) fn denied(&self) -> u64 {
+        self.denied.load(Ordering::Relaxed)
+    }
+}
+
+impl Workers {
     fn spawn(
         &mut self,
         worker: Worker,
         work: impl FnOnce(&Worker) -> Result<(), String> + Send + 'static,
     ) {
+        let worker = Worker {
+            stop: Arc::clone(&self.stop),
+            ..worker
+        };
         let thread = std::thread::Builder::new().stack_size(256 * 1024);
         let run = move || {
             let done = work(&worker);
@@ -130,23 +175,15 @@ impl Traffic {
         self.threads.push(thread.spawn(run).expect("a thread"));
     }
 
-    /// Ends it; everything that went wrong is told.
-    pub(crate) fn finish(self) -> Arc<Counts> {
+    /// Ends them; everything that went wrong is told.
+    fn finish(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let ended = self
             .threads
-            .into_iter()
+            .drain(..)
             .map(|thread| thread.join().expect("no panic"));
         let wrong: Vec<String> = ended.filter_map(Result::err).collect();
         assert!(wrong.is_empty(), "{} went wrong: {wrong:?}", wrong.len());
-        for count in [
-            &self.counts.bytes,
-            &self.counts.datagrams,
-            &self.counts.denied,
-        ] {
-            assert!(count.load(Ordering::Relaxed) > 0, "{}", self.counts);
-        }
-        self.counts
     }
 }
 
