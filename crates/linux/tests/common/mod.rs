@@ -1,6 +1,7 @@
 //! A node of its own for a test: a network namespace, a bpffs, and endpoints.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod forged;
 pub(crate) mod kernel;
 pub(crate) mod monitor;
 pub(crate) mod raw;
