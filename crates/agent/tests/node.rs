@@ -5,6 +5,7 @@
 //! can be killed.
 
 mod bad;
+#[expect(dead_code, reason = "a part of it is used here")]
 mod bench;
 
 use std::time::Duration;
