@@ -34,9 +34,9 @@ conformance: ## every policy case with real packets, on its nodes (root; ONLY=ci
 	@cargo xtask setup --build
 	@cargo xtask conformance $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON))
 
-bench: ## measure packets, pods, the agent and pod-to-pod speed (root)
+bench: ## measure packets, pods, the agent and pod-to-pod speed (root; GATE=1 holds it to its goals)
 	@cargo xtask setup --build
-	@cargo xtask bench
+	@cargo xtask bench $(if $(GATE),--gate)
 
 lint: setup ## format, clippy, licences, dependency rules, docs
 	@cargo xtask lint

@@ -22,6 +22,7 @@ use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
+use crate::goals::{self, Goal, Judged};
 use crate::node::{self, Node, ip};
 use crate::report::median;
 
@@ -59,6 +60,9 @@ pub(crate) struct AgentArgs {
     /// The `axon` binary; its `axon-cni` lies beside it.
     #[arg(long, default_value = "target/release/axon")]
     axon: PathBuf,
+    /// Fail if a goal is missed.
+    #[arg(long)]
+    gate: bool,
     /// Write what was measured to this file as JSON, besides the table.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -355,6 +359,19 @@ fn traffic(pods: &[Pod], end: Instant) -> Result<(usize, usize)> {
     Ok((tried, made))
 }
 
+impl Row {
+    /// What CPU at rest shall come to: 0.05 % of two CPUs is 0.1 % of one, which
+    /// is what is told here.
+    fn judged(&self) -> Judged {
+        Judged {
+            what: format!("CPU % at rest, {} pods", self.pods),
+            goal: Goal::at_most(Some(0.1), Some(0.04)),
+            figure: self.idle_percent,
+            interval: None,
+        }
+    }
+}
+
 fn report(args: &AgentArgs, cold_ms: f64, rows: &[Row]) -> Result<()> {
     println!("\nAgent (cold start: ready after {cold_ms:.0} ms)");
     println!(
@@ -379,13 +396,16 @@ fn report(args: &AgentArgs, cold_ms: f64, rows: &[Row]) -> Result<()> {
             "anon_mib": mib(row.anon_kib), "connections_tried": row.tried,
             "connections_made": row.made, "idle_percent": row.idle_percent,
             "wakeups_per_s": row.wakeups_per_s, "ready_after_kill_ms": row.ready_ms,
+            "goals": { "idle_percent": row.judged().json() },
         }));
     }
+    let judged: Vec<Judged> = rows.iter().map(Row::judged).collect();
+    goals::print(&judged);
     if let Some(out) = &args.out {
         fs::write(out, format!("{:#}\n", Value::Array(list)))
             .with_context(|| format!("writing {}", out.display()))?;
     }
-    Ok(())
+    goals::check(args.gate, &judged)
 }
 
 #[cfg(test)]

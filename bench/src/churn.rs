@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::goals::{self, Goal, Judged};
 use crate::load::{Mode, Sample};
 use crate::report::median;
 use crate::topology::{LAB, Topology};
@@ -196,13 +197,29 @@ pub(crate) fn print(tails: &[Tail]) {
             tail.longest()
         );
     }
+    goals::print(&judged(tails));
+}
+
+/// What the longest trips shall come to: an agent that is exchanged holds nobody up.
+pub(crate) fn judged(tails: &[Tail]) -> Vec<Judged> {
+    let killed = tails.iter().filter(|t| t.change == Change::Restart);
+    killed
+        .map(|tail| Judged {
+            what: "longest trip us, agent is killed".to_owned(),
+            goal: Goal::at_most(None, Some(5000.0)),
+            figure: tail.longest(),
+            interval: None,
+        })
+        .collect()
 }
 
 pub(crate) fn json(tails: &[Tail]) -> serde_json::Value {
     tails
         .iter()
         .map(|tail| {
+            let judged = judged(std::slice::from_ref(tail));
             serde_json::json!({
+                "goals": { "longest_us": judged.first().map(Judged::json) },
                 "change": tail.change.name(), "changes": tail.changes,
                 "p50_us": tail.median_of(|s| s.p50_us),
                 "p99_us": tail.median_of(|s| s.p99_us),

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::goals::{self, Goal, Judged};
 use crate::node::{self, Node, ip};
 
 /// What the node's namespace is called, and what others' names begin with.
@@ -35,7 +36,8 @@ pub(crate) struct CniArgs {
     /// Pods that are made at once afterwards.
     #[arg(short, long, default_value_t = 100)]
     parallel: usize,
-    /// Plugins; the first is the reference. Those that are not there are left out.
+    /// Plugins; the first is the reference. One that is not there fails the run
+    /// once the others are measured.
     #[arg(
         short = 'P',
         long,
@@ -46,6 +48,9 @@ pub(crate) struct CniArgs {
     /// The `axon` binary; its `axon-cni` lies beside it.
     #[arg(long, default_value = "target/release/axon")]
     axon: PathBuf,
+    /// Fail if a goal is missed; takes 25 rounds or more.
+    #[arg(long)]
+    gate: bool,
     /// Write what was measured to this file as JSON, besides the table.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -76,6 +81,7 @@ pub(crate) fn measure(args: &CniArgs) -> Result<()> {
     if let Some(dir) = &args.inside {
         return inside(args, dir);
     }
+    goals::check_rounds(args.gate, args.rounds)?;
     let node = Node::make(NODE, &args.axon, &manifests(args.parallel.max(1)))?;
     let mut agent = node.start_agent()?;
     let measured = until_well(args, &node.dir, &mut agent).and_then(|()| {
@@ -87,6 +93,9 @@ pub(crate) fn measure(args: &CniArgs) -> Result<()> {
         again.arg("--axon").arg(&args.axon);
         if let Some(out) = &args.out {
             again.arg("--out").arg(out);
+        }
+        if args.gate {
+            again.arg("--gate");
         }
         let status = again.status().context("running in the node")?;
         if status.success() {
@@ -205,13 +214,8 @@ fn folders() -> Vec<PathBuf> {
 }
 
 fn inside(args: &CniArgs, dir: &Path) -> Result<()> {
-    let mut plugins = Vec::new();
-    for name in &args.plugins {
-        match Plugin::named(name, args, dir) {
-            Some(plugin) => plugins.push(plugin),
-            None => eprintln!("{name} is left out: not found (cargo xtask runtimes)"),
-        }
-    }
+    let named = |name: &String| Plugin::named(name, args, dir);
+    let plugins: Vec<Plugin> = args.plugins.iter().filter_map(named).collect();
     let mut times = vec![Times::default(); plugins.len()];
     for round in 0..args.rounds {
         for (plugin, times) in plugins.iter().zip(&mut times) {
@@ -245,9 +249,90 @@ fn settle() {
     thread::sleep(Duration::from_millis(20));
 }
 
+/// What is told of one plugin.
+struct Row {
+    add_p50: f64,
+    add_p99: f64,
+    del_p50: f64,
+    /// To the first plugin that was asked for, within rounds.
+    ratio: f64,
+    interval: (f64, f64),
+}
+
+impl Row {
+    fn of(times: &Times, reference: Option<&Times>) -> Self {
+        let reference = reference.map_or(&[][..], |times| &times.add);
+        let ratios = times.add.iter().zip(reference);
+        let ratios = sorted(ratios.map(|(own, first)| own / first).collect());
+        let (low, high) = interval(ratios.len());
+        let at = |n: usize| ratios.get(n).copied().unwrap_or(f64::NAN);
+        Self {
+            add_p50: quantile(&times.add, 0.5),
+            add_p99: quantile(&times.add, 0.99),
+            del_p50: quantile(&times.del, 0.5),
+            ratio: quantile(&ratios, 0.5),
+            interval: (at(low), at(high)),
+        }
+    }
+
+    /// What it shall come to: that of ours beside `ptp`.
+    fn judged(&self, name: &str, first: &str) -> Vec<(&'static str, Judged)> {
+        if name != "axon" {
+            return Vec::new();
+        }
+        let tail = Judged {
+            what: "ADD of axon, p99 to p50".to_owned(),
+            goal: Goal::at_most(None, Some(2.0)),
+            figure: self.add_p99 / self.add_p50,
+            interval: None,
+        };
+        let ratio = Judged {
+            what: "ADD of axon to ptp".to_owned(),
+            goal: Goal::at_most(Some(1.0), Some(0.4)),
+            figure: self.ratio,
+            interval: Some(self.interval),
+        };
+        let beside = (first == "ptp").then_some(("ratio", ratio));
+        beside.into_iter().chain([("add_p99_ms", tail)]).collect()
+    }
+
+    fn line(&self, name: &str, times: &Times) -> String {
+        let (low, high) = self.interval;
+        format!(
+            "  {name:<8} {:>8.2} {:>8.2} {:>8.2} {:>9.3} {low:>8.3} .. {high:<5.3} {:>12.0} {:>12.0}",
+            self.add_p50,
+            self.add_p99,
+            self.del_p50,
+            self.ratio,
+            times.all_added,
+            times.all_deleted
+        )
+    }
+
+    fn json(&self, args: &CniArgs, name: &str, times: &Times) -> Value {
+        let first = args.plugins.first().map_or("", String::as_str);
+        let judged = self.judged(name, first).into_iter();
+        let goals: serde_json::Map<String, Value> = judged
+            .map(|(figure, judged)| (figure.to_owned(), judged.json()))
+            .collect();
+        json!({
+            "section": "cni", "plugin": name, "rounds": args.rounds,
+            "add_p50_ms": self.add_p50, "add_p99_ms": self.add_p99, "del_p50_ms": self.del_p50,
+            "ratio": self.ratio, "ratio_low": self.interval.0, "ratio_high": self.interval.1,
+            "parallel": args.parallel, "all_added_ms": times.all_added,
+            "last_add_ms": times.last_of_all, "all_deleted_ms": times.all_deleted,
+            "goals": goals,
+        })
+    }
+}
+
+const MISSING: &str = "not found (cargo xtask runtimes)";
+
 fn report(args: &CniArgs, plugins: &[Plugin], times: &[Times]) -> Result<()> {
-    let Some(reference) = times.first() else {
-        bail!("no plugin is there");
+    let first = args.plugins.first().map_or("", String::as_str);
+    let of = |name: &str| {
+        let at = plugins.iter().position(|plugin| plugin.name == name)?;
+        times.get(at)
     };
     println!("\nCNI (ms; axon: until policy is enforced)");
     println!(
@@ -261,39 +346,28 @@ fn report(args: &CniArgs, plugins: &[Plugin], times: &[Times]) -> Result<()> {
         "all added",
         "all deleted"
     );
-    let mut list = Vec::new();
-    for (plugin, times) in plugins.iter().zip(times) {
-        let ratios = times
-            .add
-            .iter()
-            .zip(&reference.add)
-            .map(|(own, first)| own / first);
-        let ratios = sorted(ratios.collect());
-        let (low, high) = interval(ratios.len());
-        let at = |n: usize| ratios.get(n).copied().unwrap_or(f64::NAN);
-        let (p50, p99) = (quantile(&times.add, 0.5), quantile(&times.add, 0.99));
-        let (del, ratio) = (quantile(&times.del, 0.5), quantile(&ratios, 0.5));
-        println!(
-            "  {:<8} {p50:>8.2} {p99:>8.2} {del:>8.2} {ratio:>9.3} {:>8.3} .. {:<5.3} {:>12.0} {:>12.0}",
-            plugin.name,
-            at(low),
-            at(high),
-            times.all_added,
-            times.all_deleted
-        );
-        list.push(json!({
-            "section": "cni", "plugin": plugin.name, "rounds": args.rounds,
-            "add_p50_ms": p50, "add_p99_ms": p99, "del_p50_ms": del,
-            "ratio": ratio, "ratio_low": at(low), "ratio_high": at(high),
-            "parallel": args.parallel, "all_added_ms": times.all_added,
-            "last_add_ms": times.last_of_all, "all_deleted_ms": times.all_deleted,
-        }));
+    let (mut list, mut judged, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    for name in &args.plugins {
+        let Some(times) = of(name) else {
+            println!("  {name:<8} failed: {MISSING}");
+            list.push(json!({"section": "cni", "plugin": name, "failed": MISSING}));
+            missing.push(name.as_str());
+            continue;
+        };
+        let row = Row::of(times, of(first));
+        println!("{}", row.line(name, times));
+        list.push(row.json(args, name, times));
+        judged.extend(row.judged(name, first).into_iter().map(|(_, one)| one));
     }
+    goals::print(&judged);
     if let Some(out) = &args.out {
         fs::write(out, format!("{:#}\n", Value::Array(list)))
             .with_context(|| format!("writing {}", out.display()))?;
     }
-    Ok(())
+    if !missing.is_empty() {
+        bail!("not measured: {}: {MISSING}", missing.join(", "));
+    }
+    goals::check(args.gate, &judged)
 }
 
 fn sorted(mut numbers: Vec<f64>) -> Vec<f64> {
@@ -323,7 +397,7 @@ fn interval(count: usize) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{interval, quantile};
+    use super::{Row, Times, interval, quantile};
 
     #[test]
     fn quantiles_and_their_intervals() {
@@ -333,5 +407,35 @@ mod tests {
         assert_eq!(interval(25), (7, 18));
         assert_eq!(interval(1), (0, 0));
         assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn ours_is_held_to_ptp_and_to_nothing_where_ptp_is_not_there() {
+        let times = |add: f64| Times {
+            add: vec![add; 25],
+            ..Times::default()
+        };
+        for (add, met, aimed) in [(3.0, true, true), (9.0, true, false), (11.0, false, false)] {
+            let row = Row::of(&times(add), Some(&times(10.0)));
+            let judged = row.judged("axon", "ptp");
+            let (figure, ratio) = judged.first().expect("a goal");
+            assert_eq!(*figure, "ratio");
+            assert_eq!(
+                (ratio.met(), ratio.aim_met()),
+                (Some(met), Some(aimed)),
+                "{add}"
+            );
+            assert!(row.judged("bridge", "ptp").is_empty());
+        }
+        // The reference was asked for and is missing: not met.
+        let alone = Row::of(&times(3.0), None);
+        let judged = alone.judged("axon", "ptp");
+        assert_eq!(
+            judged.first().map(|(_, ratio)| ratio.met()),
+            Some(Some(false))
+        );
+        // Another reference: no goal.
+        let other = Row::of(&times(3.0), Some(&times(10.0))).judged("axon", "bridge");
+        assert_eq!(other.len(), 1, "the tail alone");
     }
 }

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
+/// In which the kernel tells CPU time.
+const TICK_S: f64 = 0.01;
+
 /// Kinds of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
@@ -67,13 +70,15 @@ pub(crate) struct Sample {
     pub p999_us: f64,
     /// Microseconds of the longest trip; 0 for a stream.
     pub max_us: f64,
+    /// CPU seconds of the whole machine for a GB of a stream; 0 for all else.
+    pub cpu_s_per_gb: f64,
 }
 
 impl Sample {
     pub(crate) fn to_line(self) -> String {
         format!(
-            "{} {} {} {} {}",
-            self.rate, self.p50_us, self.p99_us, self.p999_us, self.max_us
+            "{} {} {} {} {} {}",
+            self.rate, self.p50_us, self.p99_us, self.p999_us, self.max_us, self.cpu_s_per_gb
         )
     }
 
@@ -82,7 +87,7 @@ impl Sample {
         let mut next = || {
             numbers
                 .next()
-                .context("a sample has five numbers")?
+                .context("a sample has six numbers")?
                 .context("no number")
         };
         Ok(Self {
@@ -91,6 +96,7 @@ impl Sample {
             p99_us: next()?,
             p999_us: next()?,
             max_us: next()?,
+            cpu_s_per_gb: next()?,
         })
     }
 }
@@ -242,6 +248,7 @@ fn trips(span: Duration, mut trip: impl FnMut() -> std::io::Result<()>) -> Resul
         p99_us: at(990),
         p999_us: at(999),
         max_us: at(1000),
+        cpu_s_per_gb: 0.0,
     })
 }
 
@@ -250,13 +257,67 @@ fn stream(to: SocketAddr, span: Duration) -> Result<Sample> {
     let mut stream = TcpStream::connect(to)?;
     let buffer = vec![0; 256 << 10];
     let mut bytes = 0u64;
+    let busy_before = busy_s()?;
     let start = Instant::now();
     while start.elapsed() < span {
         bytes += stream.write(&buffer)? as u64;
     }
-    let gbit = bytes as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9;
+    let elapsed = start.elapsed().as_secs_f64();
+    let busy = busy_s()? - busy_before;
+    let gb = bytes as f64 / 1e9;
     Ok(Sample {
-        rate: gbit,
+        rate: gb * 8.0 / elapsed,
+        cpu_s_per_gb: busy / gb,
         ..Sample::default()
     })
+}
+
+/// CPU seconds that the machine has been busy, whoever with: what a stream costs
+/// is in interrupts too, which belong to no process.
+fn busy_s() -> Result<f64> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    busy_ticks(&stat)
+        .map(|ticks| ticks as f64 * TICK_S)
+        .context("/proc/stat tells nothing of the CPUs")
+}
+
+/// user, nice, system, irq and softirq of the first line of `/proc/stat`.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.lines().next()?.split_whitespace();
+    if fields.next() != Some("cpu") {
+        return None;
+    }
+    let ticks: Vec<u64> = fields.map_while(|field| field.parse().ok()).collect();
+    [0, 1, 2, 5, 6]
+        .into_iter()
+        .map(|at| ticks.get(at).copied())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Sample, busy_ticks};
+
+    #[test]
+    fn what_keeps_the_machine_busy_is_counted_and_rest_is_not() {
+        let stat = "cpu  10 1 20 9000 500 3 4 70 0 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
+        assert_eq!(busy_ticks(stat), Some(38));
+        assert_eq!(busy_ticks("cpu  10 1 20"), None);
+        assert_eq!(busy_ticks("intr 1 2 3 4 5 6 7 8"), None);
+    }
+
+    #[test]
+    fn a_sample_is_read_as_it_was_written() {
+        let sample = Sample {
+            rate: 64.5,
+            p50_us: 12.8,
+            p99_us: 14.2,
+            p999_us: 20.0,
+            max_us: 31.5,
+            cpu_s_per_gb: 0.185,
+        };
+        let read = Sample::from_line(&sample.to_line()).expect("a sample");
+        assert_eq!(read, sample);
+        assert!(Sample::from_line("1 2 3 4 5").is_err());
+    }
 }

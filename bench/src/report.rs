@@ -1,9 +1,12 @@
-//! Medians of ratios within a round, with an interval.
+//! Medians of ratios within a round, with an interval, beside what they shall be.
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
+
+use crate::goals::{Goal, Judged, Sense};
 use crate::load::{Mode, Sample};
-use crate::topology::{Kind, Topology};
+use crate::topology::Kind;
 
 /// Draws of the bootstrap.
 const DRAWS: usize = 2000;
@@ -12,6 +15,8 @@ const DRAWS: usize = 2000;
 pub(crate) struct Results {
     modes: Vec<Mode>,
     topologies: Vec<Kind>,
+    /// Why a topology has no figures.
+    failed: Vec<Option<String>>,
     samples: Vec<Vec<Vec<Sample>>>,
 }
 
@@ -24,71 +29,136 @@ pub(crate) struct Ratio {
     pub interval: (f64, f64),
 }
 
-/// What is shown of one mode and topology.
-struct Row {
-    rate: f64,
-    least: f64,
-    most: f64,
-    p50_us: f64,
-    p99_us: f64,
-    to: BTreeMap<&'static str, Ratio>,
+/// A figure of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Figure {
+    Rate,
+    P50,
+    P99,
+    Cpu,
 }
 
-/// What ratios are taken to.
+/// What ratios are shown to.
 const REFERENCES: [Kind; 4] = [Kind::Raw, Kind::Netfilter, Kind::Floor, Kind::FloorBig];
 
-/// What our ratio to another topology shall be at the least.
-const GOALS: [(Mode, Kind, f64); 7] = [
-    (Mode::Rr, Kind::Floor, 0.97),
-    (Mode::Rr, Kind::Netfilter, 1.2),
-    (Mode::Crr, Kind::Floor, 0.97),
-    (Mode::Crr, Kind::Netfilter, 1.3),
-    (Mode::Stream, Kind::FloorBig, 0.95),
-    (Mode::Udp, Kind::FloorBig, 0.95),
-    (Mode::Udp, Kind::Netfilter, 1.4),
-];
-
-/// A goal, and what was measured of it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Goal {
+/// A ratio between two topologies, and what it shall come to.
+struct Target {
     mode: Mode,
+    figure: Figure,
+    of: Kind,
     to: Kind,
-    least: f64,
-    found: Ratio,
+    goal: Goal,
 }
 
-impl Goal {
-    /// Whether the rounds leave it possible: the upper end of the interval is
-    /// not below the bound.
-    pub(crate) fn is_met(&self) -> bool {
-        self.found.interval.1 >= self.least
+const fn rate(mode: Mode, of: Kind, to: Kind, goal: Goal) -> Target {
+    Target {
+        mode,
+        figure: Figure::Rate,
+        of,
+        to,
+        goal,
+    }
+}
+
+/// Must be at least so much.
+const fn least(goal: f64) -> Goal {
+    Goal::at_least(Some(goal), None)
+}
+
+/// Is hoped to be at least so much.
+const fn hoped(aim: f64) -> Goal {
+    Goal::at_least(None, Some(aim))
+}
+
+/// What our ratios to other topologies shall be. What an agent reports the least
+/// is not nothing: it tells of new flows, so that no goal is held to it for them.
+const TARGETS: [Target; 18] = [
+    rate(Mode::Rr, Kind::Axon, Kind::Floor, least(0.97)),
+    rate(Mode::Rr, Kind::Axon, Kind::Netfilter, least(1.2)),
+    rate(Mode::Rr, Kind::Axon, Kind::Raw, hoped(0.945)),
+    Target {
+        mode: Mode::Rr,
+        figure: Figure::P99,
+        of: Kind::Axon,
+        to: Kind::Raw,
+        goal: Goal::at_most(None, Some(1.06)),
+    },
+    rate(
+        Mode::Rr,
+        Kind::Axon,
+        Kind::AxonQuiet,
+        Goal::at_least(Some(0.97), Some(0.99)),
+    ),
+    rate(Mode::Crr, Kind::Axon, Kind::Floor, least(0.97)),
+    rate(Mode::Crr, Kind::Axon, Kind::Netfilter, least(1.3)),
+    rate(Mode::Crr, Kind::Axon, Kind::Raw, hoped(0.93)),
+    rate(
+        Mode::Crr,
+        Kind::Axon,
+        Kind::AxonQuiet,
+        Goal::at_least(None, None),
+    ),
+    rate(Mode::Stream, Kind::AxonPlain, Kind::Floor, least(0.97)),
+    rate(Mode::Stream, Kind::Axon, Kind::FloorBig, least(0.95)),
+    rate(Mode::Stream, Kind::Axon, Kind::Raw, hoped(1.45)),
+    Target {
+        mode: Mode::Stream,
+        figure: Figure::Cpu,
+        of: Kind::Axon,
+        to: Kind::Raw,
+        goal: Goal::at_most(None, Some(0.72)),
+    },
+    rate(
+        Mode::Stream,
+        Kind::Axon,
+        Kind::AxonQuiet,
+        Goal::at_least(Some(0.99), Some(0.995)),
+    ),
+    rate(Mode::Udp, Kind::AxonPlain, Kind::Floor, least(0.95)),
+    rate(Mode::Udp, Kind::Axon, Kind::FloorBig, least(0.95)),
+    rate(Mode::Udp, Kind::Axon, Kind::Netfilter, least(1.4)),
+    rate(Mode::Udp, Kind::Axon, Kind::Raw, hoped(0.88)),
+];
+
+impl Figure {
+    fn of(self, sample: &Sample) -> f64 {
+        match self {
+            Self::Rate => sample.rate,
+            Self::P50 => sample.p50_us,
+            Self::P99 => sample.p99_us,
+            Self::Cpu => sample.cpu_s_per_gb,
+        }
+    }
+
+    /// What a mode tells beside its rate.
+    fn beside(mode: Mode) -> &'static [(&'static str, Self)] {
+        match mode {
+            Mode::Rr | Mode::Crr | Mode::Udprr => &[("p50 us", Self::P50), ("p99 us", Self::P99)],
+            Mode::Stream => &[("CPU s/GB", Self::Cpu)],
+            Mode::Udp => &[],
+        }
+    }
+}
+
+impl Target {
+    fn what(&self) -> String {
+        let figure = match self.figure {
+            Figure::Rate => "",
+            Figure::P50 => " p50",
+            Figure::P99 => " p99",
+            Figure::Cpu => " CPU/GB",
+        };
+        let (mode, of, to) = (self.mode.name(), self.of.name(), self.to.name());
+        format!("{mode}{figure} of {of} to {to}")
     }
 }
 
 impl Results {
-    /// The goals of which this run can tell.
-    pub(crate) fn goals(&self) -> Vec<Goal> {
-        let samples = |mode: Mode, kind: Kind| {
-            let mode = self.modes.iter().position(|m| *m == mode)?;
-            let kind = self.topologies.iter().position(|k| *k == kind)?;
-            self.samples.get(mode)?.get(kind)
-        };
-        let goal = |(mode, to, least)| {
-            let found = ratio(samples(mode, Kind::Axon)?, samples(mode, to)?);
-            Some(Goal {
-                mode,
-                to,
-                least,
-                found,
-            })
-        };
-        GOALS.into_iter().filter_map(goal).collect()
-    }
-
-    pub(crate) fn new(modes: &[Mode], topologies: &[Topology]) -> Self {
+    pub(crate) fn new(modes: &[Mode], topologies: &[Kind]) -> Self {
         Self {
             modes: modes.to_vec(),
-            topologies: topologies.iter().map(|t| t.kind).collect(),
+            topologies: topologies.to_vec(),
+            failed: vec![None; topologies.len()],
             samples: vec![vec![Vec::new(); topologies.len()]; modes.len()],
         }
     }
@@ -99,121 +169,245 @@ impl Results {
         }
     }
 
+    /// From here on a topology has no figures; those that it had do not count.
+    pub(crate) fn fail(&mut self, topology: usize, why: String) {
+        if let Some(failed) = self.failed.get_mut(topology) {
+            *failed = Some(why);
+        }
+    }
+
+    pub(crate) fn has_failed(&self, topology: usize) -> bool {
+        self.failed.get(topology).is_some_and(Option::is_some)
+    }
+
+    /// The topologies that were asked for and have no figures, with the reason.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let named = self.topologies.iter().zip(&self.failed);
+        named
+            .filter_map(|(kind, why)| Some(format!("{} ({})", kind.name(), why.as_ref()?)))
+            .collect()
+    }
+
+    /// The targets of which a run with these modes and topologies shall tell.
+    /// What has no figures misses them.
+    pub(crate) fn judged(&self) -> Vec<Judged> {
+        self.modes.iter().flat_map(|m| self.judged_of(*m)).collect()
+    }
+
+    fn judged_of(&self, mode: Mode) -> Vec<Judged> {
+        let asked = |kind| self.topologies.contains(&kind);
+        let targets = TARGETS.iter().filter(|t| t.mode == mode);
+        targets
+            .filter(|target| asked(target.of) && asked(target.to))
+            .map(|target| {
+                let found = self.ratio(mode, target.figure, (target.of, target.to));
+                Judged {
+                    what: target.what(),
+                    goal: target.goal,
+                    figure: found.median,
+                    interval: Some(found.interval),
+                }
+            })
+            .collect()
+    }
+
+    /// The samples of a topology that has figures.
+    fn of(&self, mode: Mode, kind: Kind) -> &[Sample] {
+        let mode = self.modes.iter().position(|m| *m == mode);
+        let at = self.topologies.iter().position(|k| *k == kind);
+        let (Some(mode), Some(at)) = (mode, at) else {
+            return &[];
+        };
+        if self.has_failed(at) {
+            return &[];
+        }
+        let samples = self.samples.get(mode).and_then(|m| m.get(at));
+        samples.map_or(&[], Vec::as_slice)
+    }
+
+    fn ratio(&self, mode: Mode, figure: Figure, (of, to): (Kind, Kind)) -> Ratio {
+        ratio(self.of(mode, of), self.of(mode, to), figure)
+    }
+
     fn references(&self) -> impl Iterator<Item = Kind> {
         REFERENCES
             .into_iter()
             .filter(|kind| self.topologies.contains(kind))
     }
 
-    pub(crate) fn print_table(&self) {
-        for (mode, by_topology) in self.modes.iter().zip(&self.samples) {
-            println!("\n{} ({})", mode.name(), mode.unit());
-            print!(
-                "  {:<10} {:>10} {:>10} {:>10} {:>8} {:>8}",
-                "topology", "median", "least", "most", "p50 us", "p99 us"
-            );
-            for kind in self.references() {
-                print!(" {:>22}", format!("to {}", kind.name()));
-            }
-            println!();
-            for (kind, row) in self.topologies.iter().zip(self.rows(by_topology)) {
-                print!(
-                    "  {:<10} {:>10.1} {:>10.1} {:>10.1} {:>8.1} {:>8.1}",
-                    kind.name(),
-                    row.rate,
-                    row.least,
-                    row.most,
-                    row.p50_us,
-                    row.p99_us,
-                );
-                for kind in self.references() {
-                    let told = row.to.get(kind.name()).map_or_else(String::new, |ratio| {
-                        let (low, high) = ratio.interval;
-                        format!("{:.3} [{low:.3} {high:.3}]", ratio.median)
-                    });
-                    print!(" {told:>22}");
-                }
-                println!();
-            }
-        }
+    pub(crate) fn table(&self) -> String {
+        self.modes.iter().map(|mode| self.table_of(*mode)).collect()
     }
 
-    pub(crate) fn json(&self) -> serde_json::Value {
-        let mut list = Vec::new();
-        for (mode, by_topology) in self.modes.iter().zip(&self.samples) {
-            for (kind, row) in self.topologies.iter().zip(self.rows(by_topology)) {
-                let ratios: BTreeMap<_, _> = row
-                    .to
-                    .iter()
-                    .map(|(name, ratio)| {
-                        let (low, high) = ratio.interval;
-                        let value = serde_json::json!({
-                            "median": ratio.median, "low": low, "high": high,
-                        });
-                        (*name, value)
-                    })
-                    .collect();
-                list.push(serde_json::json!({
-                    "mode": mode.name(), "unit": mode.unit(), "topology": kind.name(),
-                    "rate": row.rate, "least": row.least, "most": row.most,
-                    "p50_us": row.p50_us, "p99_us": row.p99_us, "ratio_to": ratios,
-                }));
+    fn table_of(&self, mode: Mode) -> String {
+        let mut text = format!("\n{} ({})\n", mode.name(), mode.unit());
+        text += &format!(
+            "  {:<10} {:>10} {:>10} {:>10}",
+            "topology", "median", "least", "most"
+        );
+        for (name, _) in Figure::beside(mode) {
+            text += &format!(" {name:>8}");
+        }
+        for kind in self.references() {
+            text += &format!(" {:>22}", format!("to {}", kind.name()));
+        }
+        text.push('\n');
+        for (kind, failed) in self.topologies.iter().zip(&self.failed) {
+            if kind.measures(mode) {
+                text += &match failed {
+                    Some(why) => format!("  {:<10} failed: {}\n", kind.name(), one_line(why)),
+                    None => self.row(mode, *kind),
+                };
             }
         }
-        serde_json::Value::Array(list)
+        for judged in self.judged_of(mode) {
+            text += &format!("  {}\n", judged.line());
+        }
+        for kind in self.unsteady(mode) {
+            text += &format!("  {} is unsteady: run it again\n", kind.name());
+        }
+        text
     }
 
-    fn rows(&self, by_topology: &[Vec<Sample>]) -> Vec<Row> {
-        let references: Vec<(Kind, &[Sample])> = self
-            .references()
-            .filter_map(|kind| {
-                let at = self.topologies.iter().position(|t| *t == kind)?;
-                Some((kind, by_topology.get(at)?.as_slice()))
+    fn row(&self, mode: Mode, kind: Kind) -> String {
+        let samples = self.of(mode, kind);
+        let (least, most) = range(samples);
+        let middle = |figure: Figure| median(samples.iter().map(|s| figure.of(s)).collect());
+        let mut text = format!(
+            "  {:<10} {:>10.1} {least:>10.1} {most:>10.1}",
+            kind.name(),
+            middle(Figure::Rate)
+        );
+        for (_, figure) in Figure::beside(mode) {
+            let digits = if *figure == Figure::Cpu { 3 } else { 1 };
+            text += &format!(" {:>8.digits$}", middle(*figure));
+        }
+        for reference in self.references() {
+            let Ratio { median, interval } = self.ratio(mode, Figure::Rate, (kind, reference));
+            let (low, high) = interval;
+            text += &format!(" {:>22}", format!("{median:.3} [{low:.3} {high:.3}]"));
+        }
+        text.push('\n');
+        text
+    }
+
+    /// The limits of a run whose own rates differ so much that it tells little.
+    fn unsteady(&self, mode: Mode) -> Vec<Kind> {
+        let bound = if mode == Mode::Stream { 1.15 } else { 1.25 };
+        let limits = [Kind::Raw, Kind::Floor, Kind::FloorBig].into_iter();
+        limits
+            .filter(|kind| {
+                let (least, most) = range(self.of(mode, *kind));
+                most / least > bound
             })
-            .collect();
-        by_topology
-            .iter()
-            .map(|samples| row(samples, &references))
+            .collect()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let mut list = Vec::new();
+        for mode in &self.modes {
+            for (kind, failed) in self.topologies.iter().zip(&self.failed) {
+                if kind.measures(*mode) {
+                    let mut row = self.ratios_of(*mode, *kind);
+                    match failed {
+                        Some(why) => row["failed"] = why.as_str().into(),
+                        None => self.tell_figures(*mode, *kind, &mut row),
+                    }
+                    list.push(row);
+                }
+            }
+        }
+        Value::Array(list)
+    }
+
+    /// What a topology that has no figures misses is told too.
+    fn ratios_of(&self, mode: Mode, kind: Kind) -> Value {
+        json!({
+            "mode": mode.name(), "unit": mode.unit(), "topology": kind.name(),
+            "ratio_to": self.ratios(mode, kind, Figure::Rate),
+            "p99_ratio_to": self.ratios(mode, kind, Figure::P99),
+            "cpu_ratio_to": self.ratios(mode, kind, Figure::Cpu),
+        })
+    }
+
+    fn tell_figures(&self, mode: Mode, kind: Kind, row: &mut Value) {
+        let samples = self.of(mode, kind);
+        let (least, most) = range(samples);
+        let middle = |figure: Figure| median(samples.iter().map(|s| figure.of(s)).collect());
+        for (name, value) in [
+            ("rounds", samples.len().into()),
+            ("rate", middle(Figure::Rate).into()),
+            ("least", least.into()),
+            ("most", most.into()),
+            ("p50_us", middle(Figure::P50).into()),
+            ("p99_us", middle(Figure::P99).into()),
+            ("cpu_s_per_gb", middle(Figure::Cpu).into()),
+            ("unsteady", self.unsteady(mode).contains(&kind).into()),
+        ] {
+            row[name] = value;
+        }
+    }
+
+    /// The ratios of a figure to all that it is shown beside or held to.
+    fn ratios(&self, mode: Mode, of: Kind, figure: Figure) -> BTreeMap<&'static str, Value> {
+        let shown =
+            figure == Figure::Rate || Figure::beside(mode).iter().any(|(_, told)| *told == figure);
+        if !shown {
+            return BTreeMap::new();
+        }
+        let measured = self.topologies.iter().copied();
+        let references = measured
+            .filter(|to| REFERENCES.contains(to) || target(mode, figure, (of, *to)).is_some());
+        references
+            .map(|to| {
+                let found = self.ratio(mode, figure, (of, to));
+                let told = target(mode, figure, (of, to));
+                let sense = match figure {
+                    Figure::Rate => Sense::AtLeast,
+                    Figure::P50 | Figure::P99 | Figure::Cpu => Sense::AtMost,
+                };
+                let none = Goal {
+                    sense,
+                    goal: None,
+                    aim: None,
+                };
+                let judged = Judged {
+                    what: told.map_or_else(String::new, Target::what),
+                    goal: told.map_or(none, |told| told.goal),
+                    figure: found.median,
+                    interval: Some(found.interval),
+                };
+                (to.name(), judged.json())
+            })
             .collect()
     }
 }
 
-fn row(samples: &[Sample], references: &[(Kind, &[Sample])]) -> Row {
-    let rates: Vec<f64> = samples.iter().map(|s| s.rate).collect();
-    let to = references
+/// What the ratio of a figure shall come to.
+fn target(mode: Mode, figure: Figure, ends: (Kind, Kind)) -> Option<&'static Target> {
+    TARGETS
         .iter()
-        .map(|(kind, reference)| (kind.name(), ratio(samples, reference)));
-    Row {
-        rate: median(rates.clone()),
-        least: rates.iter().copied().fold(f64::INFINITY, f64::min),
-        most: rates.iter().copied().fold(0.0, f64::max),
-        p50_us: median(samples.iter().map(|s| s.p50_us).collect()),
-        p99_us: median(samples.iter().map(|s| s.p99_us).collect()),
-        to: to.collect(),
-    }
+        .find(|t| (t.mode, t.figure, (t.of, t.to)) == (mode, figure, ends))
 }
 
-pub(crate) fn print_goals(goals: &[Goal]) {
-    println!("\ngoals (met unless the whole interval is below)");
-    for goal in goals {
-        let (low, high) = goal.found.interval;
-        println!(
-            "  {:<8} to {:<10} at least {:.2}: {:.3} [{low:.3} {high:.3}] {}",
-            goal.mode.name(),
-            goal.to.name(),
-            goal.least,
-            goal.found.median,
-            if goal.is_met() { "met" } else { "MISSED" }
-        );
-    }
+/// The least and the greatest rate.
+fn range(samples: &[Sample]) -> (f64, f64) {
+    let rates = || samples.iter().map(|s| s.rate);
+    let least = rates().fold(f64::INFINITY, f64::min);
+    (least, rates().fold(f64::NEG_INFINITY, f64::max))
 }
 
-/// The ratio of the rates of two topologies, taken within each round.
-fn ratio(samples: &[Sample], reference: &[Sample]) -> Ratio {
+/// What fits into a row of a table.
+pub(crate) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The ratio of a figure of two topologies, taken within each round.
+fn ratio(samples: &[Sample], reference: &[Sample], figure: Figure) -> Ratio {
     let ratios: Vec<f64> = samples
         .iter()
         .zip(reference)
-        .map(|(sample, reference)| sample.rate / reference.rate)
+        .map(|(sample, reference)| figure.of(sample) / figure.of(reference))
         .collect();
     Ratio {
         median: median(ratios.clone()),
@@ -257,8 +451,9 @@ pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{interval, median, ratio};
-    use crate::load::Sample;
+    use super::{Figure, Results, interval, median, ratio};
+    use crate::load::{Mode, Sample};
+    use crate::topology::Kind;
 
     fn sample(rate: f64) -> Sample {
         Sample {
@@ -272,7 +467,7 @@ mod tests {
         // The machine is twice as fast in the second round: the ratio holds.
         let raw = [100.0, 200.0, 100.0].map(sample);
         let other = [90.0, 180.0, 90.0].map(sample);
-        assert!((ratio(&other, &raw).median - 0.9).abs() < 1e-9);
+        assert!((ratio(&other, &raw, Figure::Rate).median - 0.9).abs() < 1e-9);
     }
 
     #[test]
@@ -297,5 +492,112 @@ mod tests {
         assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
         assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
         assert!(median(Vec::new()).is_nan());
+    }
+
+    /// Rounds in which we have so much of the rate of the floor.
+    fn run(share: f64) -> Results {
+        let kinds = [Kind::Raw, Kind::Floor, Kind::Axon, Kind::AxonPlain];
+        let mut results = Results::new(&[Mode::Rr, Mode::Stream], &kinds);
+        for _ in 0..25 {
+            for (t, rate) in [100.0, 94.0, 94.0 * share].into_iter().enumerate() {
+                let sample = Sample {
+                    p99_us: 1400.0 / rate,
+                    ..sample(rate)
+                };
+                results.add(0, t, sample);
+            }
+            for (t, rate) in [60.0, 58.0, 90.0, 58.0 * share].into_iter().enumerate() {
+                let sample = Sample {
+                    cpu_s_per_gb: 12.0 / rate,
+                    ..sample(rate)
+                };
+                results.add(1, t, sample);
+            }
+        }
+        results
+    }
+
+    #[test]
+    fn each_ratio_in_json_tells_its_goal_and_whether_it_is_met() {
+        for (share, met, aimed) in [
+            (1.01, true, true),
+            (0.98, true, false),
+            (0.95, false, false),
+        ] {
+            let json = run(share).json();
+            let row = |mode: &str, topology: &str| {
+                let rows = json.as_array().expect("rows").iter();
+                let mut found = rows.filter(|r| r["mode"] == mode && r["topology"] == topology);
+                found.next().expect("a row").clone()
+            };
+            let rr = row("rr", "axon");
+            let to_floor = &rr["ratio_to"]["floor"];
+            assert_eq!(to_floor["goal"], 0.97);
+            assert_eq!(to_floor["met"], met, "{share}");
+            assert!(to_floor["aim"].is_null());
+            let to_raw = &rr["ratio_to"]["raw"];
+            assert!(to_raw["goal"].is_null() && to_raw["met"].is_null());
+            assert_eq!(to_raw["aim"], 0.945);
+            assert_eq!(to_raw["aim_met"], aimed, "{share}");
+            assert_eq!(rr["p99_ratio_to"]["raw"]["aim"], 1.06);
+            // Without BIG TCP we are held to the floor that has none.
+            assert_eq!(row("stream", "axon-plain")["ratio_to"]["floor"]["met"], met);
+            let with = row("stream", "axon");
+            assert!(with["ratio_to"]["floor"]["goal"].is_null());
+            assert_eq!(with["ratio_to"]["raw"]["aim_met"], true);
+            assert_eq!(with["cpu_ratio_to"]["raw"]["aim_met"], true);
+        }
+    }
+
+    #[test]
+    fn the_table_tells_goals_and_a_topology_measures_what_it_is_for() {
+        let table = run(0.95).table();
+        let line = |start: &str| {
+            let mut lines = table.lines().map(str::trim);
+            lines
+                .find(|line| line.starts_with(start))
+                .map(str::to_owned)
+        };
+        let told = line("rr of axon to floor ").expect("the goal is told");
+        assert!(told.ends_with("goal >= 0.97 MISSED"), "{told}");
+        let told = line("stream of axon to raw").expect("the aim is told");
+        assert!(told.ends_with("aim >= 1.45 reached"), "{told}");
+        let (rr, stream) = table.split_once("stream (").expect("two modes");
+        assert!(!rr.contains("\n  axon-plain "), "{rr}");
+        assert!(stream.contains("\n  axon-plain "), "{stream}");
+    }
+
+    #[test]
+    fn a_topology_that_fails_is_a_row_and_misses_its_goals() {
+        let mut results = run(1.0);
+        assert!(results.failures().is_empty());
+        // Whatever it had measured before.
+        results.fail(2, "no\n  program".to_owned());
+        assert_eq!(results.failures(), ["axon (no\n  program)"]);
+        let table = results.table();
+        assert!(
+            table.contains("\n  axon       failed: no program\n"),
+            "{table}"
+        );
+        let json = results.json();
+        let failed: Vec<_> = json.as_array().expect("rows").iter().collect();
+        let failed: Vec<_> = failed.iter().filter(|r| !r["failed"].is_null()).collect();
+        assert_eq!(failed.len(), 2, "of each mode");
+        assert_eq!(failed[0]["ratio_to"]["floor"]["met"], false);
+        assert!(failed[0]["rate"].is_null());
+        let judged = results.judged();
+        let of = |what: &str| judged.iter().find(|j| j.what == what).expect("judged");
+        assert_eq!(of("rr of axon to floor").met(), Some(false));
+        assert_eq!(of("stream of axon-plain to floor").met(), Some(true));
+    }
+
+    #[test]
+    fn a_limit_that_wavers_is_told() {
+        let mut results = Results::new(&[Mode::Rr], &[Kind::Raw]);
+        results.add(0, 0, sample(100.0));
+        results.add(0, 0, sample(120.0));
+        assert!(!results.table().contains("unsteady"));
+        results.add(0, 0, sample(126.0));
+        assert!(results.table().contains("raw is unsteady"));
     }
 }

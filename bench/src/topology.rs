@@ -9,8 +9,10 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::floor::{Floor, raise_aggregates};
+use crate::load::Mode;
 
 const PREFIX: &str = "axb";
+/// The lab of [`Kind::Axon`].
 pub(crate) const LAB: &str = "bench";
 
 /// Kinds of topologies.
@@ -31,6 +33,11 @@ pub(crate) enum Kind {
     FloorBig,
     /// A lab node of ours: identities, policy, conntrack and events on.
     Axon,
+    /// The same without aggregates beyond 64 KiB, beside the floor that has none.
+    AxonPlain,
+    /// The same with the fewest events that an agent can be told to report: a
+    /// flow that is established tells nothing.
+    AxonQuiet,
 }
 
 impl Kind {
@@ -44,8 +51,72 @@ impl Kind {
             Self::Floor => "floor",
             Self::FloorBig => "floor-big",
             Self::Axon => "axon",
+            Self::AxonPlain => "axon-plain",
+            Self::AxonQuiet => "axon-quiet",
         }
     }
+
+    /// Whether it tells anything under such a load that the others do not.
+    pub(crate) fn measures(self, mode: Mode) -> bool {
+        match self {
+            Self::AxonPlain => matches!(mode, Mode::Stream | Mode::Udp),
+            Self::AxonQuiet => matches!(mode, Mode::Rr | Mode::Crr | Mode::Stream),
+            Self::Raw
+            | Self::Bridge
+            | Self::Routed
+            | Self::Netfilter
+            | Self::Floor
+            | Self::FloorBig
+            | Self::Axon => true,
+        }
+    }
+
+    /// The lab that carries it, and the options of its agent beside those of every lab.
+    fn lab(self) -> Option<(&'static str, &'static [(&'static str, &'static str)])> {
+        match self {
+            Self::Axon => Some((LAB, &[])),
+            Self::AxonPlain => Some((
+                "bench-plain",
+                &[
+                    ("enable-ipv4-big-tcp", "false"),
+                    ("enable-ipv6-big-tcp", "false"),
+                ],
+            )),
+            Self::AxonQuiet => Some((
+                "bench-quiet",
+                &[
+                    ("monitor-aggregation", "maximum"),
+                    ("monitor-aggregation-interval", "24h"),
+                ],
+            )),
+            Self::Raw
+            | Self::Bridge
+            | Self::Routed
+            | Self::Netfilter
+            | Self::Floor
+            | Self::FloorBig => None,
+        }
+    }
+}
+
+/// What a node has by itself; a lab has less.
+const OPTIONS: [(&str, &str); 2] = [
+    ("bpf-ct-global-tcp-max", "262144"),
+    ("bpf-ct-global-any-max", "131072"),
+];
+
+/// The options of a lab's agent, as a manifest.
+fn options(further: &[(&str, &str)]) -> String {
+    let mut text = "apiVersion: v1
+kind: ConfigMap
+metadata: {name: cilium-config, namespace: kube-system}
+data:
+"
+    .to_owned();
+    for (name, value) in OPTIONS.iter().chain(further) {
+        text += &format!("  {name}: \"{value}\"\n");
+    }
+    text
 }
 
 /// What topologies are made of besides the kernel.
@@ -103,19 +174,26 @@ impl Topology {
                     }
                 }
             }
-            Kind::Axon => topology.lab()?,
+            Kind::Axon | Kind::AxonPlain | Kind::AxonQuiet => topology.lab()?,
         }
         Ok(topology)
     }
 
     /// A lab of one node with two pods and a policy that must be evaluated.
     fn lab(&mut self) -> Result<()> {
+        let (lab, further) = self.kind.lab().context("no lab carries this")?;
         let pods = Path::new(env!("CARGO_MANIFEST_DIR")).join("pods");
-        run(Command::new(&self.axon)
-            .args(["lab", "--name", LAB, "up"])
-            .arg(pods))?;
+        let file = std::env::temp_dir().join(format!("axon-{lab}-{}.yaml", std::process::id()));
+        std::fs::write(&file, options(further))
+            .with_context(|| format!("writing {}", file.display()))?;
+        let up = run(Command::new(&self.axon)
+            .args(["lab", "--name", lab, "up"])
+            .arg(pods)
+            .arg(&file));
+        std::fs::remove_file(&file).ok();
+        up?;
         let output = Command::new(&self.axon)
-            .args(["lab", "--name", LAB, "status", "-o", "json"])
+            .args(["lab", "--name", lab, "status", "-o", "json"])
             .output()
             .context("asking the lab for its status")?;
         let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
@@ -147,9 +225,9 @@ impl Drop for Topology {
 }
 
 fn down(kind: Kind, axon: &Path) {
-    if kind == Kind::Axon {
+    if let Some((lab, _)) = kind.lab() {
         Command::new(axon)
-            .args(["lab", "--name", LAB, "down"])
+            .args(["lab", "--name", lab, "down"])
             .output()
             .ok();
         return;
@@ -315,4 +393,39 @@ fn run(command: &mut Command) -> Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+
+    use super::{Kind, options};
+
+    #[test]
+    fn names_are_those_of_the_command_line() {
+        for kind in Kind::value_variants() {
+            let value = kind.to_possible_value().expect("a value");
+            assert_eq!(value.get_name(), kind.name());
+        }
+    }
+
+    #[test]
+    fn labs_differ_in_their_options_only() {
+        let labs: Vec<_> = Kind::value_variants()
+            .iter()
+            .filter_map(|kind| kind.lab())
+            .collect();
+        assert_eq!(labs.len(), 3);
+        for (name, further) in labs {
+            let text = options(further);
+            assert!(
+                text.contains("  bpf-ct-global-tcp-max: \"262144\"\n"),
+                "{name}"
+            );
+            for (option, value) in further {
+                let line = format!("  {option}: \"{value}\"\n");
+                assert!(text.contains(&line), "{name}: {text}");
+            }
+        }
+    }
 }

@@ -128,51 +128,6 @@ pub(crate) fn demo() -> Result<()> {
     cmd::run(cmd::command(target_folder()?.join("release/axon")).args(DEMO))
 }
 
-/// Measures what a packet and policy cost, how long pods wait, what an agent takes, and
-/// pod-to-pod speed; `bench/` says how. What was measured is left as JSON in
-/// `bench` of the target folder.
-pub(crate) fn bench(args: &[String]) -> Result<()> {
-    build(&[])?;
-    let folder = target_folder()?;
-    let results = folder.join("bench");
-    fs::create_dir_all(&results).with_context(|| format!("make {}", results.display()))?;
-    let cost = ["bench", "--package", "axon-linux", "--bench", "cost", "--"];
-    cmd::run(
-        cmd::cargo()
-            .args(cost)
-            .args(["--budget", "crates/linux/benches/cost.json", "--out"])
-            .arg(results.join("cost.json")),
-    )?;
-    let scale = [
-        "bench",
-        "--package",
-        "axon-policy",
-        "--bench",
-        "scale",
-        "--",
-    ];
-    cmd::run(
-        cmd::cargo()
-            .args(scale)
-            .arg("--out")
-            .arg(results.join("policy.json")),
-    )?;
-    let bench = folder.join("release/axon-bench");
-    for section in ["cni", "agent"] {
-        cmd::run(
-            cmd::command(&bench)
-                .args([section, "--out"])
-                .arg(results.join(format!("{section}.json"))),
-        )?;
-    }
-    cmd::run(
-        cmd::command(bench)
-            .arg("run")
-            .args(["--out".as_ref(), results.join("pods.json").as_os_str()])
-            .args(args),
-    )
-}
-
 /// Kills and exchanges the agent under traffic, by default 200 and 20 times; then
 /// pods come and go.
 pub(crate) fn soak(args: &[String]) -> Result<()> {

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod bench;
 mod cache;
 mod checks;
 mod ci;
@@ -50,7 +51,10 @@ cargo xtask VERB
                       kill and exchange the agent under traffic (root)
   conformance [--only TEXT] [--cases DIR] [--labs N] [--json FILE]
                       every policy case with real packets, on the nodes that it names (root)
-  bench [ARGS]        run the benchmarks
+  bench [--gate] [ARGS]
+                      run the benchmarks (root); with --gate a missed goal or budget fails;
+                      ARGS are those of `axon-bench run`
+  bench --table       write the figures of the last run into docs/performance.md
   runtimes [--all]    fetch container runtimes for tests into the cache; with --all the
         [--force]     newest containerd too, from another Debian release
   kernels [VERSION...]
@@ -89,7 +93,7 @@ fn run(verb: &str, args: &[String]) -> anyhow::Result<ExitCode> {
         "miri" => report(&miri::miri()?),
         "soak" => checks::soak(args)?,
         "conformance" => checks::conformance(args)?,
-        "bench" => checks::bench(args)?,
+        "bench" => bench::bench(args)?,
         "runtimes" => runtimes::install(has("--all"), has("--force"))?,
         "kernels" => return vm::kernels(args),
         "vm" => return vm::vm(args),

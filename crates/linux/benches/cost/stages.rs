@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use axon_abi::{Hook, Identity};
+use axon_abi::{ConfigFlags, Hook, Identity};
 use axon_testkit::cases::{Net, POD_A, POD_B, UPLINK, V4, V6};
 use axon_testkit::{Build, Rule, World};
 use aya::programs::SchedClassifier;
@@ -14,6 +14,8 @@ use crate::kernel::{Kernel, program};
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;
+/// What is reported of packets that pass.
+const EVENTS: u32 = ConfigFlags::EVENT_VERDICT | ConfigFlags::EVENT_TRACE;
 /// Runs on one packet: it loses a hop in each.
 const REPEAT: u32 = 200;
 
@@ -113,6 +115,22 @@ fn known(
     let run = move || {
         let mut kernel = kernel.borrow_mut();
         let (_, took) = run(program(&mut kernel.ebpf, hook), ifindex, &frame, REPEAT);
+        took
+    };
+    Stage::new(name, Box::new(run))
+}
+
+/// The same while nothing is reported but drops. No agent can be told so: it
+/// shows what reports cost a flow that is established.
+fn silent(name: &'static str, kernel: &Rc<RefCell<Kernel>>, frame: Vec<u8>) -> Stage {
+    let kernel = Rc::clone(kernel);
+    let all = world().config.flags;
+    let run = move || {
+        let mut kernel = kernel.borrow_mut();
+        kernel.set_flags(all & !EVENTS);
+        let from_pod = program(&mut kernel.ebpf, Hook::FromEndpoint);
+        let (_, took) = run(from_pod, POD_A, &frame, REPEAT);
+        kernel.set_flags(all);
         took
     };
     Stage::new(name, Box::new(run))
@@ -223,12 +241,13 @@ pub(crate) fn all() -> Vec<Stage> {
     let all = world().config.flags;
     stages.push(opening("open_v4", &kernel, V4, (1024, all)));
     stages.push(opening("open_v6", &kernel, V6, (1024, all)));
-    let events = axon_abi::ConfigFlags::EVENT_VERDICT | axon_abi::ConfigFlags::EVENT_TRACE;
     stages.push(opening(
         "open_v4_silent",
         &kernel,
         V4,
-        (32_000, all & !events),
+        (32_000, all & !EVENTS),
     ));
+    let known = segment(V4.a, V4.b, (4000, 5201), ACK);
+    stages.push(silent("hit_v4_silent", &kernel, known));
     stages
 }
