@@ -18,6 +18,7 @@ mod goals;
 mod load;
 mod node;
 mod report;
+mod targets;
 mod topology;
 
 use std::path::PathBuf;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::goals::{Goal, Judged, Sense};
 use crate::load::{Mode, Sample};
+use crate::targets::{Figure, TARGETS, Target, target};
 use crate::topology::Kind;
 
 /// Draws of the bootstrap.
@@ -29,129 +30,8 @@ pub(crate) struct Ratio {
     pub interval: (f64, f64),
 }
 
-/// A figure of a sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Figure {
-    Rate,
-    P50,
-    P99,
-    Cpu,
-}
-
 /// What ratios are shown to.
 const REFERENCES: [Kind; 4] = [Kind::Raw, Kind::Netfilter, Kind::Floor, Kind::FloorBig];
-
-/// A ratio between two topologies, and what it shall come to.
-struct Target {
-    mode: Mode,
-    figure: Figure,
-    of: Kind,
-    to: Kind,
-    goal: Goal,
-}
-
-const fn rate(mode: Mode, of: Kind, to: Kind, goal: Goal) -> Target {
-    Target {
-        mode,
-        figure: Figure::Rate,
-        of,
-        to,
-        goal,
-    }
-}
-
-/// Must be at least so much.
-const fn least(goal: f64) -> Goal {
-    Goal::at_least(Some(goal), None)
-}
-
-/// Is hoped to be at least so much.
-const fn hoped(aim: f64) -> Goal {
-    Goal::at_least(None, Some(aim))
-}
-
-/// What our ratios to other topologies shall be. What an agent reports the least
-/// is not nothing: it tells of new flows, so that no goal is held to it for them.
-const TARGETS: [Target; 18] = [
-    rate(Mode::Rr, Kind::Axon, Kind::Floor, least(0.97)),
-    rate(Mode::Rr, Kind::Axon, Kind::Netfilter, least(1.2)),
-    rate(Mode::Rr, Kind::Axon, Kind::Raw, hoped(0.945)),
-    Target {
-        mode: Mode::Rr,
-        figure: Figure::P99,
-        of: Kind::Axon,
-        to: Kind::Raw,
-        goal: Goal::at_most(None, Some(1.06)),
-    },
-    rate(
-        Mode::Rr,
-        Kind::Axon,
-        Kind::AxonQuiet,
-        Goal::at_least(Some(0.97), Some(0.99)),
-    ),
-    rate(Mode::Crr, Kind::Axon, Kind::Floor, least(0.97)),
-    rate(Mode::Crr, Kind::Axon, Kind::Netfilter, least(1.3)),
-    rate(Mode::Crr, Kind::Axon, Kind::Raw, hoped(0.93)),
-    rate(
-        Mode::Crr,
-        Kind::Axon,
-        Kind::AxonQuiet,
-        Goal::at_least(None, None),
-    ),
-    rate(Mode::Stream, Kind::AxonPlain, Kind::Floor, least(0.97)),
-    rate(Mode::Stream, Kind::Axon, Kind::FloorBig, least(0.95)),
-    rate(Mode::Stream, Kind::Axon, Kind::Raw, hoped(1.45)),
-    Target {
-        mode: Mode::Stream,
-        figure: Figure::Cpu,
-        of: Kind::Axon,
-        to: Kind::Raw,
-        goal: Goal::at_most(None, Some(0.72)),
-    },
-    rate(
-        Mode::Stream,
-        Kind::Axon,
-        Kind::AxonQuiet,
-        Goal::at_least(Some(0.99), Some(0.995)),
-    ),
-    rate(Mode::Udp, Kind::AxonPlain, Kind::Floor, least(0.95)),
-    rate(Mode::Udp, Kind::Axon, Kind::FloorBig, least(0.95)),
-    rate(Mode::Udp, Kind::Axon, Kind::Netfilter, least(1.4)),
-    rate(Mode::Udp, Kind::Axon, Kind::Raw, hoped(0.88)),
-];
-
-impl Figure {
-    fn of(self, sample: &Sample) -> f64 {
-        match self {
-            Self::Rate => sample.rate,
-            Self::P50 => sample.p50_us,
-            Self::P99 => sample.p99_us,
-            Self::Cpu => sample.cpu_s_per_gb,
-        }
-    }
-
-    /// What a mode tells beside its rate.
-    fn beside(mode: Mode) -> &'static [(&'static str, Self)] {
-        match mode {
-            Mode::Rr | Mode::Crr | Mode::Udprr => &[("p50 us", Self::P50), ("p99 us", Self::P99)],
-            Mode::Stream => &[("CPU s/GB", Self::Cpu)],
-            Mode::Udp => &[],
-        }
-    }
-}
-
-impl Target {
-    fn what(&self) -> String {
-        let figure = match self.figure {
-            Figure::Rate => "",
-            Figure::P50 => " p50",
-            Figure::P99 => " p99",
-            Figure::Cpu => " CPU/GB",
-        };
-        let (mode, of, to) = (self.mode.name(), self.of.name(), self.to.name());
-        format!("{mode}{figure} of {of} to {to}")
-    }
-}
 
 impl Results {
     pub(crate) fn new(modes: &[Mode], topologies: &[Kind]) -> Self {
@@ -381,13 +261,6 @@ impl Results {
             })
             .collect()
     }
-}
-
-/// What the ratio of a figure shall come to.
-fn target(mode: Mode, figure: Figure, ends: (Kind, Kind)) -> Option<&'static Target> {
-    TARGETS
-        .iter()
-        .find(|t| (t.mode, t.figure, (t.of, t.to)) == (mode, figure, ends))
 }
 
 /// The least and the greatest rate.

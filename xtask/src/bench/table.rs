@@ -236,7 +236,7 @@ mod tests {
             "pods": [
                 {"mode": "rr", "topology": "raw", "unit": "round trips/s", "rate": 77612.25,
                  "p50_us": 12.81, "p99_us": 14.25, "cpu_s_per_gb": 0.0,
-                 "ratio_to": {"raw": {"what": "", "figure": 1.0, "goal": null, "aim": null}}},
+                 "ratio_to": {"raw": {"what": "", "sense": "at least", "figure": 1.0, "goal": null, "aim": null}}},
                 {"mode": "rr", "topology": "axon", "unit": "round trips/s", "rate": 72000.0,
                  "ratio_to": {
                     "raw": {"what": "rr of axon to raw", "sense": "at least", "figure": 0.9276,
