@@ -15,7 +15,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use axon_abi::{
     ConfigFlags, Direction, DropReason, Identity, IpKey, IpcacheFlags, IpcacheRow, RuntimeConfig,
@@ -274,7 +274,7 @@ fn a_storm_from_the_network_is_counted_or_left_to_the_stack() {
     let socket = outside.run(|| common::raw::sender("up1"));
     alone(&node, maps, &socket, &frames, &pods);
     let beyond = netns::path(&outside.netns);
-    among_others(maps, &socket, &frames, &pods, beyond);
+    among_others(maps, &socket, &frames, &pods, &beyond);
 }
 
 /// One of each kind: its own reason or none, and no pod gets anything.
@@ -306,7 +306,7 @@ fn among_others(
     socket: &OwnedFd,
     all: &Frames,
     [victim, peer]: &[Pod; 2],
-    outside: PathBuf,
+    outside: &Path,
 ) {
     let before = counts(maps);
     let sent = std::thread::scope(|scope| {
@@ -325,12 +325,12 @@ fn among_others(
         };
         let pings = [
             ping(peer.path(), V4.victim),
-            ping(outside.clone(), V4.victim),
-            ping(outside.clone(), V6.victim),
+            ping(outside.to_owned(), V4.victim),
+            ping(outside.to_owned(), V6.victim),
         ];
         transfer(&peer.path(), &victim.path(), V4.victim);
-        transfer(&outside, &victim.path(), V4.victim);
-        transfer(&outside, &victim.path(), V6.victim);
+        transfer(outside, &victim.path(), V4.victim);
+        transfer(outside, &victim.path(), V6.victim);
         for pings in pings {
             let text = pings.join().expect("ping");
             assert!(text.contains("100 received"), "{text}");
