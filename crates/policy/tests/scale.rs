@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use axon_abi::{Direction, Identity};
+use axon_abi::{ClassKey, ClassRow, Direction, Identity};
 use axon_model::{
-    Action, Entity, Label, Origin, Peer, Peers, PolicyKind, PolicyObject, Ports, Requirement, Rule,
-    RuleEntry, Selector, Subject, Tier, source,
+    Action, Entity, Label, Origin, Peer, Peers, PolicyKind, PolicyObject, PolicyRows, Ports,
+    Requirement, RowDiff, Rule, RuleEntry, Selector, Subject, Tier, source,
 };
 use axon_policy::{Engine, IdentityInfo, Numbers, PolicyConfig, RowCount, reserved_identities};
 
@@ -110,4 +110,54 @@ fn a_rule_for_the_cluster_costs_the_same_among_100_000_identities() {
             "{what}: {count:?}"
         );
     }
+}
+
+/// The identities in whose class rows two versions of a set differ, and how many
+/// entries they differ in.
+fn difference(old: &PolicyRows, new: &PolicyRows) -> (Vec<Identity>, usize) {
+    let of = |difference: RowDiff<'_, '_, ClassKey, ClassRow>| match difference {
+        RowDiff::Add(key, _) | RowDiff::Remove(key, _) => key,
+        RowDiff::Update { new, .. } => new.0,
+    }
+    .identity;
+    let classes = old.classes.diff(&new.classes).map(of).collect();
+    (classes, old.entries.diff(&new.entries).count())
+}
+
+#[test]
+fn who_comes_among_100_000_identities_changes_no_row_but_his_own() {
+    let app = |name: &str| {
+        let requirement = Requirement::equals(source::K8S, "app", name);
+        Peer::Endpoints(Selector::new(vec![requirement]))
+    };
+    let mut engine = engine(100_000);
+    engine.upsert_policy(policy(
+        Tier::Normal,
+        Action::Allow,
+        Peer::Entity(Entity::Cluster),
+    ));
+    engine.upsert_policy(policy(Tier::Normal, Action::Deny, app("app-7")));
+    let mut numbers = Numbers::default();
+    let mut rows = |engine: &mut Engine| {
+        let resolution = engine.resolution(&mut numbers);
+        let [set] = resolution.sets.values().collect::<Vec<_>>()[..] else {
+            panic!("one subject has one set");
+        };
+        (set.number, set.rows.clone())
+    };
+    let (number, before) = rows(&mut engine);
+    let comes = |engine: &mut Engine, n: u32, like: u32| {
+        engine.upsert_identity(Identity(1000 + n), pod(like));
+    };
+    comes(&mut engine, 100_000, 100_000);
+    let (same, after) = rows(&mut engine);
+    assert_eq!((same, difference(&before, &after)), (number, (vec![], 0)));
+    // One whom a rule tells apart has a row, and no more entries than others like him.
+    comes(&mut engine, 100_001, 7);
+    let (same, told) = rows(&mut engine);
+    let expected = (vec![Identity(101_001)], 0);
+    assert_eq!((same, difference(&after, &told)), (number, expected));
+    engine.remove_identity(Identity(101_001));
+    let (same, gone) = rows(&mut engine);
+    assert_eq!((same, gone == after), (number, true));
 }
