@@ -45,7 +45,7 @@ pub(crate) struct View {
     /// What has become of the node itself, where policy is enforced on it.
     pub(crate) host: Option<Enforced>,
     /// The policies of each set.
-    pub(crate) policies: BTreeMap<u32, Vec<String>>,
+    pub(crate) policies: Arc<BTreeMap<u32, Vec<Arc<str>>>>,
     /// Why numbers could not be written to disk; no row is written meanwhile.
     pub(crate) persist_error: Option<String>,
     /// Why what has become of a trial could not; rows do not wait for that.
@@ -337,17 +337,11 @@ impl Engine {
     }
 
     fn publish(&self, mut view: View) {
-        view.policies = self
-            .controller
-            .policy_sets()
-            .into_iter()
-            .map(|set| {
-                (
-                    set.set,
-                    set.policies.iter().map(ToString::to_string).collect(),
-                )
-            })
-            .collect();
+        // What a set is made of never changes.
+        view.policies = match view.report.changed {
+            true => Arc::new(self.controller.policies_by_set(|o| o.to_string().into())),
+            false => Arc::clone(&self.view.borrow().policies),
+        };
         for (id, status) in self.controller.endpoints() {
             let enforced = self.row_of(*id).is_some_and(|(ifindex, row)| {
                 row.policy_set == status.policy_set

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axon_abi::{Direction, Identity};
+use axon_abi::Identity;
 use axon_control::Controller;
 use axon_hubble::{EndpointName, NameTable, Policy};
 use axon_model::{Label, Labels, Observed, Origin};
@@ -174,29 +174,24 @@ fn rules(controller: &Controller) -> (HashMap<u32, Policy>, HashMap<u32, Arc<str
 /// The policies of each set that must allow what is not to be denied.
 fn sets(controller: &Controller, observed: &Observed) -> HashMap<u32, [Arc<[Policy]>; 2]> {
     let policies = observed.policies.snapshot();
-    let enforcing = |origins: &[Origin], direction: Direction| -> Arc<[Policy]> {
-        origins
-            .iter()
-            .filter(|origin| {
-                policies.get(origin).is_some_and(|policy| {
-                    policy.rules.iter().any(|rule| match direction {
-                        Direction::Ingress => rule.default_deny_ingress,
-                        Direction::Egress => rule.default_deny_egress,
-                        Direction::Unknown => false,
-                    })
-                })
-            })
-            .map(Policy::from)
-            .collect()
+    let named = |origin: &Origin| {
+        let policy = policies.get(origin);
+        let rules = || policy.into_iter().flat_map(|policy| &policy.rules);
+        let enforces = [
+            rules().any(|rule| rule.default_deny_ingress),
+            rules().any(|rule| rule.default_deny_egress),
+        ];
+        (Policy::from(origin), enforces)
     };
-    controller
-        .policy_sets()
-        .into_iter()
-        .map(|set| {
-            let ingress = enforcing(&set.policies, Direction::Ingress);
-            let egress = enforcing(&set.policies, Direction::Egress);
-            (set.set, [ingress, egress])
-        })
+    let enforcing = |policies: Vec<(Policy, [bool; 2])>| {
+        let of = |direction: fn(&[bool; 2]) -> bool| -> Arc<[Policy]> {
+            let those = policies.iter().filter(|(_, enforces)| direction(enforces));
+            those.map(|(policy, _)| policy.clone()).collect()
+        };
+        [of(|[ingress, _]| *ingress), of(|[_, egress]| *egress)]
+    };
+    let sets = controller.policies_by_set(named).into_iter();
+    sets.map(|(set, policies)| (set, enforcing(policies)))
         .collect()
 }
 

@@ -1,7 +1,7 @@
 //! What the controller tells of itself: plain values for the API, status and
 //! metrics.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use axon_abi::Identity;
@@ -10,6 +10,7 @@ use axon_policy::{Engine, RowCount, SelectorUse};
 use ipnet::IpNet;
 
 use crate::controller::Controller;
+use crate::sets::Live;
 
 /// Why an endpoint does not have its policy yet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -267,6 +268,31 @@ impl Controller {
                 bytes: RowCount::of(&live.set.rows).bytes(),
                 retiring: live.retire_at_ms.is_some(),
             })
+            .collect()
+    }
+
+    /// The policies of each set that the kernel shall hold, each named once however
+    /// many sets it is in.
+    pub fn policies_by_set<T: Clone>(&self, name: impl Fn(&Origin) -> T) -> BTreeMap<u32, Vec<T>> {
+        let rules = &self.persisted.numbers.rules;
+        let mut named: HashMap<u32, Option<(&Origin, T)>> = HashMap::new();
+        let mut policies_of = |live: &Live| {
+            let (mut policies, mut last) = (Vec::new(), None);
+            for number in live.set.rules.iter() {
+                let of_rule = || {
+                    let origin = &rules.rule(*number)?.origin;
+                    Some((origin, name(origin)))
+                };
+                if let Some((origin, name)) = named.entry(*number).or_insert_with(of_rule)
+                    && last.replace(*origin) != Some(*origin)
+                {
+                    policies.push(name.clone());
+                }
+            }
+            policies
+        };
+        let sets = self.sets.iter();
+        sets.map(|(number, live)| (number, policies_of(live)))
             .collect()
     }
 

@@ -222,11 +222,12 @@ fn show(node: &Node, view: &View, record: &Record) -> EndpointView {
 fn policy(view: &View, decided: Option<&Enforced>, audit: bool) -> EndpointPolicy {
     let set = decided.map_or(0, |d| d.status.policy_set);
     let [ingress, egress] = decided.map_or([false; 2], |d| d.default_deny);
+    let policies = view.policies.get(&set).into_iter().flatten();
     EndpointPolicy {
         ingress_enforced: ingress,
         egress_enforced: egress,
         audit,
-        policies: view.policies.get(&set).cloned().unwrap_or_default(),
+        policies: policies.map(|name| name.to_string()).collect(),
         set,
         revision: match decided {
             Some(endpoint) if endpoint.is_ready() => view.report.policy_revision,
