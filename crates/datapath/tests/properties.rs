@@ -181,6 +181,7 @@ fn rule() -> impl Strategy<Value = (Option<Identity>, Rule)> {
                 port,
                 prefix,
                 precedence: 0,
+                failsafe: false,
                 deny,
                 default,
             },

@@ -8,13 +8,14 @@ use std::time::{Duration, SystemTime};
 use axon_model::Observed;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::files::{Files, Writing};
 use crate::keep::{Done, Job, Keep};
 use crate::merge::{Merged, mark_complete};
 use crate::walk::{Stamp, walk};
-use crate::watcher::Watcher;
+use crate::watcher::{FileState, Watcher};
 use crate::{FileStatus, NotKept, SourceStatus};
 
 /// How often a directory that cannot be read is looked at again.
@@ -32,7 +33,8 @@ pub struct Config {
     /// Where the last good content of files is kept across restarts; none: it
     /// is only remembered.
     pub last_good: Option<PathBuf>,
-    /// How long after a change the files are read: writers seldom write once.
+    /// How long a file must have been as it is to be read, unless its writer was
+    /// seen to close or rename it: then it is read at once.
     pub settle: Duration,
     /// How often everything is looked at again although nothing seems to have
     /// changed: notifications can be lost.
@@ -120,12 +122,13 @@ impl Scanner {
     async fn run(mut self, sender: &watch::Sender<Arc<SourceStatus>>) {
         loop {
             // Reading and parsing block; they get a thread of their own.
+            let begun = Instant::now();
             let scan = tokio::task::spawn_blocking(move || {
-                let postponed = self.scan();
-                (self, postponed)
+                let again = self.scan();
+                (self, again)
             });
-            let postponed;
-            (self, postponed) = match scan.await {
+            let again;
+            (self, again) = match scan.await {
                 Ok(done) => done,
                 Err(error) => {
                     tracing::error!(%error, "the directory source has ended");
@@ -135,29 +138,32 @@ impl Scanner {
             self.tell(sender);
             // After what is read is in force: that does not wait for the disk.
             self.keeping.begin(|| self.files.job(true));
-            let pause = match (postponed, self.status.directories.is_empty()) {
+            let pause = match (again, self.status.directories.is_empty()) {
                 (true, _) => self.config.settle,
                 (false, false) => RETRY.min(self.config.rescan),
                 (false, true) => self.config.rescan,
             };
+            // Of many changes one after the other, several are read together: at
+            // most half of the time is spent on reading.
+            let rested = Instant::now() + begun.elapsed().min(self.config.settle);
             self.wait(pause, sender).await;
+            tokio::time::sleep_until(rested).await;
         }
     }
 
     /// Waits until it is time for a scan.
     async fn wait(&mut self, pause: Duration, sender: &watch::Sender<Arc<SourceStatus>>) {
+        let news = until_done_or_settled(&self.watcher, self.config.settle);
         let pause = tokio::time::sleep(pause);
-        tokio::pin!(pause);
+        tokio::pin!(news, pause);
         loop {
             tokio::select! {
-                () = self.watcher.changed() => {
-                    return tokio::time::sleep(self.config.settle).await;
-                }
+                () = &mut news => return,
                 () = &mut pause => return,
                 Some(done) = self.keeping.done() => {
                     if self.files.kept(done) {
                         self.status.not_kept = not_kept(&self.files);
-                        self.tell(sender);
+                        tell(sender, &self.status);
                     }
                     self.keeping.begin(|| self.files.job(false));
                 }
@@ -166,25 +172,19 @@ impl Scanner {
     }
 
     fn tell(&self, sender: &watch::Sender<Arc<SourceStatus>>) {
-        sender.send_if_modified(|told| {
-            let news = **told != self.status;
-            if news {
-                *told = Arc::new(self.status.clone());
-            }
-            news
-        });
+        tell(sender, &self.status);
     }
 
-    /// Looks at everything; whether something is being written meanwhile.
+    /// Looks at everything; whether to look again soon.
     fn scan(&mut self) -> bool {
         // Watch first: what changes during the walk is told afterwards.
         self.watcher.follow(&self.config.directories);
         let walk = walk(&self.config.directories);
-        let open = self.watcher.open();
+        let files = self.watcher.files(self.config.settle);
         let now_ns = now_ns();
         let writing = |path: &Path, stamp: &Stamp| {
             let since_ns = now_ns - stamp.changed_ns();
-            writing(open.get(path).copied(), since_ns, self.config.settle)
+            writing(files.get(path), since_ns, self.config.settle)
         };
         let mut pass = self.files.follow(&walk, writing);
         pass.changed |= self.status.directories != walk.unreadable;
@@ -198,7 +198,7 @@ impl Scanner {
             mark_complete(&self.observed);
             self.files.tidy();
         }
-        !pass.postponed.is_empty()
+        pass.again || !pass.postponed.is_empty()
     }
 
     /// Whether every file of the first whole walk has been read. What comes
@@ -250,15 +250,39 @@ fn nanoseconds(duration: Duration) -> i128 {
     i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX)
 }
 
-/// Whether a file may be in the middle of being written: it is `open` for writing
-/// and was written to so long ago, or its change is recent by the wall clock.
-fn writing(open: Option<Duration>, since_ns: i128, settle: Duration) -> Writing {
-    match open {
-        Some(since) if since > WRITER_MAX => Writing::Long,
-        Some(_) => Writing::Now,
-        // A time that lies ahead tells nothing.
-        None if (0..nanoseconds(settle)).contains(&since_ns) => Writing::Now,
-        None => Writing::No,
+/// Waits until somebody has written something, or writes, and a while for that.
+async fn until_done_or_settled(watcher: &Watcher, settle: Duration) {
+    let settled = async {
+        watcher.changed().await;
+        tokio::time::sleep(settle).await;
+    };
+    tokio::select! {
+        () = watcher.done() => {}
+        () = settled => {}
+    }
+}
+
+fn tell(sender: &watch::Sender<Arc<SourceStatus>>, status: &SourceStatus) {
+    sender.send_if_modified(|told| {
+        let news = **told != *status;
+        if news {
+            *told = Arc::new(status.clone());
+        }
+        news
+    });
+}
+
+/// Whether a file may be in the middle of being written: what its watcher has
+/// seen, and how long ago it changed by the wall clock.
+fn writing(seen: Option<&FileState>, since_ns: i128, settle: Duration) -> Writing {
+    // A time that lies ahead tells nothing.
+    let young = (0..nanoseconds(settle)).contains(&since_ns);
+    match seen {
+        Some(FileState::Open(since)) if *since > WRITER_MAX => Writing::Long,
+        Some(FileState::Open(_)) => Writing::Now,
+        Some(FileState::Closed) if young => Writing::Closed,
+        None if young => Writing::Now,
+        Some(FileState::Closed) | None => Writing::No,
     }
 }
 
@@ -300,33 +324,34 @@ mod tests {
     use std::time::Duration;
 
     use super::{WRITER_MAX, Writing, writing};
+    use crate::watcher::FileState;
 
     #[test]
     fn a_wall_clock_that_jumps_has_no_file_wait() {
         let settle = Duration::from_millis(20);
         let (moment, hour) = (1_000_000_i128, 3_600_000_000_000_i128);
-        for (what, open, since_ns, expected) in [
-            ("long ago", None, hour, Writing::No),
-            ("a moment ago", None, moment, Writing::Now),
-            ("just now", None, 0, Writing::Now),
-            ("settled", None, 20 * moment, Writing::No),
+        let open = Some(FileState::Open(settle));
+        let long = Some(FileState::Open(WRITER_MAX * 2));
+        let closed = Some(FileState::Closed);
+        for (what, seen, since_ns, expected) in [
+            ("long ago", &None, hour, Writing::No),
+            ("a moment ago", &None, moment, Writing::Now),
+            ("just now", &None, 0, Writing::Now),
+            ("settled", &None, 20 * moment, Writing::No),
             // The clock was set back since it was written: else it would not be
             // read for an hour.
-            ("a moment ahead", None, -moment, Writing::No),
-            ("an hour ahead", None, -hour, Writing::No),
-            ("never", None, i128::MIN, Writing::No),
+            ("a moment ahead", &None, -moment, Writing::No),
+            ("an hour ahead", &None, -hour, Writing::No),
+            ("never", &None, i128::MIN, Writing::No),
+            ("closed", &closed, moment, Writing::Closed),
+            ("closed, ahead", &closed, -hour, Writing::No),
             // By the monotonic clock, whatever the other says.
-            ("open", Some(settle), hour, Writing::Now),
-            ("open, ahead", Some(settle), -hour, Writing::Now),
-            ("open for long", Some(WRITER_MAX * 2), 0, Writing::Long),
-            (
-                "the same, ahead",
-                Some(WRITER_MAX * 2),
-                -hour,
-                Writing::Long,
-            ),
+            ("open", &open, hour, Writing::Now),
+            ("open, ahead", &open, -hour, Writing::Now),
+            ("open for long", &long, 0, Writing::Long),
+            ("the same, ahead", &long, -hour, Writing::Long),
         ] {
-            assert_eq!(writing(open, since_ns, settle), expected, "{what}");
+            assert_eq!(writing(seen.as_ref(), since_ns, settle), expected, "{what}");
         }
     }
 }

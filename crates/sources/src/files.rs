@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use axon_api::manifest::{self, Document, Manifest, Refusal};
@@ -65,7 +65,10 @@ pub(crate) struct Files {
 pub(crate) enum Writing {
     /// It is as its writer wants it.
     No,
-    /// It is, or was a moment ago.
+    /// It was closed a moment ago. The time of a later change may be told as the
+    /// same: what is read now is looked at again.
+    Closed,
+    /// It is, or nobody knows and it has changed a moment ago.
     Now,
     /// Somebody holds it open for writing for long.
     Long,
@@ -78,6 +81,8 @@ pub(crate) struct Pass {
     pub(crate) changed: bool,
     /// Files that are being written: look again soon.
     pub(crate) postponed: BTreeSet<PathBuf>,
+    /// What was read may change unnoticed: look again soon.
+    pub(crate) again: bool,
 }
 
 impl Files {
@@ -137,7 +142,14 @@ impl Files {
                 Writing::Long if self.is_in_force(path) => {
                     pass.changed |= self.fail(path, FileError::Open, None);
                 }
-                Writing::Long | Writing::No => pass.changed |= self.read(path, *stamp),
+                Writing::Long | Writing::No => self.read(path, *stamp, &mut pass),
+                Writing::Closed => {
+                    self.read(path, *stamp, &mut pass);
+                    pass.again = true;
+                    if let Some(file) = self.files.get_mut(path) {
+                        file.stamp = None;
+                    }
+                }
             }
         }
         pass
@@ -169,22 +181,29 @@ impl Files {
         self.keep.failed()
     }
 
-    /// Reads a file; whether anything changed.
-    fn read(&mut self, path: &Path, stamp: Stamp) -> bool {
+    /// Reads a file, unless somebody has begun to write it since the walk.
+    fn read(&mut self, path: &Path, stamp: Stamp, pass: &mut Pass) {
         if !stamp.regular {
             let error = FileError::Read("is no regular file".to_owned());
-            return self.fail(path, error, Some(stamp));
+            pass.changed |= self.fail(path, error, Some(stamp));
+            return;
         }
-        // Else it is read in many small pieces.
-        let size = usize::try_from(stamp.size.min(READ_BYTES_MAX)).unwrap_or(0);
-        let mut content = Vec::with_capacity(size + 1);
-        let read = fs::File::open(path)
-            .and_then(|file| file.take(READ_BYTES_MAX).read_to_end(&mut content));
-        if let Err(error) = read {
-            return self.fail(path, FileError::Read(error.to_string()), None);
+        match content(path, stamp) {
+            Ok(_) if Stamp::at(path).is_ok_and(|now| now != stamp) => {
+                pass.postponed.insert(path.to_owned());
+            }
+            Ok(content) => pass.changed |= self.take(path, stamp, &content),
+            Err(error) => {
+                let error = FileError::Read(error.to_string());
+                pass.changed |= self.fail(path, error, None);
+            }
         }
+    }
+
+    /// Puts a file's content in force; whether anything changed.
+    fn take(&mut self, path: &Path, stamp: Stamp, content: &[u8]) -> bool {
         let mut hasher = DefaultHasher::new();
-        hasher.write(&content);
+        hasher.write(content);
         let hash = Some(hasher.finish());
         if let Some(file) = self.files.get_mut(path) {
             file.stamp = Some(stamp);
@@ -194,7 +213,7 @@ impl Files {
             }
             file.hash = hash;
         }
-        let parsed = match manifest::parse(&content) {
+        let parsed = match manifest::parse(content) {
             // A writer that ended after truncating it has not asked for that.
             Ok(manifest) if is_empty(&manifest) && self.is_in_force(path) => Err(FileError::Empty),
             Ok(manifest) => Ok(manifest),
@@ -211,7 +230,7 @@ impl Files {
             }
         };
         if manifest.refused.is_empty() {
-            self.keep.put(path, &content);
+            self.keep.put(path, content);
         }
         let (earlier, lost) = if manifest.refused.is_empty() {
             (Vec::new(), None)
@@ -287,6 +306,16 @@ impl Files {
         file.error = Some(error);
         news
     }
+}
+
+fn content(path: &Path, stamp: Stamp) -> io::Result<Vec<u8>> {
+    // Else it is read in many small pieces.
+    let size = usize::try_from(stamp.size.min(READ_BYTES_MAX)).unwrap_or(0);
+    let mut content = Vec::with_capacity(size + 1);
+    fs::File::open(path)?
+        .take(READ_BYTES_MAX)
+        .read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// Whether there is no document in a manifest, not even one that is refused.

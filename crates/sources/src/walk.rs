@@ -37,6 +37,11 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
+    /// The state of a file as it is now.
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(|metadata| Self::of(&metadata))
+    }
+
     fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),

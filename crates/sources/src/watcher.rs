@@ -1,4 +1,4 @@
-//! Notices that something in the directories has changed.
+//! Notices that something in the directories has changed, and who is writing.
 //!
 //! Only that: what has changed is found by a walk. Notifications can be lost,
 //! and a directory may live where there are none; then walks come by time.
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind};
+use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
@@ -24,9 +24,27 @@ pub(crate) struct Watcher {
 
 #[derive(Default)]
 struct State {
+    /// Somebody writes.
     changed: Notify,
-    /// Files written to and not closed since, as far as is known.
-    open: Mutex<HashMap<PathBuf, Instant>>,
+    /// Somebody is done: a file was closed, renamed or removed.
+    done: Notify,
+    files: Mutex<HashMap<PathBuf, Seen>>,
+}
+
+/// What was seen of a file last.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    is_open: bool,
+    at: Instant,
+}
+
+/// What a file's writers are known to be at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileState {
+    /// It was written to and not closed since; for so long nothing was written.
+    Open(Duration),
+    /// It was closed by its writer, or renamed to its name.
+    Closed,
 }
 
 impl Watcher {
@@ -90,46 +108,89 @@ impl Watcher {
         }
     }
 
-    /// Waits for a change.
+    /// Waits until somebody writes: the file is of no use before it is closed.
     pub(crate) async fn changed(&self) {
         self.state.changed.notified().await;
     }
 
-    /// The files that are being written just now, and how long ago they were
-    /// last written to.
-    pub(crate) fn open(&self) -> HashMap<PathBuf, Duration> {
-        let open = lock(&self.state.open);
-        let since = |(path, since): (&PathBuf, &Instant)| (path.clone(), since.elapsed());
-        open.iter().map(since).collect()
+    /// Waits until somebody is done with a file.
+    pub(crate) async fn done(&self) {
+        self.state.done.notified().await;
+    }
+
+    /// What is known of files that somebody has written or writes just now;
+    /// all that was done before the call. What was closed longer than `memory`
+    /// ago is forgotten.
+    pub(crate) fn files(&mut self, memory: Duration) -> HashMap<PathBuf, FileState> {
+        self.catch_up();
+        let mut files = lock(&self.state.files);
+        files.retain(|_, seen| seen.is_open || seen.at.elapsed() <= memory);
+        let state = |(path, seen): (&PathBuf, &Seen)| {
+            let state = match seen.is_open {
+                true => FileState::Open(seen.at.elapsed()),
+                false => FileState::Closed,
+            };
+            (path.clone(), state)
+        };
+        files.iter().map(state).collect()
+    }
+
+    /// Waits until every notification has been told that the kernel has queued.
+    ///
+    /// The thread that reads them answers here too. It may answer before it
+    /// reads what it was woken for at the same time, but not twice.
+    fn catch_up(&mut self) {
+        if let Some(watcher) = &mut self.watcher {
+            for _ in 0..2 {
+                // An error says that the thread has ended: nothing comes any more.
+                let _ = watcher.configure(notify::Config::default());
+            }
+        }
     }
 }
 
 impl State {
     fn tell(&self, event: notify::Result<notify::Event>) {
         let Ok(event) = event else {
-            self.changed.notify_one();
+            self.done.notify_one();
             return;
         };
-        let mut open = lock(&self.open);
+        let mut files = lock(&self.files);
         if event.need_rescan() {
             // Notifications were lost, and with them perhaps who has closed what.
-            open.clear();
+            files.clear();
         }
-        match event.kind {
+        let at = Instant::now();
+        let seen = |is_open| move |path: PathBuf| (path, Seen { is_open, at });
+        let is_done = match event.kind {
             EventKind::Create(CreateKind::File) | EventKind::Modify(ModifyKind::Data(_)) => {
-                let now = Instant::now();
-                open.extend(event.paths.into_iter().map(|path| (path, now)));
+                files.extend(event.paths.into_iter().map(seen(true)));
+                false
             }
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
+                files.extend(event.paths.into_iter().map(seen(false)));
+                true
+            }
+            // Both ends of a rename, of which each was told.
+            EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return,
             // Our own reading comes by here.
-            EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write) => return,
+            EventKind::Access(_) => return,
+            // Its writer may still be at it.
+            EventKind::Modify(ModifyKind::Metadata(_)) => false,
             _ => {
                 for path in &event.paths {
-                    open.remove(path);
+                    files.remove(path);
                 }
+                true
             }
+        };
+        drop(files);
+        if is_done {
+            self.done.notify_one();
+        } else {
+            self.changed.notify_one();
         }
-        drop(open);
-        self.changed.notify_one();
     }
 }
 

@@ -421,6 +421,39 @@ async fn a_file_is_not_read_in_the_middle_of_being_written() {
 }
 
 #[tokio::test]
+async fn what_is_closed_or_renamed_is_in_force_at_once() {
+    const SETTLE: Duration = Duration::from_secs(2);
+    let dir = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("p.yaml");
+    fs::write(&file, policy("one", "")).expect("write");
+    let running = Running::start(Config {
+        settle: SETTLE,
+        ..Config::new(vec![dir.path().to_owned()])
+    });
+    running.until("complete", |s| s.complete).await;
+    // Many of them within what a file's time can tell apart.
+    for n in 10..60 {
+        let text = policy(&format!("n{n}"), "");
+        let begun = Instant::now();
+        if n % 2 == 0 {
+            write_manifest_atomic(dir.path(), "p.yaml", &text).expect("write");
+        } else {
+            fs::write(&file, text).expect("write");
+        }
+        while running.policy() != Some(format!("n{n}")) {
+            assert!(begun.elapsed() < SETTLE / 2, "n{n}: {:?}", running.policy());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let begun = Instant::now();
+    fs::remove_file(&file).expect("remove");
+    while running.policy().is_some() {
+        assert!(begun.elapsed() < SETTLE / 2, "removed");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_writer_that_does_not_end_takes_nothing_out_of_force() {
     let dir = tempfile::tempdir().expect("directory");
     let kept = tempfile::tempdir().expect("directory");
