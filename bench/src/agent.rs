@@ -69,14 +69,14 @@ pub(crate) struct AgentArgs {
 }
 
 /// A running agent; it is killed when this goes.
-struct Agent {
+pub(crate) struct Agent {
     child: Child,
 }
 
 /// A pod, by its namespace and address.
-struct Pod {
-    netns: fs::File,
-    address: Ipv4Addr,
+pub(crate) struct Pod {
+    pub(crate) netns: fs::File,
+    pub(crate) address: Ipv4Addr,
 }
 
 /// What was measured with so many pods.
@@ -104,7 +104,7 @@ pub(crate) fn measure(args: &AgentArgs) -> Result<()> {
     let (mut pods, mut rows) = (Vec::new(), Vec::new());
     for count in &args.pods {
         eprintln!("{count} pods");
-        add_pods(&node, args, &mut pods, *count).with_context(|| node.told())?;
+        add_pods(&node, &args.axon, &mut pods, *count).with_context(|| node.told())?;
         let running = agent.take().context("no agent")?;
         let (row, next) = row(args, &node, running, &pods).with_context(|| node.told())?;
         rows.push(row);
@@ -165,7 +165,7 @@ fn row(args: &AgentArgs, node: &Node, agent: Agent, pods: &[Pod]) -> Result<(Row
 impl Agent {
     /// Starts an agent; how many milliseconds its process takes until it says
     /// that it is well, with so many endpoints.
-    fn start(node: &Node, endpoints: usize) -> Result<(Self, f64)> {
+    pub(crate) fn start(node: &Node, endpoints: usize) -> Result<(Self, f64)> {
         let started = Instant::now();
         let child = node.start_agent()?;
         let mut agent = Self { child };
@@ -191,7 +191,7 @@ impl Agent {
     }
 
     /// CPU time so far, of threads that have ended too.
-    fn cpu_ms(&self) -> Result<f64> {
+    pub(crate) fn cpu_ms(&self) -> Result<f64> {
         let stat = self.file("stat")?;
         // After the name, which may have anything in it.
         let fields = stat.rsplit(')').next().unwrap_or_default();
@@ -271,15 +271,15 @@ fn manifests(pods: usize) -> String {
 }
 
 /// Makes pods until there are so many.
-fn add_pods(node: &Node, args: &AgentArgs, pods: &mut Vec<Pod>, count: usize) -> Result<()> {
+pub(crate) fn add_pods(node: &Node, axon: &Path, pods: &mut Vec<Pod>, count: usize) -> Result<()> {
     let fresh: Vec<usize> = (pods.len()..count).collect();
     for pod in &fresh {
-        ip(&["netns", "add", &format!("{NODE}-{pod}")])?;
+        ip(&["netns", "add", &format!("{}-{pod}", node.name)])?;
     }
-    let plugin = args.axon.with_file_name("axon-cni");
+    let plugin = axon.with_file_name("axon-cni");
     let conf = node::axon_conf(&node.dir);
     let add = |pod: usize| {
-        let name = format!("{NODE}-{pod}");
+        let name = format!("{}-{pod}", node.name);
         let said = node::call_plugin(node.enter(&plugin), &conf, "ADD", (&name, pod))?;
         let netns = fs::File::open(format!("/run/netns/{name}"))?;
         let address = address(&said).context("the plugin told no IPv4 address")?;
@@ -308,7 +308,7 @@ fn address(said: &[u8]) -> Option<Ipv4Addr> {
 }
 
 /// Waits until the agent has finished the stubs of new pods, as their pins tell.
-fn settle(dir: &Path) {
+pub(crate) fn settle(dir: &Path) {
     let pins = || fs::read_dir(dir.join("bpf/links")).map_or(0, Iterator::count);
     let (mut seen, mut since) = (pins(), Instant::now());
     let end = Instant::now() + PATIENCE;

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod change;
 mod churn;
 mod cni;
 mod floor;
@@ -47,6 +48,8 @@ enum Verb {
     Cni(cni::CniArgs),
     /// Measure what an agent with many pods takes, and how soon it is ready (root).
     Agent(agent::AgentArgs),
+    /// Measure how soon policies are in force (root).
+    Change(change::ChangeArgs),
     /// Answer one load of a kind; used by `run` inside a namespace.
     #[command(hide = true)]
     Serve { mode: Mode, port: u16 },
@@ -122,6 +125,7 @@ fn main() -> Result<()> {
         Verb::Run(args) => run(&args),
         Verb::Cni(args) => cni::measure(&args),
         Verb::Agent(args) => agent::measure(&args),
+        Verb::Change(args) => change::measure(&args),
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 /// A namespace with an uplink, and a folder for the agent's files. All of it
 /// goes with this, and with the next one of the name.
 pub(crate) struct Node {
-    name: &'static str,
+    pub(crate) name: &'static str,
     axon: PathBuf,
     pub(crate) dir: PathBuf,
 }

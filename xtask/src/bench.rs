@@ -1,5 +1,5 @@
 //! `bench`: what a packet and policy cost, how long pods wait, what an agent takes,
-//! and pod-to-pod speed; `bench/` and `docs/performance.md` say how.
+//! how soon policies are in force, and pod-to-pod speed; `bench/` and `docs/performance.md` say how.
 //!
 //! ```text
 //! each section ──► target/bench/SECTION.json ──► --table ──► docs/performance.md
@@ -72,7 +72,7 @@ fn commands(results: &Path, gate: bool, args: &[String]) -> Result<Vec<(&'static
     policy.arg("--out").arg(out("policy"));
     let mut commands = vec![("cost", cost), ("policy", policy)];
     let bench = target_folder()?.join("release/axon-bench");
-    for section in ["cni", "agent"] {
+    for section in ["cni", "agent", "change"] {
         let mut command = cmd::command(&bench);
         command
             .args([section, "--out"])
