@@ -8,7 +8,8 @@
 //! Each figure is the least of all rounds, less the empty program: other work
 //! on the machine only ever adds. `--budget` names what each stage may and shall
 //! cost, in proportion to a floor of the same run (`cost/budget.rs`); with `--gate`
-//! a stage that costs more fails the run. `--out` writes what was measured as JSON.
+//! a stage that costs more fails the run, or the policy look-up with many rows too
+//! much more than with one. `--out` writes what was measured as JSON.
 //! `AXON_COST_OBJECT` and `AXON_COST_FLOOR` name other objects to measure.
 
 #[path = "../tests/common/kernel.rs"]
@@ -20,6 +21,8 @@ mod veth;
 mod budget;
 #[path = "cost/floor.rs"]
 mod floor;
+#[path = "cost/lookup.rs"]
+mod lookup;
 #[path = "cost/stages.rs"]
 mod stages;
 
@@ -79,6 +82,7 @@ fn main() {
         stages::prepare_thread();
         let mut stages = stages::all();
         stages.extend(floor::all());
+        let mut looks = lookup::all();
         for round in 0..args.rounds {
             let there: Box<dyn Iterator<Item = &mut Stage>> = if round % 2 == 0 {
                 Box::new(stages.iter_mut())
@@ -86,8 +90,9 @@ fn main() {
                 Box::new(stages.iter_mut().rev())
             };
             there.for_each(Stage::sample);
+            looks.iter_mut().for_each(lookup::Look::sample);
         }
-        let over = report(&stages, &args);
+        let over = report(&stages, &looks, &args);
         let fails = args.gate && !over.is_empty();
         assert!(!fails, "beyond budget or goal: {}", over.join(", "));
     });
@@ -97,7 +102,7 @@ fn main() {
 }
 
 /// Prints what was found; gives back what is beyond its budget or misses its goal.
-fn report(stages: &[Stage], args: &Args) -> Vec<String> {
+fn report(stages: &[Stage], looks: &[lookup::Look], args: &Args) -> Vec<String> {
     let least = |name: &str| {
         let stage = stages.iter().find(|stage| stage.name == name);
         f64::from(stage.expect("the stage exists").least_ns())
@@ -137,6 +142,7 @@ fn report(stages: &[Stage], args: &Args) -> Vec<String> {
     let (base, exact, trie) = (least("look_base"), least("look_exact"), least("look_trie"));
     told("who_of_250k", exact - base, ("look_trie", trie - base));
     over.extend(budgets.unmeasured(&names).map(str::to_owned));
+    over.extend(lookup::report(looks, &mut list));
     if let Some(out) = &args.out {
         let text = serde_json::Value::Array(list).to_string();
         std::fs::write(out, text).expect("the results can be written");

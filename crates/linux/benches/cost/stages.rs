@@ -12,7 +12,7 @@ use aya::{TestRun, TestRunOptions};
 
 use crate::kernel::{Kernel, program};
 
-const SYN: u8 = 2;
+pub(crate) const SYN: u8 = 2;
 const ACK: u8 = 16;
 /// What is reported of packets that pass.
 const EVENTS: u32 = ConfigFlags::EVENT_VERDICT | ConfigFlags::EVENT_TRACE;
@@ -97,7 +97,7 @@ fn world() -> World {
     world
 }
 
-fn segment(from: &str, to: &str, ports: (u16, u16), flags: u8) -> Vec<u8> {
+pub(crate) fn segment(from: &str, to: &str, ports: (u16, u16), flags: u8) -> Vec<u8> {
     let mut build = Build::tcp(from, to, ports, flags).hops(255);
     build.body.resize(build.body.len() + 64, 0);
     build.frame()

@@ -31,6 +31,11 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     pub(crate) fn load() -> Self {
+        Self::load_sized(4096)
+    }
+
+    /// With room for so many rows of policy.
+    pub(crate) fn load_sized(policy: u32) -> Self {
         let mut loader = EbpfLoader::new();
         for map in MAPS
             .iter()
@@ -38,6 +43,7 @@ impl Kernel {
         {
             loader.map_max_entries(map.name, 4096);
         }
+        loader.map_max_entries("axon_policy_v1", policy);
         loader.map_max_entries("axon_events_v1", 1 << 16);
         let other = std::env::var_os("AXON_COST_OBJECT").map(std::fs::read);
         let other = other.map(|bytes| bytes.expect("the object can be read"));
