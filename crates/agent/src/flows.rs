@@ -11,6 +11,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axon_api::agent::ObserverStatus;
 use axon_hubble::{Filter, LostEvents, LostSource, Query, Response, Ring, Time, decode};
 use axon_linux::{EventReader, Lost};
 use tokio::io::unix::AsyncFd;
@@ -36,6 +37,8 @@ const CHUNK: usize = 512;
 /// The last flows.
 pub(crate) struct Flows {
     ring: Mutex<Ring<Arc<Response>>>,
+    /// When the first of them can have been seen.
+    began: Time,
     /// How many there have ever been.
     news: watch::Sender<u64>,
 }
@@ -44,6 +47,7 @@ impl Flows {
     pub(crate) fn new() -> Self {
         Self {
             ring: Mutex::new(Ring::new(HISTORY)),
+            began: now(),
             news: watch::Sender::new(0),
         }
     }
@@ -58,10 +62,18 @@ impl Flows {
         self.news.send_replace(next);
     }
 
-    /// How many flows there have ever been, and how many are remembered.
-    pub(crate) fn seen(&self) -> (u64, usize) {
+    /// How many flows are remembered, and from when on.
+    pub(crate) fn observer(&self) -> ObserverStatus {
         let ring = lock(&self.ring);
-        (ring.next(), ring.len())
+        let oldest = ring.read(ring.oldest(), 1).items;
+        let oldest = oldest.first().filter(|_| ring.oldest() > 0);
+        let complete_since = oldest.map_or(self.began, |response| response.time);
+        ObserverStatus {
+            current_flows: ring.len() as u64,
+            max_flows: ring.capacity() as u64,
+            seen_flows: ring.next(),
+            complete_since: complete_since.to_string(),
+        }
     }
 
     /// Starts reading.
@@ -290,6 +302,23 @@ mod tests {
         let lost = first[0].lost_events.as_ref().expect("a loss first");
         assert_eq!(lost.num_events_lost, 7);
         assert_eq!(first[1].time, axon_hubble::Time(7));
+    }
+
+    #[test]
+    fn it_is_told_from_when_on_all_is_remembered() {
+        let flows = Flows::new();
+        flows.push((0..HISTORY as u64).map(flow));
+        let whole = flows.observer();
+        let started = axon_hubble::Time::parse(&whole.complete_since).expect("a time");
+        assert!(started.0 > HISTORY as u64, "the agent's start: {whole:?}");
+        flows.push([flow(HISTORY as u64)]);
+        let cut = flows.observer();
+        let oldest = axon_hubble::Time::parse(&cut.complete_since);
+        assert_eq!(oldest, Some(axon_hubble::Time(1)));
+        assert_eq!(
+            (cut.current_flows, cut.max_flows, cut.seen_flows),
+            (HISTORY as u64, HISTORY as u64, HISTORY as u64 + 1)
+        );
     }
 
     #[tokio::test]

@@ -45,7 +45,7 @@ mod uplinks;
 use std::process::ExitCode;
 
 pub use config::Config;
-pub use options::{AgentArgs, OptionError};
+pub use options::{AgentArgs, OptionError, parse_duration};
 
 /// Threads for what blocks: the kernel makes one device at a time however many
 /// ask, and each thread costs memory that it may never give back.

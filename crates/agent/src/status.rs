@@ -7,7 +7,7 @@ mod remedies;
 
 use std::collections::BTreeMap;
 
-use axon_api::agent::{MapUse, PartStatus, State, Status};
+use axon_api::agent::{HubbleStatus, MapUse, PartStatus, State, Status};
 
 use crate::endpoints::{Record, Stage};
 use crate::engine::Enforced;
@@ -58,6 +58,9 @@ pub(crate) fn status(node: &Node) -> Status {
             .collect(),
         policy_revision: view.report.policy_revision,
         policy_enforced_revision: view.enforced_revision,
+        hubble: HubbleStatus {
+            observer: node.flows.observer(),
+        },
     }
 }
 

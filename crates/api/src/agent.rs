@@ -16,6 +16,7 @@
 //! | `GET /v1/identity`, `GET /v1/identity/{id}` | | [`IdentityView`] |
 //! | `GET /v1/ip` | | list of [`IpView`] |
 //! | `GET /v1/policy` | | [`PolicyView`] |
+//! | `GET /v1/cluster` | | [`crate::cluster::ClusterView`]: what the agent knows of the cluster, and the policies in force |
 //! | `GET /v1/policy/selectors` | | list of [`SelectorView`] |
 //! | `POST /v1/policy/host-confirm` | | 200, or 409 [`Problem`] if nothing is on trial |
 //! | `GET /v1/map/{name}` | | list of rows of a kernel map, see [`crate::maps`] |
@@ -332,6 +333,9 @@ pub struct PolicyView {
     pub policies: Vec<axon_model::PolicyObject>,
     /// The policy sets in the kernel.
     pub sets: Vec<PolicySetView>,
+    /// Whom staged policies would select.
+    #[serde(default)]
+    pub staged: Vec<StagedPolicyView>,
     /// What is wrong with policies that were accepted.
     #[serde(default)]
     pub conditions: Vec<PolicyCondition>,
@@ -368,6 +372,16 @@ pub struct PolicySetView {
     /// Bytes of its keys and values, without the kernel's own for each row.
     #[serde(default)]
     pub bytes: usize,
+}
+
+/// A staged policy, and whom it would select.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StagedPolicyView {
+    /// The policy.
+    pub policy: axon_model::Origin,
+    /// Endpoints that it would be about if it were enforced.
+    pub endpoints: Vec<u16>,
 }
 
 /// A selector and whom it selects.
@@ -430,6 +444,32 @@ pub struct Status {
     pub policy_revision: u64,
     /// The revision that every endpoint enforces.
     pub policy_enforced_revision: u64,
+    /// What it remembers of flows. Cilium's key.
+    #[serde(default)]
+    pub hubble: HubbleStatus,
+}
+
+/// What is remembered of flows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HubbleStatus {
+    /// Who remembers them.
+    pub observer: ObserverStatus,
+}
+
+/// How many flows are remembered, and from when on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct ObserverStatus {
+    /// Flows that are remembered.
+    pub current_flows: u64,
+    /// How many can be.
+    pub max_flows: u64,
+    /// Flows that have ever been seen.
+    pub seen_flows: u64,
+    /// From when on all that were seen are remembered (RFC 3339): the agent's
+    /// start, or the oldest one that is left.
+    pub complete_since: String,
 }
 
 /// How full a map is.

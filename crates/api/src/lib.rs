@@ -12,6 +12,7 @@
 
 pub mod agent;
 pub mod cilium;
+pub mod cluster;
 pub mod cni;
 pub mod k8s;
 pub mod manifest;

@@ -62,6 +62,7 @@ fn verbs_of_the_agent_say_that_it_is_away() {
         &["monitor"],
         &["observe", "--last", "3"],
         &["policy", "suggest", "--last", "3"],
+        &["policy", "diff", "--proposed", "/dev/null"],
         &[
             "policy",
             "diff",
@@ -107,6 +108,8 @@ fn wrong_arguments_are_refused_by_name() {
         (&["policy", "suggest"], "FILE"),
         (&["policy", "suggest", "f", "--last", "3"], "--last"),
         (&["policy", "suggest", "/nonexistent"], "/nonexistent"),
+        (&["policy", "suggest", "--last", "soon"], "as in 30m"),
+        (&["policy", "diff"], "--proposed"),
     ] {
         let output = axon(arguments);
         let text = stderr(&output);

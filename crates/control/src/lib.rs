@@ -45,6 +45,7 @@ pub use controller::{Adopted, Controller};
 pub use ipam::{Family, Ipam, IpamError};
 pub use kept::HostRows;
 pub use persisted::{Persisted, PersistedChange};
+pub use staged::StagedUse;
 pub use trial::HostTrial;
 pub use views::{
     Condition, ConditionKind, EndpointStatus, HostStatus, IpEntry, IpSource, PolicySetUse, Renamed,

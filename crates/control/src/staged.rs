@@ -2,11 +2,42 @@
 //! force follows from it.
 
 use axon_abi::Identity;
+use axon_model::Origin;
 use axon_policy::{Rehearsal, Staged};
 
 use crate::controller::Controller;
 
+/// A staged policy, and whom it would select.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StagedUse {
+    /// The policy.
+    pub policy: Origin,
+    /// Endpoints that it would be about.
+    pub endpoints: Vec<u16>,
+    /// It would be about the node itself.
+    pub host: bool,
+}
+
 impl Controller {
+    /// Whom staged policies would select if they were enforced.
+    pub fn staged_policies(&self) -> Vec<StagedUse> {
+        let engine = self.policy_engine();
+        let staged = engine.policies().values().filter(|policy| policy.staged);
+        let used = staged.map(|policy| StagedUse {
+            policy: policy.origin.clone(),
+            endpoints: self
+                .endpoints()
+                .values()
+                .filter(|endpoint| engine.is_about(policy, endpoint.identity))
+                .map(|endpoint| endpoint.id)
+                .collect(),
+            host: self
+                .host_subject()
+                .is_some_and(|host| engine.is_about(policy, host)),
+        });
+        used.collect()
+    }
+
     /// Brings what staged policies would do up to date; where there is none, that
     /// costs nothing.
     pub(crate) fn rehearse(&mut self) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use axon_model::Labels;
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -87,6 +88,10 @@ pub struct Pod {
     /// Labels of its identity beside those of Kubernetes: `source:key=value`.
     #[serde(default)]
     pub extra_labels: Vec<String>,
+    /// The labels of its identity, where they are known: it is not asked then what
+    /// they would be. Those of prefixes do not count.
+    #[serde(skip)]
+    pub identity: Option<Labels>,
 }
 
 /// A port that a pod declares.

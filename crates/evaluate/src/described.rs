@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use axon_api::manifest::Object;
-use axon_model::{Origin, PolicyObject, Subject};
+use axon_model::{Labels, Origin, PolicyObject, Subject};
 use axon_policy::unmet;
 
 use crate::{CidrGroup, Cluster, Namespace, Node, Pod, PodPort, Problem, Service, Settings, World};
@@ -22,6 +22,8 @@ pub struct Described {
     pub policies: BTreeMap<Origin, PolicyObject>,
     /// Addresses that pods have beside the one in `cluster`.
     pub(crate) further: BTreeMap<IpAddr, (String, String)>,
+    /// How its agents are configured, where one of them has said so.
+    pub(crate) told: Option<Settings>,
 }
 
 impl Described {
@@ -60,9 +62,13 @@ impl Described {
         after
     }
 
-    /// The settings that everything described can be in force with: nodes have a
-    /// firewall if a policy is about nodes.
+    /// The settings that an agent has told; of manifests those that everything
+    /// described can be in force with: nodes have a firewall if a policy is about
+    /// nodes.
     pub fn settings(&self) -> Settings {
+        if let Some(told) = &self.told {
+            return told.clone();
+        }
         let mut rules = self.policies.values().flat_map(|policy| &policy.rules);
         Settings {
             host_firewall: rules.any(|rule| matches!(rule.subject, Subject::Nodes(_))),
@@ -95,7 +101,7 @@ impl Described {
 
 /// What has been read.
 #[derive(Default)]
-struct Read {
+pub(crate) struct Read {
     namespaces: BTreeMap<String, Namespace>,
     nodes: BTreeMap<String, Node>,
     pods: BTreeMap<(String, String), (Pod, Vec<IpAddr>)>,
@@ -111,46 +117,16 @@ impl Read {
             Problem::new(format!("{kind} {name}: {}", error.path), error.message)
         };
         match object {
-            Object::Namespace(namespace) => {
-                let axon_model::Namespace { name, labels, .. } = namespace.to_model();
-                let namespace = Namespace {
-                    name: name.clone(),
-                    labels,
-                };
-                self.namespaces.insert(name, namespace);
-            }
+            Object::Namespace(namespace) => self.namespace(namespace.to_model()),
             Object::Node(node) => {
                 let name = &node.metadata.name;
-                let node = node.to_model().map_err(|e| wrong("Node", name, e))?;
-                let ip = node.internal_ip(false).or_else(|| node.internal_ip(true));
-                let node = Node {
-                    name: node.name,
-                    ip: ip.unwrap_or(Ipv6Addr::UNSPECIFIED.into()),
-                    labels: node.labels,
-                    kube_apiserver: false,
-                };
-                self.nodes.insert(node.name.clone(), node);
+                self.node(node.to_model().map_err(|e| wrong("Node", name, e))?);
             }
             Object::Pod(pod) => {
                 let name = &pod.metadata.name;
-                let pod = pod.to_model().map_err(|e| wrong("Pod", name, e))?;
-                // It has no endpoint: it is the node.
-                if !pod.host_network {
-                    self.pod(pod);
-                }
+                self.pod(pod.to_model().map_err(|e| wrong("Pod", name, e))?, None);
             }
-            Object::Service(service) => {
-                let service = service.to_model();
-                let key = (service.namespace.clone(), service.name.clone());
-                let service = Service {
-                    namespace: service.namespace,
-                    name: service.name,
-                    labels: service.labels,
-                    selector: service.selector,
-                    ..Service::default()
-                };
-                self.services.insert(key, service);
-            }
+            Object::Service(service) => self.service(service.to_model()),
             Object::EndpointSlice(slice) => {
                 let key = (
                     slice.metadata.namespace.clone(),
@@ -159,19 +135,12 @@ impl Read {
                 let slice = slice
                     .to_model()
                     .map_err(|e| wrong("EndpointSlice", &key.1, e))?;
-                self.slices.insert(key, (slice.service, slice.addresses));
+                self.slice(key, slice);
             }
             Object::CiliumCidrGroup(group) => {
                 let name = &group.metadata.name;
-                let group = group
-                    .to_model()
-                    .map_err(|e| wrong("CiliumCIDRGroup", name, e))?;
-                let group = CidrGroup {
-                    name: group.name,
-                    labels: group.labels,
-                    cidrs: group.cidrs,
-                };
-                self.groups.insert(group.name.clone(), group);
+                let group = group.to_model();
+                self.group(group.map_err(|e| wrong("CiliumCIDRGroup", name, e))?);
             }
             Object::Policy(policy) => {
                 self.policies.insert(policy.origin.clone(), policy);
@@ -184,7 +153,32 @@ impl Read {
         Ok(())
     }
 
-    fn pod(&mut self, pod: axon_model::Pod) {
+    pub(crate) fn namespace(&mut self, namespace: axon_model::Namespace) {
+        let axon_model::Namespace { name, labels, .. } = namespace;
+        let namespace = Namespace {
+            name: name.clone(),
+            labels,
+        };
+        self.namespaces.insert(name, namespace);
+    }
+
+    pub(crate) fn node(&mut self, node: axon_model::Node) {
+        let ip = node.internal_ip(false).or_else(|| node.internal_ip(true));
+        let node = Node {
+            name: node.name,
+            ip: ip.unwrap_or(Ipv6Addr::UNSPECIFIED.into()),
+            labels: node.labels,
+            kube_apiserver: false,
+        };
+        self.nodes.insert(node.name.clone(), node);
+    }
+
+    /// A pod, and the labels of its identity if they are known.
+    pub(crate) fn pod(&mut self, pod: axon_model::Pod, identity: Option<Labels>) {
+        // It has no endpoint: it is the node.
+        if pod.host_network {
+            return;
+        }
         let ports = pod.ports.into_iter().map(|port| PodPort {
             name: port.name,
             port: port.port,
@@ -201,11 +195,43 @@ impl Read {
             ports: ports.collect(),
             cluster: String::new(),
             extra_labels: Vec::new(),
+            identity,
         };
         self.pods.insert(key, (read, pod.ips));
     }
 
-    fn finish(mut self) -> Described {
+    pub(crate) fn service(&mut self, service: axon_model::Service) {
+        let key = (service.namespace.clone(), service.name.clone());
+        let service = Service {
+            namespace: service.namespace,
+            name: service.name,
+            labels: service.labels,
+            selector: service.selector,
+            ..Service::default()
+        };
+        self.services.insert(key, service);
+    }
+
+    pub(crate) fn slice(&mut self, key: (String, String), slice: axon_model::EndpointSlice) {
+        self.slices.insert(key, (slice.service, slice.addresses));
+    }
+
+    pub(crate) fn group(&mut self, group: axon_model::CidrGroup) {
+        let group = CidrGroup {
+            name: group.name,
+            labels: group.labels,
+            cidrs: group.cidrs,
+        };
+        self.groups.insert(group.name.clone(), group);
+    }
+
+    pub(crate) fn policies(&mut self, policies: Vec<PolicyObject>) {
+        let named = policies.into_iter();
+        self.policies
+            .extend(named.map(|policy| (policy.origin.clone(), policy)));
+    }
+
+    pub(crate) fn finish(mut self) -> Described {
         let mut addresses = Addresses::default();
         for node in self.nodes.values_mut() {
             node.ip = addresses.take(Some(node.ip));
@@ -265,6 +291,7 @@ impl Read {
             },
             policies: self.policies,
             further,
+            told: None,
         }
     }
 }

@@ -35,6 +35,7 @@ mod people;
 mod ports;
 mod probe;
 mod problem;
+mod seen;
 mod settings;
 mod staged;
 mod state;

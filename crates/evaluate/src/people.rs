@@ -273,6 +273,11 @@ fn pod_labels(
     filter: &LabelFilter,
     path: &str,
 ) -> Result<Labels, Problem> {
+    if let Some(known) = &pod.identity {
+        // Prefixes have labels by what policies name, which may change.
+        let lasting = known.iter().filter(|(of, ..)| *of != source::CIDR);
+        return Ok(lasting.map(|(s, k, v)| Label::new(s, k, v)).collect());
+    }
     let namespaces = cluster.namespaces.iter();
     let known = namespaces.filter(|namespace| namespace.name == pod.namespace);
     let namespace = axon_model::Namespace {

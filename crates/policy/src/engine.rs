@@ -7,7 +7,7 @@ use axon_model::{GroupKey, Labels, Origin, PolicyObject, Rule};
 
 use crate::compile::{SubjectTraits, compile, port_names};
 use crate::groups::Groups;
-use crate::resolve::subject_labels;
+use crate::resolve::{is_about, subject_labels};
 use crate::rows::{Shape, Vector};
 use crate::select::stand_ins;
 use crate::state::{SetKey, SetState, SubjectState, matching};
@@ -105,6 +105,14 @@ impl Engine {
         self.replace(id, Some(&old), None);
         self.identity_changed(id);
         true
+    }
+
+    /// Whether a policy is about a subject; whether it is enforced or staged does
+    /// not matter.
+    pub fn is_about(&self, policy: &PolicyObject, id: Identity) -> bool {
+        let labels = subject_labels(id, &self.identities, &self.node);
+        let mut rules = policy.rules.iter();
+        labels.is_some_and(|labels| rules.any(|rule| is_about(rule, id, labels)))
     }
 
     /// Puts a policy in place.

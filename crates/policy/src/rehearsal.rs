@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use axon_abi::{Direction, Identity};
 use axon_model::{Origin, PolicyObject, Rule};
 
-use crate::resolve::{is_about, subject_labels};
 use crate::{Engine, Numbers, Resolution, RuleRef};
 
 /// Resolves policy as if staged policies were enforced beside the others, for
@@ -98,10 +97,9 @@ impl Rehearsal {
     }
 
     fn is_about(&self, engine: &Engine, id: Identity) -> bool {
-        let labels = subject_labels(id, engine.identities(), engine.node());
-        let staged = |origin| engine.policies().get(origin);
-        let mut rules = self.staged.iter().filter_map(staged).flat_map(|p| &p.rules);
-        labels.is_some_and(|labels| rules.any(|rule| is_about(rule, id, labels)))
+        let policy = |origin| engine.policies().get(origin);
+        let mut staged = self.staged.iter().filter_map(policy);
+        staged.any(|policy| engine.is_about(policy, id))
     }
 
     /// What would be in force.

@@ -1,6 +1,7 @@
 //! The HTTP API on the Unix socket.
 
 mod body;
+mod cluster;
 mod endpoint;
 mod monitor;
 mod socket;
@@ -77,6 +78,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/identity", get(views::identities))
         .route("/v1/identity/{id}", get(views::identity))
         .route("/v1/ip", get(views::ips))
+        .route("/v1/cluster", get(cluster::cluster))
         .route("/v1/policy", get(views::policy))
         .route("/v1/policy/selectors", get(views::selectors))
         .route("/v1/policy/host-confirm", post(views::confirm_host))
@@ -152,8 +154,8 @@ async fn as_problem(response: Response) -> Response {
 async fn absent(request: Request) -> Refusal {
     Refusal::absent(
         format!("there is no {} {}", request.method(), request.uri().path()),
-        "the API is under /v1: healthz, config, endpoint, identity, ip, policy, map, debug/state, \
-         metrics, monitor",
+        "the API is under /v1: healthz, config, endpoint, identity, ip, policy, cluster, map, \
+         debug/state, metrics, monitor",
     )
 }
 

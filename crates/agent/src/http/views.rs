@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axon_abi::Identity;
 use axon_api::agent::{
     ConfigView, IdentityView, IpView, PolicyCondition, PolicySetView, PolicyView, SelectorView,
-    Status,
+    StagedPolicyView, Status,
 };
 use axon_api::maps::MapName;
 use axon_control::{ConditionKind, Controller, IpEntry, IpSource};
@@ -118,7 +118,9 @@ fn ip(entry: IpEntry) -> IpView {
 }
 
 pub(super) async fn policy(State(api): State<Arc<Api>>) -> Answer<PolicyView> {
-    let sets = ask(&api, |controller| controller.policy_sets()).await?;
+    let known =
+        |controller: &mut Controller| (controller.policy_sets(), controller.staged_policies());
+    let (sets, staged) = ask(&api, known).await?;
     let policies = api.node.observed.policies.snapshot();
     let view = api.node.view();
     Ok(Json(PolicyView {
@@ -129,19 +131,28 @@ pub(super) async fn policy(State(api): State<Arc<Api>>) -> Answer<PolicyView> {
             .map(|set| PolicySetView {
                 set: set.set,
                 policies: set.policies.iter().map(ToString::to_string).collect(),
-                endpoints: match &view.host {
-                    Some(host) if set.host => {
-                        set.endpoints.into_iter().chain([host.status.id]).collect()
-                    }
-                    Some(_) | None => set.endpoints,
-                },
+                endpoints: with_host(&view, set.endpoints, set.host),
                 classes: set.classes,
                 entries: set.entries,
                 bytes: set.bytes,
             })
             .collect(),
+        staged: staged
+            .into_iter()
+            .map(|used| StagedPolicyView {
+                policy: used.policy,
+                endpoints: with_host(&view, used.endpoints, used.host),
+            })
+            .collect(),
         conditions: conditions(&view),
     }))
+}
+
+/// Endpoints with the node's own number, if it is among them.
+fn with_host(view: &View, endpoints: Vec<u16>, host: bool) -> Vec<u16> {
+    let own = view.host.as_ref().filter(|_| host);
+    let own = own.map(|host| host.status.id);
+    endpoints.into_iter().chain(own).collect()
 }
 
 fn conditions(view: &View) -> Vec<PolicyCondition> {

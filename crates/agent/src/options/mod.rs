@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-pub use parse::OptionError;
+pub use parse::{OptionError, duration as parse_duration};
 pub use resolve::{Origin, Settings};
 pub use table::{Kind, OPTIONS, Spec};
 

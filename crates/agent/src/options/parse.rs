@@ -26,7 +26,7 @@ pub(crate) fn boolean(text: &str) -> Option<bool> {
 }
 
 /// Reads a duration as Go writes it: numbers with units, `1h30m`, `1.5s`, `0`.
-pub(crate) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }

@@ -267,13 +267,13 @@ fn conntrack_of(state: &SweepState) -> PartStatus {
 }
 
 pub(super) fn events(node: &Node) -> PartStatus {
-    let (_, held) = node.flows.seen();
+    let held = node.flows.observer().current_flows;
     let late = node.metrics.lost_within(LOSS_TOLD);
     events_of(node.metrics.events(), held, late)
 }
 
 /// `late`: the agent has lost events a moment ago, by its own fault.
-fn events_of(events: Events, held: usize, late: bool) -> PartStatus {
+fn events_of(events: Events, held: u64, late: bool) -> PartStatus {
     let Events { seen, lost, unread } = events;
     let unread = match unread {
         0 => String::new(),

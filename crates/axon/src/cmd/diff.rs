@@ -1,33 +1,19 @@
 //! `axon policy diff`.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use axon_api::manifest::{self, Object};
-use axon_evaluate::{Change, Changes, Decision, Described, FlowChange, Flows, World, changes};
+use axon_evaluate::{Change, Changes, Decision, Described, FlowChange, Flows, changes};
 use serde::Serialize;
 
-use super::flows::{Source, each, source};
+use super::described::{Side, Whose, describe, live};
+use super::flows::{Last, Source, each, source};
 use crate::client::Common;
 use crate::failure::{FAILED, Failure};
 use crate::output::{or_dash, print, table};
 
-/// Bytes of one file of manifests.
-const FILE_BYTES_MAX: u64 = 256 << 20;
 /// Bad lines that are told one by one.
 const BAD_LINES_MAX: usize = 20;
-
-/// Kinds that stand for pods which they do not name.
-const MAKERS: [&str; 6] = [
-    "CronJob",
-    "DaemonSet",
-    "Deployment",
-    "Job",
-    "ReplicaSet",
-    "StatefulSet",
-];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DiffArgs {
@@ -37,7 +23,9 @@ pub(crate) struct DiffArgs {
     proposed: Vec<PathBuf>,
     /// What there is: Namespaces, Nodes, Pods, Services, EndpointSlices,
     /// CiliumCIDRGroups and policies, as `kubectl get -o yaml` prints them too.
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    /// Without it, what this node's agent knows, and the policies that it has in
+    /// force.
+    #[arg(long, num_args = 1.., value_name = "PATH")]
     current: Vec<PathBuf>,
     /// The proposed policies are all there will be.
     #[arg(long)]
@@ -46,9 +34,10 @@ pub(crate) struct DiffArgs {
     /// print them; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     flows: Option<PathBuf>,
-    /// The last flows of this node's agent instead of a file.
-    #[arg(long, value_name = "N", conflicts_with = "flows")]
-    last: Option<usize>,
+    /// The last flows of this node's agent instead of a file: so many, or those of
+    /// so long (1h, 30m, 10s).
+    #[arg(long, value_name = "N|DURATION", conflicts_with = "flows")]
+    last: Option<Last>,
     /// Rows of a table at most.
     #[arg(long, default_value_t = 500, value_name = "ROWS")]
     limit: usize,
@@ -79,7 +68,10 @@ struct FlowDifference {
 
 pub(crate) fn run(args: &DiffArgs, common: &Common) -> Result<ExitCode, Failure> {
     let mut notes = Vec::new();
-    let current = describe(&args.current, Whose::Current, &mut notes)?;
+    let current = match args.current.as_slice() {
+        [] => live(&common.client(), &mut notes)?,
+        paths => describe(paths, Whose::Current, &mut notes)?,
+    };
     let proposed = describe(&args.proposed, Whose::Proposed, &mut notes)?;
     let after = current.with(&proposed, args.prune);
     let (before, after) = worlds(current, after, &mut notes)?;
@@ -107,92 +99,6 @@ pub(crate) fn run(args: &DiffArgs, common: &Common) -> Result<ExitCode, Failure>
     let same = difference.changes.changes.is_empty() && !of_flows;
     Ok(ExitCode::from(if same { 0 } else { FAILED }))
 }
-
-/// Who there is, as files say, whatever policy does there.
-pub(crate) fn people(paths: &[PathBuf], notes: &mut Vec<String>) -> Result<Side, Failure> {
-    let cannot = |problem: axon_evaluate::Problem| Failure::usage(problem.to_string());
-    let mut described = describe(paths, Whose::Current, notes)?;
-    described.policies.clear();
-    let world = described.world(&described.settings()).map_err(cannot)?;
-    Ok((described, world))
-}
-
-/// Which side files describe.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Whose {
-    /// What is refused there is not in force.
-    Current,
-    /// What is refused there cannot be applied.
-    Proposed,
-}
-
-/// What these files and directories say.
-fn describe(
-    paths: &[PathBuf],
-    whose: Whose,
-    notes: &mut Vec<String>,
-) -> Result<Described, Failure> {
-    let mut objects = Vec::new();
-    for path in paths {
-        for file in files(path)? {
-            objects.extend(read(&file, whose, notes)?);
-        }
-    }
-    Described::of(objects).map_err(|problem| Failure::usage(problem.to_string()))
-}
-
-/// The files that a path means.
-fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let wrong = |e: io::Error| Failure::usage(format!("{}: {e}", path.display()));
-    if !fs::metadata(path).map_err(wrong)?.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path).map_err(wrong)? {
-        let file = entry.map_err(wrong)?.path();
-        let kind = file.extension().and_then(|e| e.to_str());
-        if kind.is_some_and(|kind| ["yaml", "yml", "json"].contains(&kind)) {
-            found.push(file);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn read(file: &Path, whose: Whose, notes: &mut Vec<String>) -> Result<Vec<Object>, Failure> {
-    let named = |what: String| format!("{}: {what}", file.display());
-    let wrong = |what: String| Failure::usage(named(what));
-    let opened = File::open(file).map_err(|e| wrong(e.to_string()))?;
-    let mut text = Vec::new();
-    let mut bounded = opened.take(FILE_BYTES_MAX + 1);
-    bounded
-        .read_to_end(&mut text)
-        .map_err(|e| wrong(e.to_string()))?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(wrong(format!("has more than {FILE_BYTES_MAX} bytes")));
-    }
-    let manifest = manifest::parse(&text).map_err(|e| wrong(e.to_string()))?;
-    for refusal in &manifest.refused {
-        let what = format!("{} {}: {}", refusal.kind, refusal.key, refusal.error);
-        match whose {
-            Whose::Proposed => return Err(wrong(what)),
-            Whose::Current => notes.push(named(format!("{what}; it is not in force"))),
-        }
-    }
-    let makers = manifest.documents.iter();
-    let makers = makers.filter(|document| MAKERS.contains(&document.kind.as_str()));
-    let makers = makers.count();
-    if makers > 0 && whose == Whose::Current {
-        notes.push(named(format!(
-            "{makers} Deployments and the like are left out: only Pods count, which `kubectl get \
-             pods -o yaml` gives"
-        )));
-    }
-    let objects = manifest.documents.into_iter();
-    Ok(objects.filter_map(|document| document.object).collect())
-}
-
-pub(crate) type Side = (Described, World);
 
 /// Both states, under the same settings.
 fn worlds(
@@ -230,7 +136,7 @@ fn record(
     notes: &mut Vec<String>,
 ) -> Result<(), Failure> {
     let mut bad = 0_usize;
-    each(source, |number, line| {
+    let lacking = each(source, |number, line| {
         let added = line.and_then(|line| flows.add(line).map_err(|problem| problem.to_string()));
         if let Err(why) = added {
             bad += 1;
@@ -245,6 +151,7 @@ fn record(
             bad - BAD_LINES_MAX
         ));
     }
+    notes.extend(lacking);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod cleanup;
 pub(crate) mod cni;
 pub(crate) mod completion;
 pub(crate) mod config;
+mod described;
 mod diff;
 pub(crate) mod endpoint;
 mod evaluate;

@@ -22,7 +22,7 @@ pub(crate) type Args = Asking<Verb>;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Verb {
     /// The policies in force, and the endpoints that each one selects; and those
-    /// that are staged.
+    /// that are staged, with the endpoints that they would select.
     ///
     /// With `-o json`: the rules as the agent understands them.
     Get {
@@ -70,13 +70,16 @@ pub(crate) enum Verb {
         #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
         unknown_fields: Unknown,
     },
-    /// What would change if these policies were applied? No agent is needed.
+    /// What would change if these policies were applied?
+    ///
+    /// Compared is with what this node's agent knows and has in force, or, without
+    /// an agent, with what --current describes.
     ///
     /// For every pair of workloads, and between them and nodes and parts of the
     /// world: what becomes of connections now and then, on every port that a
     /// policy names and on one that none does, and which policy decides. With
     /// --flows the same for recorded flows. Exit status 0 if nothing changes, 1 if
-    /// something does, 2 if that cannot be told.
+    /// something does, 2 if that cannot be told, 3 if no agent answers.
     Diff(diff::DiffArgs),
     /// Which policies would allow what was recorded, and nothing else?
     ///
@@ -150,6 +153,8 @@ fn only(view: &mut PolicyView, name: &str) -> Result<(), Failure> {
         .retain(|policy| policy.origin.to_string() == name);
     view.sets
         .retain(|set| set.policies.iter().any(|p| p == name));
+    view.staged
+        .retain(|staged| staged.policy.to_string() == name);
     view.conditions
         .retain(|condition| condition.policies.iter().any(|p| p == name));
     if view.policies.is_empty() {
@@ -162,20 +167,15 @@ fn only(view: &mut PolicyView, name: &str) -> Result<(), Failure> {
 
 fn policies(view: &PolicyView) -> String {
     let rows = view.policies.iter().map(|policy| {
-        let name = policy.origin.to_string();
-        let sets = view.sets.iter().filter(|set| set.policies.contains(&name));
-        let mut endpoints: Vec<u16> = sets.flat_map(|set| set.endpoints.clone()).collect();
-        endpoints.sort_unstable();
-        endpoints.dedup();
         [
-            name,
+            policy.origin.to_string(),
             policy.origin.kind.to_string(),
             match policy.staged {
                 true => "staged".to_owned(),
                 false => "enforced".to_owned(),
             },
             policy.rules.len().to_string(),
-            or_dash(&numbers(&endpoints)),
+            or_dash(&selected(view, policy)),
             or_dash(&labels(policy)),
         ]
     });
@@ -201,6 +201,25 @@ fn policies(view: &PolicyView) -> String {
         }
     }
     text
+}
+
+/// The endpoints that a policy is about; those of a staged one are marked, for
+/// nothing comes of it there.
+fn selected(view: &PolicyView, policy: &PolicyObject) -> String {
+    let name = policy.origin.to_string();
+    let sets = view.sets.iter().filter(|set| set.policies.contains(&name));
+    let enforced = sets.flat_map(|set| &set.endpoints);
+    let staged = view.staged.iter().filter(|s| s.policy == policy.origin);
+    let would_be = staged.flat_map(|staged| &staged.endpoints);
+    let endpoints: BTreeSet<u16> = match policy.staged {
+        true => would_be.copied().collect(),
+        false => enforced.copied().collect(),
+    };
+    let endpoints = numbers(&Vec::from_iter(endpoints));
+    match policy.staged && !endpoints.is_empty() {
+        true => format!("{endpoints} (staged)"),
+        false => endpoints,
+    }
 }
 
 fn shared_sets(sets: &[PolicySetView]) -> String {
@@ -261,21 +280,33 @@ fn numbers<T: ToString>(numbers: &[T]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use axon_api::agent::{PolicyCondition, PolicySetView, PolicyView};
+    use axon_api::agent::{PolicyCondition, PolicySetView, PolicyView, StagedPolicyView};
     use axon_model::{Origin, PolicyKind, PolicyObject};
+
+    fn object(name: &str, staged: bool) -> PolicyObject {
+        PolicyObject {
+            origin: Origin {
+                kind: PolicyKind::NetworkPolicy,
+                namespace: "default".to_owned(),
+                name: name.to_owned(),
+            },
+            uid: String::new(),
+            staged,
+            rules: Vec::new(),
+        }
+    }
 
     fn view() -> PolicyView {
         PolicyView {
             revision: 4,
-            policies: vec![PolicyObject {
-                origin: Origin {
-                    kind: PolicyKind::NetworkPolicy,
-                    namespace: "default".to_owned(),
-                    name: "rule1".to_owned(),
-                },
-                uid: String::new(),
-                staged: false,
-                rules: Vec::new(),
+            policies: vec![
+                object("rule1", false),
+                object("rule2", true),
+                object("rule3", true),
+            ],
+            staged: vec![StagedPolicyView {
+                policy: object("rule2", true).origin,
+                endpoints: vec![11, 13],
             }],
             sets: vec![
                 PolicySetView {
@@ -308,8 +339,10 @@ mod tests {
             "\
 Revision: 4
 
-POLICY         KIND           STATE     RULES  ENDPOINTS  LABELS
-default/rule1  NetworkPolicy  enforced  0      12, 13     -
+POLICY         KIND           STATE     RULES  ENDPOINTS        LABELS
+default/rule1  NetworkPolicy  enforced  0      12, 13           -
+default/rule2  NetworkPolicy  staged    0      11, 13 (staged)  -
+default/rule3  NetworkPolicy  staged    0      -                -
 
 SET  ENDPOINTS  CLASSES  ENTRIES  POLICIES
 2    12, 13     1        3        default/rule1
@@ -332,6 +365,7 @@ Rows: 2 sets + 1 identities told apart + 3 entries of ports = 6, 104 bytes of ke
         let mut one = view();
         super::only(&mut one, "default/rule1").expect("there");
         assert_eq!((one.sets.len(), one.conditions.len()), (1, 0));
+        assert!(one.staged.is_empty());
         assert!(super::only(&mut view(), "rule1").is_err());
     }
 }

@@ -5,13 +5,11 @@ use std::process::ExitCode;
 
 use axon_evaluate::{Beyond, Options, Record};
 
-use super::{diff, flows};
+use super::described::{Whose, describe, live, people};
+use super::flows::{self, Last};
 use crate::client::Common;
 use crate::failure::{FAILED, Failure};
 use crate::output::{Format, print};
-
-/// What `--last` can ask for: more than agents keep.
-const LAST_MAX: usize = 10_000_000;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct SuggestArgs {
@@ -19,15 +17,17 @@ pub(crate) struct SuggestArgs {
     /// print them; `-` is standard input.
     #[arg(value_name = "FILE", required_unless_present = "last")]
     flows: Option<PathBuf>,
-    /// The last flows of this node's agent instead.
-    #[arg(long, value_name = "N", conflicts_with = "flows")]
-    last: Option<usize>,
+    /// The last flows of this node's agent instead: so many, or those of so long
+    /// (1h, 30m, 10s).
+    #[arg(long, value_name = "N|DURATION", conflicts_with = "flows")]
+    last: Option<Last>,
     /// Policies for workloads of these namespaces alone.
     #[arg(short, long, value_name = "NAMESPACE", value_delimiter = ',')]
     namespace: Vec<String>,
     /// What there is, as `kubectl get namespaces,nodes,pods -A -o yaml` prints it:
     /// the labels that are chosen tell workloads from those without flows too, and
-    /// pods are known by name where flows lack labels.
+    /// pods are known by name where flows lack labels. With --last it is what the
+    /// agent knows, if nothing else is given.
     #[arg(long, num_args = 1.., value_name = "PATH")]
     current: Vec<PathBuf>,
     /// How addresses outside are told apart.
@@ -72,23 +72,24 @@ pub(crate) fn run(args: &SuggestArgs, common: &Common) -> Result<ExitCode, Failu
     };
     let mut notes = Vec::new();
     let current = match args.current.as_slice() {
+        [] if args.last.is_some() => Some(people(live(&common.client(), &mut notes)?)?),
         [] => None,
-        paths => Some(diff::people(paths, &mut notes)?),
+        paths => Some(people(describe(paths, Whose::Current, &mut notes)?)?),
     };
     let current = current
         .as_ref()
         .map(|(described, world)| (described, world));
     let mut record = Record::new(options, current);
-    let last = args.last.map(|last| last.min(LAST_MAX));
-    let source = flows::source(args.flows.as_ref(), last, || common.client())
+    let source = flows::source(args.flows.as_ref(), args.last, || common.client())
         .ok_or_else(|| Failure::usage("no flows; expected FILE or --last N".to_owned()))?;
-    flows::each(&source, |number, line| {
+    let lacking = flows::each(&source, |number, line| {
         let added = line.and_then(|line| record.add(number, line).map_err(|e| e.to_string()));
         if let Err(why) = added {
             record.note(number, &format!("left out: {why}"));
         }
     })?;
     let mut suggestion = record.suggest();
+    notes.extend(lacking);
     notes.append(&mut suggestion.notes);
     suggestion.notes = notes;
     if common.output == Format::Json {

@@ -15,5 +15,6 @@ mod host;
 mod lab;
 mod policy;
 mod staged;
+mod suggest;
 mod support;
 mod traffic;

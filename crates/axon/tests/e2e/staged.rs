@@ -112,6 +112,7 @@ fn staged_policies_are_told_of_and_not_enforced() {
     let policies = shown["policies"].as_array().expect("policies").iter();
     let mut states = policies.map(|p| (p["origin"]["name"].as_str(), p["staged"].as_bool()));
     assert!(states.any(|state| state == (Some("closing"), Some(true))));
+    selected_by_staged_policies_is_told(&lab);
     // Enforced it does what was told.
     lab.delete(&policy("strict", false, "ingress: []"));
     lab.delete(&policy("denying", true, "ingress: []"));
@@ -121,6 +122,37 @@ fn staged_policies_are_told_of_and_not_enforced() {
     // And back.
     lab.apply(&policy("closing", true, FRIENDS));
     connects(&lab, "foe", true, "DROPPED closing");
+}
+
+/// `axon policy get` says whom each policy selects, and what is only staged.
+fn selected_by_staged_policies_is_told(lab: &Lab) {
+    let shown = server(lab).expect("an endpoint");
+    let number = &shown["id"];
+    let node = lab.node("a");
+    let socket = node["apiSocket"].as_str().expect("a path");
+    let get = |more: &[&str]| {
+        let mut command = Command::new(axon());
+        command
+            .args(["policy", "get", "--socket", socket])
+            .args(more);
+        text(&command.output().expect("axon runs"))
+    };
+    let told = get(&[]);
+    for (name, is) in [
+        ("closing", format!("{number} (staged)")),
+        ("strict", format!("{number}  ")),
+    ] {
+        let line = told.lines().find(|line| line.contains(name));
+        assert!(
+            line.is_some_and(|line| line.contains(&is)),
+            "{name}: {told}"
+        );
+    }
+    let json: Value = serde_json::from_str(&get(&["-o", "json", "default/closing"])).expect("json");
+    let staged = &json["staged"][0];
+    assert_eq!(staged["policy"]["name"], "closing", "{json}");
+    assert_eq!(staged["endpoints"], serde_json::json!([number]), "{json}");
+    assert_eq!(json["staged"].as_array().map(Vec::len), Some(1), "{json}");
 }
 
 /// The server's endpoint as its agent shows it, once there is one.

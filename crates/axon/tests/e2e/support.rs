@@ -102,9 +102,18 @@ impl Lab {
         command
     }
 
-    fn write(&self, name: &str, content: &str) -> String {
+    /// Writes a file outside the lab; its path.
+    pub(crate) fn write(&self, name: &str, content: &str) -> String {
         let path = self.files.path().join(name);
         std::fs::write(&path, content).expect("writes a manifest");
+        path.to_str().expect("UTF-8").to_owned()
+    }
+
+    /// Makes a directory outside the lab with one manifest in it; its path.
+    pub(crate) fn directory(&self, name: &str, manifest: &str) -> String {
+        let path = self.files.path().join(name);
+        std::fs::create_dir_all(&path).expect("makes a directory");
+        std::fs::write(path.join("manifest.yaml"), manifest).expect("writes a manifest");
         path.to_str().expect("UTF-8").to_owned()
     }
 

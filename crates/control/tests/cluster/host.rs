@@ -322,6 +322,11 @@ fn only_what_is_enforced_goes_on_trial() {
     stage(&c, true);
     let report = c.step();
     assert_eq!((shut(&c), report.conditions), (false, vec![]));
+    let uses = c.controller.staged_policies();
+    assert!(
+        uses.iter()
+            .any(|used| used.host && used.endpoints.is_empty())
+    );
     assert!(!c.controller.confirm_host_policy(), "nothing to confirm");
     stage(&c, false);
     c.step();

@@ -2,7 +2,7 @@
 //! force nowhere; and audit mode.
 
 use axon_abi::{Direction, EndpointFlags, HOST_DEVICE, Identity};
-use axon_control::{ConditionKind, Config};
+use axon_control::{ConditionKind, Config, StagedUse};
 use axon_model::{Action, Namespace, Peers};
 
 use crate::world::{Cluster, cidr, config, ingress, origin, pods};
@@ -49,6 +49,12 @@ fn staged_policies_are_followed_and_not_in_force() {
         [&subject]
     );
     assert!(c.controller.take_staged().is_none(), "told already");
+    let of_web = StagedUse {
+        policy: origin("closing"),
+        endpoints: vec![1],
+        host: false,
+    };
+    assert_eq!(c.controller.staged_policies(), [of_web]);
 
     // A prefix that only a staged policy names is told apart.
     c.policy(
@@ -75,6 +81,8 @@ fn staged_policies_are_followed_and_not_in_force() {
     stage(&c, "closing", false);
     c.step();
     assert!(!c.allowed(client, 1, 80));
+    let uses = c.controller.staged_policies();
+    assert!(uses.iter().all(|used| used.policy != origin("closing")));
     stage(&c, "closing", true);
     c.step();
     assert!(c.allowed(client, 1, 80));
