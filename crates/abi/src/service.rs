@@ -187,6 +187,8 @@ impl ServiceFlags {
     pub const DROP_OUTSIDE: u32 = 1 << 11;
     /// Clients with a row in `axon_service_skip_v1` get the external list.
     pub const SKIP_OWN: u32 = 1 << 12;
+    /// For clients with a row in `axon_service_skip_v1` there is no service here.
+    pub const SKIP_AWAY: u32 = 1 << 13;
 }
 
 /// A block of a list: the key of `axon_service_list_v1`.

@@ -83,7 +83,7 @@ fn slices_tell_addresses_that_may_be_sent_to() {
         let Object::EndpointSlice(slice) = object(text) else {
             panic!("no slice");
         };
-        let slice = slice.to_model().expect("a slice");
+        let slice = slice.to_model();
         assert_eq!(slice.service, "web");
         let addresses = slice.addresses.iter().map(ToString::to_string);
         addresses.collect::<Vec<_>>()
@@ -96,8 +96,7 @@ fn slices_tell_addresses_that_may_be_sent_to() {
     let names = slice("FQDN", "[{addresses: [db.example]}]");
     assert!(addresses(&names).is_empty());
     let wrong = slice("IPv4", "[{addresses: [192.0.2.1]}, {addresses: [x]}]");
-    let error = parse(wrong.as_bytes()).expect_err("no address");
-    assert_eq!(error.path, "endpoints[1].addresses[0]");
+    assert_eq!(addresses(&wrong), ["192.0.2.1"], "the rest counts");
 }
 
 #[test]

@@ -73,8 +73,8 @@ pub use parse::parse;
 pub use policy::{Decision, Question, evaluate};
 pub use scratch::{Flow, Fragmentation, Kind, Scratch, Tuple};
 pub use service::{
-    Answer, Ask, Asker, Choice, Frontend, ServiceTables, Why, frontend, select, select_of,
-    still_valid,
+    Answer, Ask, Asker, Choice, Frontend, ServiceTables, Why, frontend, keeps_client, select,
+    select_of, still_valid,
 };
 pub use tables::{NextHop, Route, RouteQuery, Tables, seconds};
 pub use to_endpoint::to_endpoint;

@@ -14,6 +14,7 @@ use axon_abi::{
     ServiceClient, ServiceEntry, ServiceFlags, ServiceKey, SourceRangeKey,
 };
 
+use crate::header::protocol;
 use crate::maglev::{HashSeeds, hash};
 
 /// What the choice of a backend asks and writes.
@@ -149,8 +150,9 @@ pub fn frontend<T: ServiceTables>(tables: &T, ask: &Ask) -> Option<Frontend> {
         pad: 0,
     };
     if let Some(entry) = tables.service(&exact) {
-        // Closed to him: to him the address is what it is without the service.
-        if ask.asker.is_inside() && entry.has(ServiceFlags::CLOSED_INSIDE) {
+        // To him the address is what it is without the service.
+        let is_closed = ask.asker.is_inside() && entry.has(ServiceFlags::CLOSED_INSIDE);
+        if is_closed || passes_by(tables, ask, entry, ServiceFlags::SKIP_AWAY) {
             return None;
         }
         return Some(seen(tables, ask, entry));
@@ -235,6 +237,18 @@ pub fn still_valid<T: ServiceTables>(tables: &T, choice: &Choice) -> bool {
     })
 }
 
+/// Whether a backend sees the address of who asks from the network: it is on this
+/// node, or it answers him itself.
+#[inline(always)]
+pub fn keeps_client(ask: &Ask, frontend: &Frontend, choice: &Choice) -> bool {
+    let answers = if ask.protocol == protocol::TCP {
+        ServiceFlags::DSR_TCP
+    } else {
+        ServiceFlags::DSR_OTHER
+    };
+    choice.backend.flags & BackendFlags::LOCAL != 0 || frontend.entry.has(answers)
+}
+
 /// Whether the address is the node's own, for the node itself, or some node's.
 #[inline(always)]
 fn any_node<T: ServiceTables>(tables: &T, ask: &Ask) -> bool {
@@ -253,13 +267,8 @@ fn is_loopback(addr: &IpKey) -> bool {
 /// The frontend with the list that is for who asks.
 #[inline(always)]
 fn seen<T: ServiceTables>(tables: &T, ask: &Ask, entry: &ServiceEntry) -> Frontend {
-    let passes_by = entry.has(ServiceFlags::SKIP_OWN)
-        && tables.skips(&ServiceClient {
-            client: ask.client,
-            service: entry.service,
-            external: 0,
-        });
-    let is_external = !ask.asker.is_inside() || passes_by;
+    let is_external =
+        !ask.asker.is_inside() || passes_by(tables, ask, entry, ServiceFlags::SKIP_OWN);
     Frontend {
         entry: *entry,
         list: if is_external {
@@ -269,6 +278,17 @@ fn seen<T: ServiceTables>(tables: &T, ask: &Ask, entry: &ServiceEntry) -> Fronte
         },
         is_external,
     }
+}
+
+/// Whether a redirection with this flag is not for who asks.
+#[inline(always)]
+fn passes_by<T: ServiceTables>(tables: &T, ask: &Ask, entry: &ServiceEntry, flag: u32) -> bool {
+    entry.has(flag)
+        && tables.skips(&ServiceClient {
+            client: ask.client,
+            service: entry.service,
+            external: 0,
+        })
 }
 
 /// Whether the source ranges let the client in.
@@ -311,7 +331,10 @@ fn choose<T: ServiceTables>(
         .filter(|before| now.wrapping_sub(before.last_s) <= entry.affinity_timeout_s)
         .and_then(|before| {
             let backend = tables.backend(before.backend)?;
-            let still = backend.service == entry.service && takes_new(backend, frontend);
+            // Both families of a client may be one to affinity.
+            let is_his =
+                backend.service == entry.service && backend.addr.is_v4() == ask.addr.is_v4();
+            let still = is_his && takes_new(backend, frontend);
             still.then(|| chosen(before.backend, backend, Why::Affinity))
         });
     let choice = match known {

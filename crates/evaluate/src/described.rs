@@ -132,10 +132,7 @@ impl Read {
                     slice.metadata.namespace.clone(),
                     slice.metadata.name.clone(),
                 );
-                let slice = slice
-                    .to_model()
-                    .map_err(|e| wrong("EndpointSlice", &key.1, e))?;
-                self.slice(key, slice);
+                self.slice(key, slice.to_model());
             }
             Object::CiliumCidrGroup(group) => {
                 let name = &group.metadata.name;

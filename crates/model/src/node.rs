@@ -65,6 +65,9 @@ pub struct Namespace {
 /// A named or numbered port that a pod declares.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodPort {
+    /// Where it is written, as `spec.containers[0].ports[0]`.
+    #[serde(default)]
+    pub field: String,
     /// Its name; empty if it has none.
     pub name: String,
     /// Its number.

@@ -94,7 +94,7 @@ impl Merged {
                 self.services.insert(key.clone(), service.to_model());
             }
             Object::EndpointSlice(slice) => {
-                self.endpoint_slices.insert(key.clone(), slice.to_model()?);
+                self.endpoint_slices.insert(key.clone(), slice.to_model());
             }
             Object::CiliumLocalRedirectPolicy(policy) => {
                 self.local_redirects.insert(key.clone(), policy.to_model()?);

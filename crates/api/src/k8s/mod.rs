@@ -10,6 +10,7 @@ mod node;
 mod pod;
 mod service;
 mod service_spec;
+mod slice_spec;
 
 pub use cluster_network_policy::{
     ClusterEgressRule, ClusterIngressRule, ClusterNetworkPolicy, ClusterNetworkPolicySpec,

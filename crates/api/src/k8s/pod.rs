@@ -258,16 +258,19 @@ impl Pod {
         let main = main.enumerate().map(|(n, c)| ("containers", n, c));
         for (list, n, container) in init.chain(main) {
             for (m, port) in container.ports.iter().enumerate() {
-                let at = |field: &str| format!("spec.{list}[{n}].ports[{m}].{field}");
+                let own = format!("spec.{list}[{n}].ports[{m}]");
+                let at = |field: &str| format!("{own}.{field}");
                 let host_ip = match port.host_ip.as_str() {
                     "" => None,
                     text => Some(address(text, &at("hostIP"))?),
                 };
+                let protocol = transport(&port.protocol, &at("protocol"))?;
                 let runs_on = container.restart_policy == Some(RestartPolicy::Always);
                 ports.push(model::PodPort {
+                    field: own,
                     name: port.name.to_ascii_lowercase(),
                     port: port.container_port,
-                    protocol: transport(&port.protocol, &at("protocol"))?,
+                    protocol,
                     host_port: port.host_port.unwrap_or(0),
                     host_ip: host_ip.filter(|ip| !ip.is_unspecified()),
                     is_init: list == "initContainers" && !runs_on,

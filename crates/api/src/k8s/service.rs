@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{IntOrString, Metadata};
-use crate::manifest::FieldError;
-use crate::select::address;
 
 /// Label of a slice: the service it belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -234,27 +232,18 @@ impl Service {
 impl EndpointSlice {
     /// The slice as the model has it: addresses that may be sent to. Names in
     /// their place are nobody here.
-    ///
-    /// # Errors
-    /// A text that is no address.
-    pub fn to_model(&self) -> Result<axon_model::EndpointSlice, FieldError> {
-        let mut addresses = Vec::new();
-        for (n, endpoint) in self.endpoints.iter().enumerate() {
-            for (m, text) in endpoint.addresses.iter().enumerate() {
-                if self.address_type == "FQDN" || endpoint.conditions.ready == Some(false) {
-                    continue;
-                }
-                addresses.push(address(text, &format!("endpoints[{n}].addresses[{m}]"))?);
-            }
-        }
+    pub fn to_model(&self) -> axon_model::EndpointSlice {
+        let ready = self.endpoints.iter();
+        let ready = ready.filter(|endpoint| endpoint.conditions.ready != Some(false));
+        let texts = ready.flat_map(|endpoint| &endpoint.addresses);
         let service = self.metadata.labels.get(SERVICE_NAME);
         let mut slice = axon_model::EndpointSlice {
             service: service.cloned().unwrap_or_default(),
-            addresses,
+            addresses: texts.filter_map(|text| text.parse().ok()).collect(),
             ..axon_model::EndpointSlice::default()
         };
-        super::service_spec::read_slice(self, &mut slice)?;
-        Ok(slice)
+        super::slice_spec::read(self, &mut slice);
+        slice
     }
 }
 
@@ -265,7 +254,7 @@ pub struct EndpointPort {
     /// Its name; empty if it has none.
     pub name: String,
     /// Its number; absent: every port.
-    pub port: Option<u16>,
+    pub port: Option<i64>,
     /// `TCP` (also if empty), `UDP`, `SCTP`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub protocol: String,

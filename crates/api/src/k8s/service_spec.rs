@@ -1,13 +1,11 @@
-//! What services and slices say, and what is wrong with it.
-
-use std::net::IpAddr;
+//! What services say, and what is wrong with it.
 
 use axon_model::{
-    Algorithm, Distribution, Exposed, Fault, Forwarding, Operator, Protocol, Requirement, Selector,
-    ServiceKind, ServicePort, ServiceSpec, SliceEndpoint, SlicePort, TargetPort, Written, source,
+    Algorithm, Distribution, Exposed, Fault, Forwarding, Operator, Requirement, Selector,
+    ServiceKind, ServicePort, ServiceSpec, TargetPort, Written, source,
 };
 
-use super::{EndpointSlice, IntOrString, Service};
+use super::{IntOrString, Service};
 use crate::manifest::FieldError;
 use crate::select::{address, prefix_or_address, transport};
 
@@ -16,11 +14,11 @@ const AFFINITY_S: u32 = 10_800;
 /// Seconds of affinity at most: a day.
 const AFFINITY_S_MAX: i64 = 86_400;
 
-fn annotation_path(key: &str) -> String {
+pub(super) fn annotation_path(key: &str) -> String {
     format!("metadata.annotations[{key}]")
 }
 
-fn fault(error: FieldError) -> Fault {
+pub(super) fn fault(error: FieldError) -> Fault {
     Fault::new(error.path, error.message)
 }
 
@@ -182,7 +180,7 @@ fn families(service: &Service, ips: &[Written], faults: &mut Vec<Fault>) -> (boo
 }
 
 /// A port's number, from 1 to 65535.
-fn number(value: i64, path: &str, faults: &mut Vec<Fault>) -> Option<u16> {
+pub(super) fn number(value: i64, path: &str, faults: &mut Vec<Fault>) -> Option<u16> {
     let number = u16::try_from(value).ok().filter(|port| *port != 0);
     if number.is_none() {
         let reason = format!("{value} is no port; expected 1 to 65535");
@@ -227,6 +225,17 @@ fn ports(service: &Service, faults: &mut Vec<Fault>) -> Vec<ServicePort> {
         {
             let reason = format!("{own} with this protocol is the service's already");
             faults.push(Fault::new(at("port"), reason));
+            continue;
+        }
+        // Endpoints are told apart by it.
+        let is_taken =
+            |other: &ServicePort| (&other.name, other.protocol) == (&port.name, protocol);
+        if ports.iter().any(is_taken) {
+            let reason = format!(
+                "{:?} is another port's already; expected a name for each",
+                port.name
+            );
+            faults.push(Fault::new(at("name"), reason));
             continue;
         }
         ports.push(ServicePort {
@@ -360,6 +369,9 @@ fn selector(text: &str) -> Option<Selector> {
             _ => {}
         }
     }
+    if depth != 0 {
+        return None;
+    }
     parts.push(text.get(start..)?);
     let requirements = parts.into_iter().map(|part| requirement(part.trim()));
     let requirements: Option<Vec<Requirement>> = requirements.collect();
@@ -395,81 +407,4 @@ fn requirement(part: &str) -> Option<Requirement> {
         key: key.to_owned(),
         operator,
     })
-}
-
-/// What a slice says of its endpoints.
-///
-/// # Errors
-/// A text that is no address, a protocol that is none.
-pub(super) fn read_slice(
-    slice: &EndpointSlice,
-    read: &mut axon_model::EndpointSlice,
-) -> Result<(), FieldError> {
-    if read.service.is_empty() {
-        let path = "metadata.labels[kubernetes.io/service-name]";
-        let reason = "is missing; expected the name of the slice's service";
-        read.faults.push(Fault::new(path, reason));
-    }
-    let key = "service.cilium.io/weight";
-    if let Some(text) = slice.metadata.annotations.get(key) {
-        read.weight = text.trim().parse().ok();
-        if read.weight.is_none() {
-            let reason = format!("{text:?}; expected 0 to 65535");
-            read.faults.push(Fault::new(annotation_path(key), reason));
-        }
-    }
-    let is_v6 = match slice.address_type.as_str() {
-        "IPv4" => false,
-        "IPv6" => true,
-        // Names are resolved by whoever asks for them.
-        "FQDN" => return Ok(()),
-        other => {
-            let reason = format!("{other:?}; expected IPv4, IPv6 or FQDN");
-            read.faults.push(Fault::new("addressType", reason));
-            return Ok(());
-        }
-    };
-    for (n, port) in slice.ports.iter().enumerate() {
-        let protocol: Protocol = transport(&port.protocol, &format!("ports[{n}].protocol"))?;
-        if let Some(number) = port.port.filter(|number| *number != 0) {
-            read.ports.push(SlicePort {
-                name: port.name.clone(),
-                protocol,
-                port: number,
-            });
-        }
-    }
-    let mut seen: std::collections::BTreeSet<IpAddr> = std::collections::BTreeSet::new();
-    for (n, endpoint) in slice.endpoints.iter().enumerate() {
-        let mut addresses = Vec::new();
-        for (m, text) in endpoint.addresses.iter().enumerate() {
-            let field = format!("endpoints[{n}].addresses[{m}]");
-            let addr = address(text, &field)?;
-            let reason = if addr.is_ipv6() != is_v6 {
-                let kind = &slice.address_type;
-                format!("{addr} is not of the slice's addressType {kind}")
-            } else if addr.is_loopback() || addr.is_unspecified() || addr.is_multicast() {
-                format!("{addr} is nobody's; expected an address that one endpoint has")
-            } else if !seen.insert(addr) {
-                format!("{addr} is in the slice already")
-            } else {
-                addresses.push(Written { field, addr });
-                continue;
-            };
-            read.faults.push(Fault::new(field, reason));
-        }
-        let conditions = &endpoint.conditions;
-        let names =
-            |hints: &[super::EndpointHint]| hints.iter().map(|hint| hint.name.clone()).collect();
-        read.endpoints.push(SliceEndpoint {
-            addresses,
-            is_ready: conditions.ready.unwrap_or(true),
-            is_serving: conditions.serving.unwrap_or(true),
-            is_terminating: conditions.terminating.unwrap_or(false),
-            node: endpoint.node_name.clone(),
-            for_zones: names(&endpoint.hints.for_zones),
-            for_nodes: names(&endpoint.hints.for_nodes),
-        });
-    }
-    Ok(())
 }

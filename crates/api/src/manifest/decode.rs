@@ -275,7 +275,6 @@ fn decode(head: &Head, tree: Value) -> Result<Option<Object>, Problem> {
         "EndpointSlice" => {
             let mut slice: k8s::EndpointSlice = from_tree(tree)?;
             slice.metadata.clone_from(metadata);
-            slice.to_model()?;
             Object::EndpointSlice(slice)
         }
         "CiliumCIDRGroup" => {

@@ -140,10 +140,7 @@ fn findings_of(file: &Path, text: &[u8], unknown: UnknownFields) -> Vec<Finding>
 fn faults_of(document: &Document) -> Vec<Fault> {
     match &document.object {
         Some(Object::Service(service)) => service.to_model().spec.faults,
-        Some(Object::EndpointSlice(slice)) => slice
-            .to_model()
-            .map(|slice| slice.faults)
-            .unwrap_or_default(),
+        Some(Object::EndpointSlice(slice)) => slice.to_model().faults,
         _ => Vec::new(),
     }
 }

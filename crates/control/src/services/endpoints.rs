@@ -20,7 +20,10 @@ pub(super) struct Candidate {
     pub(super) is_ready: bool,
     pub(super) is_serving: bool,
     pub(super) is_terminating: bool,
+    /// Whether policies for the node alone let it be chosen here.
     pub(super) is_local: bool,
+    /// Whether it is on the node.
+    pub(super) is_here: bool,
     pub(super) weight: u16,
     for_zones: Vec<String>,
     for_nodes: Vec<String>,
@@ -56,12 +59,8 @@ pub(super) fn all(
             for endpoint in &slice.endpoints {
                 let weight = slice.weight.unwrap_or(WEIGHT);
                 for address in &endpoint.addresses {
-                    add(candidate(
-                        endpoint,
-                        (address.addr, of_slice.port),
-                        weight,
-                        node,
-                    ));
+                    let at = (address.addr, of_slice.port);
+                    add(candidate(cluster, endpoint, (at, weight), node));
                 }
             }
         }
@@ -74,7 +73,7 @@ pub(super) fn all(
             };
             let endpoint = endpoint_of(cluster, service, pod);
             for ip in &pod.ips {
-                add(candidate(&endpoint, (*ip, number), WEIGHT, node));
+                add(candidate(cluster, &endpoint, ((*ip, number), WEIGHT), node));
             }
         }
     }
@@ -82,11 +81,14 @@ pub(super) fn all(
 }
 
 fn candidate(
+    cluster: &Cluster,
     endpoint: &SliceEndpoint,
-    (addr, port): (IpAddr, u16),
-    weight: u16,
+    ((addr, port), weight): ((IpAddr, u16), u16),
     node: &str,
 ) -> Candidate {
+    let is_unplaced = endpoint.node.is_empty();
+    // Then its pod knows.
+    let has = |pod: &Pod| pod.node == node && pod.ips.contains(&addr);
     Candidate {
         addr,
         port,
@@ -94,7 +96,8 @@ fn candidate(
         is_serving: endpoint.is_serving,
         is_terminating: endpoint.is_terminating,
         // An endpoint of no node is near to all, as Cilium has it.
-        is_local: endpoint.node.is_empty() || endpoint.node == node,
+        is_local: is_unplaced || endpoint.node == node,
+        is_here: endpoint.node == node || (is_unplaced && cluster.pods.values().any(has)),
         weight,
         for_zones: endpoint.for_zones.clone(),
         for_nodes: endpoint.for_nodes.clone(),

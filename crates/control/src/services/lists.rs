@@ -43,7 +43,7 @@ impl Resolution<'_> {
             } else {
                 BackendState::Maintenance
             };
-            let local = u32::from(candidate.is_local) * BackendFlags::LOCAL;
+            let local = u32::from(candidate.is_here) * BackendFlags::LOCAL;
             let backend = Backend {
                 addr: candidate.addr.into(),
                 port: Be16::new(candidate.port),

@@ -16,6 +16,7 @@ impl Resolution<'_> {
             let number = self
                 .numbers
                 .port(&name, &port.host_port.to_string(), port.protocol);
+            let field = format!("{}.hostPort", port.field);
             for ip in &pod.ips {
                 let id = self.backend(number, (*ip, port.port), port.protocol);
                 let list = self.plain_list(&[id]);
@@ -30,7 +31,7 @@ impl Resolution<'_> {
                 let here = here.filter(|own| port.host_ip.is_none_or(|wanted| wanted == **own));
                 for own in here.copied().collect::<Vec<_>>() {
                     let key = key(own, port.host_port, port.protocol);
-                    self.take(&name, "spec.containers", key, entry);
+                    self.take(&name, &field, key, entry);
                 }
             }
         }
@@ -113,7 +114,9 @@ impl Resolution<'_> {
             return;
         }
         let before_flags = before.map_or(ServiceFlags::CLOSED_OUTSIDE, |entry| entry.flags);
-        let skips = u32::from(redirect.skips_own) * ServiceFlags::SKIP_OWN;
+        // Without a service behind it, the address is what it is.
+        let passed = before.map_or(ServiceFlags::SKIP_AWAY, |_| ServiceFlags::SKIP_OWN);
+        let skips = u32::from(redirect.skips_own) * passed;
         let entry = ServiceEntry {
             service: number,
             flags: FrontendKind::LocalRedirect as u32

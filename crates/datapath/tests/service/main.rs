@@ -1,0 +1,5 @@
+//! Frontends and the choice of backends.
+
+mod choice;
+mod frontends;
+mod rows;
