@@ -51,6 +51,8 @@ pub(crate) enum Verb {
     Identity(cmd::identity::Args),
     /// Policies in force, and whether files would be accepted.
     Policy(cmd::policy::Args),
+    /// What becomes of connections to services.
+    Service(cmd::service::Args),
     /// Why a packet is let through or dropped, and which rule decides.
     ///
     /// The packet is run through the code that runs in the kernel, over the rows

@@ -1,4 +1,4 @@
-//! What policies would say, without a node: the agent's own parts over a
+//! What policies and services would do, without a node: the agent's own parts over a
 //! cluster that is only described.
 //!
 //! ```text
@@ -15,10 +15,11 @@
 //! [`StagedSets`] is the same look-up over what an agent's staged policies would
 //! have in force.
 //! A [`Record`] of flows suggests policies that allow just these.
+//! [`service_answer`] tells what becomes of connections to services.
 //!
 //! Invariants: nothing is decided here that an agent decides elsewhere: rules
-//! come from `api`, labels from `control`, sets from `policy`, verdicts from
-//! `datapath`. Whatever the input, an answer comes and says what is wrong by its
+//! come from `api`, labels and frontends from `control`, sets from `policy`,
+//! verdicts and choices from `datapath`. Whatever the input, an answer comes and says what is wrong by its
 //! path. No clock, no files.
 #![forbid(unsafe_code)]
 
@@ -36,6 +37,7 @@ mod ports;
 mod probe;
 mod problem;
 mod seen;
+mod services;
 mod settings;
 mod staged;
 mod state;
@@ -55,6 +57,7 @@ pub use flows::{FlowChange, Flows};
 pub use judge::{Judgement, judge};
 pub use probe::{End, Probe};
 pub use problem::Problem;
+pub use services::{service_answer, service_refusal};
 pub use settings::Settings;
 pub use staged::{StagedSets, StagedVerdict};
 pub use suggest::{Beyond, Options, Record, Suggestion};

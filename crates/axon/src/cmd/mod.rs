@@ -18,6 +18,7 @@ pub(crate) mod metrics;
 pub(crate) mod monitor;
 pub(crate) mod policy;
 pub(crate) mod run;
+pub(crate) mod service;
 pub(crate) mod status;
 mod suggest;
 pub(crate) mod sysdump;
@@ -39,6 +40,7 @@ pub(crate) fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Endpoint(args) => endpoint::run(&args).map(done),
         Verb::Identity(args) => identity::run(&args).map(done),
         Verb::Policy(args) => policy::run(&args),
+        Verb::Service(args) => service::run(&args).map(done),
         Verb::Explain(args) => explain::run(&args),
         Verb::Ip(args) => ip::run(&args).map(done),
         Verb::Bpf(args) => bpf::run(&args),

@@ -115,7 +115,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
             let view: Vec<SelectorView> = client.get("/v1/policy/selectors")?;
             print(format, &view, |view| selectors(view))?;
         }
-        Verb::Evaluate => evaluate::run(io::stdin().lock(), io::stdout().lock())?,
+        Verb::Evaluate => {
+            evaluate::run(evaluate::POLICY, io::stdin().lock(), io::stdout().lock())?;
+        }
         Verb::HostConfirm => {
             client.done("POST", "/v1/policy/host-confirm", None::<&()>)?;
         }

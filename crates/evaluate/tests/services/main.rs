@@ -1,0 +1,6 @@
+//! Connections to services in clusters that are only described.
+
+mod answers;
+mod questions;
+mod time;
+mod world;
