@@ -22,6 +22,7 @@ use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, Pod, add_pods, settle};
+use crate::goals::{self, Goal, Judged};
 use crate::node::{self, Node, document};
 use crate::report::median;
 
@@ -84,13 +85,6 @@ struct Many {
 struct One {
     what: &'static str,
     ms: Vec<f64>,
-}
-
-/// What a figure may be at the most.
-struct Goal {
-    what: String,
-    found: f64,
-    most: f64,
 }
 
 /// Measures.
@@ -428,67 +422,85 @@ fn below(numbers: &[f64], hundredths: usize) -> f64 {
 }
 
 fn report(args: &ChangeArgs, many: &[Many], one: &[One]) -> Result<()> {
-    let mut list = Vec::new();
-    let mut goals = Vec::new();
     println!(
         "\n{} policies at {} endpoints at once (ms)",
         args.policies, args.pods
     );
-    println!(
-        "  {:<16} {:>9} {:>9} {:>9} {:>9}",
-        "", "last row", "worst", "CPU", "entries"
-    );
-    for way in many {
-        let (ms, worst, cpu) = (
-            median(way.ms.clone()),
-            below(&way.ms, 100),
-            median(way.cpu_ms.clone()),
-        );
-        println!(
-            "  {:<16} {ms:>9.1} {worst:>9.1} {cpu:>9.0} {:>9}",
-            way.what, way.entries
-        );
-        list.push(json!({
-            "section": "policies", "way": way.what, "last_row_ms": ms, "worst_ms": worst,
-            "cpu_ms": cpu, "entries": way.entries,
-        }));
-        goals.push((format!("last row, {}", way.what), ms, 500.0));
-        goals.push((format!("CPU, {}", way.what), cpu, 1000.0));
-    }
+    let (mut list, mut judged) = report_many(many);
     println!("\none policy, until the first packet of another fate (ms)");
-    println!(
-        "  {:<16} {:>9} {:>9} {:>9} {:>9}",
-        "", "changes", "p50", "p99", "worst"
-    );
-    for way in one {
-        let [p50, p99, worst] = [50, 99, 100].map(|n| below(&way.ms, n));
-        println!(
-            "  {:<16} {:>9} {p50:>9.1} {p99:>9.1} {worst:>9.1}",
-            way.what,
-            way.ms.len()
-        );
-        list.push(json!({
-            "section": "policy", "way": way.what, "changes": way.ms.len(),
-            "p50_ms": p50, "p99_ms": p99, "worst_ms": worst,
-        }));
-        goals.push((format!("one policy by {}, p99", way.what), p99, 50.0));
-    }
-    let goals: Vec<Goal> = goals
-        .into_iter()
-        .map(|(what, found, most)| Goal { what, found, most })
-        .collect();
+    let (rows, of_one) = report_one(one);
+    list.extend(rows);
+    judged.extend(of_one);
     println!("\ngoals");
-    for Goal { what, found, most } in &goals {
-        let met = if found <= most { "met" } else { "MISSED" };
-        println!("  {what:<30} at most {most:>6.0}: {found:>7.1} {met}");
-    }
+    goals::print(&judged);
+    list.extend(judged.iter().map(Judged::json));
     if let Some(out) = &args.out {
         fs::write(out, format!("{:#}\n", Value::Array(list)))
             .with_context(|| format!("writing {}", out.display()))?;
     }
-    let missed = goals.iter().filter(|goal| goal.found > goal.most).count();
-    if args.gate && missed > 0 {
-        bail!("{missed} goals are missed");
+    goals::check(args.gate, &judged)
+}
+
+fn judged(what: String, figure: f64, goal: f64, aim: Option<f64>) -> Judged {
+    Judged {
+        what,
+        goal: Goal::at_most(Some(goal), aim),
+        figure,
+        interval: None,
     }
-    Ok(())
+}
+
+fn report_many(many: &[Many]) -> (Vec<Value>, Vec<Judged>) {
+    println!(
+        "  {:<16} {:>9} {:>9} {:>9} {:>9}",
+        "", "last row", "worst", "CPU", "entries"
+    );
+    let (mut list, mut goals) = (Vec::new(), Vec::new());
+    for Many {
+        what,
+        ms,
+        cpu_ms,
+        entries,
+    } in many
+    {
+        let (last, worst) = (median(ms.clone()), below(ms, 100));
+        let cpu = median(cpu_ms.clone());
+        println!("  {what:<16} {last:>9.1} {worst:>9.1} {cpu:>9.0} {entries:>9}");
+        list.push(json!({
+            "section": "policies", "way": what, "last_row_ms": last, "worst_ms": worst,
+            "cpu_ms": cpu, "entries": entries,
+        }));
+        goals.push(judged(
+            format!("last row, {what}, ms"),
+            last,
+            500.0,
+            Some(100.0),
+        ));
+        goals.push(judged(format!("CPU, {what}, ms"), cpu, 1000.0, None));
+    }
+    (list, goals)
+}
+
+fn report_one(one: &[One]) -> (Vec<Value>, Vec<Judged>) {
+    println!(
+        "  {:<16} {:>9} {:>9} {:>9} {:>9}",
+        "", "changes", "p50", "p99", "worst"
+    );
+    let (mut list, mut goals) = (Vec::new(), Vec::new());
+    for One { what, ms } in one {
+        let [p50, p99, worst] = [50, 99, 100].map(|n| below(ms, n));
+        let changes = ms.len();
+        println!("  {what:<16} {changes:>9} {p50:>9.1} {p99:>9.1} {worst:>9.1}");
+        list.push(json!({
+            "section": "policy", "way": what, "changes": changes,
+            "p50_ms": p50, "p99_ms": p99, "worst_ms": worst,
+        }));
+        goals.push(judged(
+            format!("one policy by {what}, p99 ms"),
+            p99,
+            50.0,
+            None,
+        ));
+    }
+    (list, goals)
 }

@@ -72,14 +72,23 @@ impl Judged {
         self.goal.aim.map(|bound| self.reaches(bound))
     }
 
-    /// Whether what was measured leaves it possible: the good end of the
-    /// interval is not beyond the bound. What was not measured reaches nothing.
+    /// What was not measured reaches nothing.
     fn reaches(&self, bound: f64) -> bool {
-        let (low, high) = self.interval.unwrap_or((self.figure, self.figure));
         match self.goal.sense {
+            Sense::AtLeast => self.figure >= bound,
+            Sense::AtMost => self.figure <= bound,
+        }
+    }
+
+    /// Whether a gate stops here: the goal is missed, and the good end of the
+    /// interval does not leave it possible either.
+    fn is_beyond(&self) -> bool {
+        let (low, high) = self.interval.unwrap_or((self.figure, self.figure));
+        let possible = |bound| match self.goal.sense {
             Sense::AtLeast => high >= bound,
             Sense::AtMost => low <= bound,
-        }
+        };
+        self.met() == Some(false) && !self.goal.goal.is_some_and(possible)
     }
 
     /// The figure with what it shall come to, as every section writes it.
@@ -138,11 +147,11 @@ pub(crate) fn check_rounds(gate: bool, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// Fails, with a gate, where a goal is missed.
+/// Fails, with a gate, where a goal is missed beyond what chance could do.
 pub(crate) fn check(gate: bool, judged: &[Judged]) -> Result<()> {
     let missed: Vec<&str> = judged
         .iter()
-        .filter(|one| one.met() == Some(false))
+        .filter(|one| one.is_beyond())
         .map(|one| one.what.as_str())
         .collect();
     if gate && !missed.is_empty() {
@@ -165,31 +174,62 @@ mod tests {
     }
 
     #[test]
-    fn a_goal_is_missed_where_the_whole_interval_is_beyond_it() {
+    fn a_goal_is_missed_by_its_figure_and_a_gate_stops_by_its_whole_interval() {
         let least = Goal::at_least(Some(0.97), Some(0.99));
         let most = Goal::at_most(Some(1.0), Some(0.4));
-        for (name, goal, figure, interval, met, aimed) in [
-            ("above", least, 0.98, Some((0.97, 0.985)), true, false),
-            ("reached", least, 0.98, Some((0.97, 0.995)), true, true),
-            ("possible", least, 0.96, Some((0.95, 0.971)), true, false),
-            ("below", least, 0.95, Some((0.94, 0.969)), false, false),
-            ("no interval", least, 0.96, None, false, false),
-            ("small", most, 0.3, Some((0.2, 0.5)), true, true),
-            ("still small", most, 1.1, Some((0.9, 1.3)), true, false),
-            ("great", most, 1.2, Some((1.1, 1.3)), false, false),
-            ("not measured", most, f64::NAN, None, false, false),
+        let nan = f64::NAN;
+        for (name, goal, figure, interval, (met, aimed, stops)) in [
+            (
+                "above",
+                least,
+                0.98,
+                Some((0.97, 0.985)),
+                (true, false, false),
+            ),
+            (
+                "reached",
+                least,
+                0.99,
+                Some((0.97, 0.995)),
+                (true, true, false),
+            ),
+            (
+                "possible",
+                least,
+                0.96,
+                Some((0.95, 0.971)),
+                (false, false, false),
+            ),
+            (
+                "below",
+                least,
+                0.95,
+                Some((0.94, 0.969)),
+                (false, false, true),
+            ),
+            ("no interval", least, 0.96, None, (false, false, true)),
+            ("small", most, 0.3, Some((0.2, 0.5)), (true, true, false)),
+            (
+                "still small",
+                most,
+                1.1,
+                Some((0.9, 1.3)),
+                (false, false, false),
+            ),
+            ("great", most, 1.2, Some((1.1, 1.3)), (false, false, true)),
+            ("not measured", most, nan, None, (false, false, true)),
             (
                 "of no round",
                 least,
-                f64::NAN,
-                Some((f64::NAN, f64::NAN)),
-                false,
-                false,
+                nan,
+                Some((nan, nan)),
+                (false, false, true),
             ),
         ] {
             let one = judged(goal, figure, interval);
             assert_eq!(one.met(), Some(met), "{name}");
             assert_eq!(one.aim_met(), Some(aimed), "{name}");
+            assert_eq!(check(true, &[one]).is_err(), stops, "{name}");
         }
     }
 

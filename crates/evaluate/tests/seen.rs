@@ -100,7 +100,7 @@ fn view(text: &str) -> ClusterView {
             Object::Service(it) => view.services.push(it.to_model()),
             Object::EndpointSlice(it) => {
                 let key = ObjectKey::new(&it.metadata.namespace, &it.metadata.name);
-                let slice = it.to_model().expect("a slice");
+                let slice = it.to_model();
                 view.endpoint_slices.push((key, slice));
             }
             Object::CiliumCidrGroup(it) => view.cidr_groups.push(it.to_model().expect("a group")),

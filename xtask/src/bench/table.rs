@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// What a run leaves, besides what it says of itself.
-pub(super) const SECTIONS: [&str; 5] = ["cost", "policy", "cni", "agent", "pods"];
+pub(super) const SECTIONS: [&str; 6] = ["cost", "policy", "cni", "agent", "change", "pods"];
 /// Load average above which a machine is not at rest.
 pub(super) const AT_REST: f64 = 0.3;
 
@@ -24,6 +24,11 @@ const COST: &[Column] = &[
     ("goal", "goal"),
     ("aim", "aim"),
 ];
+const LOOKS: &[Column] = &[
+    ("look-up", "stage"),
+    ("ns", "ns"),
+    ("more than beside one row", "more_ns"),
+];
 const CNI: &[Column] = &[
     ("plugin", "plugin"),
     ("ADD p50 ms", "add_p50_ms"),
@@ -40,6 +45,20 @@ const AGENT: &[Column] = &[
     ("CPU % at rest", "idle_percent"),
     ("wake-ups/s", "wakeups_per_s"),
     ("ready after kill -9, ms", "ready_after_kill_ms"),
+];
+const MANY: &[Column] = &[
+    ("policies come", "way"),
+    ("last row ms", "last_row_ms"),
+    ("worst ms", "worst_ms"),
+    ("agent's CPU ms", "cpu_ms"),
+    ("entries", "entries"),
+];
+const ONE: &[Column] = &[
+    ("by", "way"),
+    ("changes", "changes"),
+    ("p50 ms", "p50_ms"),
+    ("p99 ms", "p99_ms"),
+    ("worst ms", "worst_ms"),
 ];
 const PODS: &[Column] = &[
     ("load", "mode"),
@@ -93,11 +112,22 @@ pub(super) fn render(run: &Value, sections: &[(&str, Value)]) -> String {
         let rows = list(section);
         text += &match *name {
             _ if section.is_null() => format!("\n**{name}**: not measured.\n"),
-            "cost" => table("What a packet costs", rows.iter(), COST),
+            "cost" => {
+                let looks = |row: &&Value| !row["more_ns"].is_null();
+                let stages = rows.iter().filter(|row| !looks(row));
+                let stages = table("What a packet costs", stages, COST);
+                let rows = rows.iter().filter(looks);
+                stages + &table("Look-up beside many rule rows", rows, LOOKS)
+            }
             "cni" => table("How long a pod waits for its network", rows.iter(), CNI),
             "agent" => {
                 let rows = rows.iter().filter(|row| row["cold_start_ms"].is_null());
                 table("What an agent takes", rows, AGENT)
+            }
+            "change" => {
+                let of = |name| rows.iter().filter(move |row| row["section"] == name);
+                let many = table("Many policies at once", of("policies"), MANY);
+                many + &table("One policy, until packets feel it", of("policy"), ONE)
             }
             "pods" => {
                 let pods = table("Pod to pod", list(&section["pods"]).iter(), PODS);
