@@ -311,10 +311,7 @@ impl Row {
 
     fn json(&self, args: &CniArgs, name: &str, times: &Times) -> Value {
         let first = args.plugins.first().map_or("", String::as_str);
-        let judged = self.judged(name, first).into_iter();
-        let goals: serde_json::Map<String, Value> = judged
-            .map(|(figure, judged)| (figure.to_owned(), judged.json()))
-            .collect();
+        let goals = goals::by_name(self.judged(name, first));
         json!({
             "section": "cni", "plugin": name, "rounds": args.rounds,
             "add_p50_ms": self.add_p50, "add_p99_ms": self.add_p99, "del_p50_ms": self.del_p50,

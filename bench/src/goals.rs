@@ -132,6 +132,12 @@ impl Judged {
     }
 }
 
+/// Figures beside what they shall come to, by their names in the JSON.
+pub(crate) fn by_name(judged: Vec<(&'static str, Judged)>) -> Value {
+    let named = |(name, one): (&str, Judged)| (name.to_owned(), one.json());
+    judged.into_iter().map(named).collect()
+}
+
 /// Prints figures beside what they shall come to.
 pub(crate) fn print(judged: &[Judged]) {
     for one in judged {

@@ -13,7 +13,8 @@ use crate::{kernel, maps};
 enum Missing {
     /// An endpoint without its program is cut off: nobody else enforces.
     Drop(Direction),
-    /// The uplink stays open: policy is enforced at the endpoints' devices.
+    /// The uplink stays open: endpoints' policy is enforced at their devices, and
+    /// a node that nobody could reach could not be mended.
     Next,
 }
 

@@ -227,7 +227,7 @@ fn policy(view: &View, decided: Option<&Enforced>, audit: bool) -> EndpointPolic
         ingress_enforced: ingress,
         egress_enforced: egress,
         audit,
-        policies: policies.map(|name| name.to_string()).collect(),
+        policies: policies.map(ToString::to_string).collect(),
         set,
         revision: match decided {
             Some(endpoint) if endpoint.is_ready() => view.report.policy_revision,

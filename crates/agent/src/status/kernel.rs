@@ -118,7 +118,8 @@ fn not_guarded(guard: &GuardState) -> Option<PartStatus> {
             State::Failure,
             format!("what keeps policy in force was taken away and cannot be put back: {error}"),
             "see that the bpf-root is a bpffs or an empty directory; do not stop the agent before: \
-             it holds the programs open, and without them every endpoint is cut off",
+             it holds the programs open, and without them every endpoint is cut off and the node \
+             itself without policy",
         ));
     }
     if guard.unknown.is_empty() {

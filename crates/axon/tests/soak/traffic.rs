@@ -4,7 +4,7 @@
 //! The sockets are made in the pods' namespaces by threads of this process.
 
 use std::fmt::{Display, Formatter};
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -206,14 +206,11 @@ impl Worker {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn within<R: Send>(
-        &self,
-        make: impl FnOnce() -> std::io::Result<R> + Send,
-    ) -> std::io::Result<R> {
+    fn within<R: Send>(&self, make: impl FnOnce() -> io::Result<R> + Send) -> io::Result<R> {
         netns::within_path(&self.netns, make)?
     }
 
-    fn connect(&self) -> std::io::Result<TcpStream> {
+    fn connect(&self) -> io::Result<TcpStream> {
         let stream = self.within(|| TcpStream::connect_timeout(&self.to, PATIENCE))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -239,8 +236,7 @@ impl Worker {
     /// One connection from beginning to end; every byte must come back, in
     /// order.
     fn stream(&self, number: u64) -> Result<(), String> {
-        let failed =
-            |what: &str, error: std::io::Error| format!("stream {number}: {what}: {error}");
+        let failed = |what: &str, error: io::Error| format!("stream {number}: {what}: {error}");
         let mut stream = self.connect().map_err(|e| failed("connecting", e))?;
         let mut bytes = Bytes(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let (mut sent, mut got) = ([0; 1500], [0; 1500]);
@@ -295,7 +291,7 @@ impl Worker {
     /// New connections, each of which must be accepted and answered.
     fn connections(&self) -> Result<(), String> {
         while !self.is_over() {
-            let talk = || -> std::io::Result<()> {
+            let talk = || -> io::Result<()> {
                 let mut stream = self.connect()?;
                 stream.write_all(b"hello")?;
                 stream.read_exact(&mut [0; 5])
@@ -311,7 +307,7 @@ impl Worker {
         while !self.is_over() {
             match self.within(|| TcpStream::connect_timeout(&self.to, SILENCE)) {
                 Ok(_) => return Err("a connection that policy denies was made".to_owned()),
-                Err(e) if e.kind() == std::io::ErrorKind::TimedOut => {}
+                Err(e) if e.kind() == ErrorKind::TimedOut => {}
                 Err(e) => return Err(format!("a denied connection was not tried: {e}")),
             }
             self.counts.denied.fetch_add(1, Ordering::Relaxed);
@@ -321,11 +317,20 @@ impl Worker {
 
     fn denied_datagrams(&self) -> Result<(), String> {
         let socket = self.socket(Duration::from_millis(20))?;
+        // A refusal (ICMP) is no answer; it may be told by either call.
+        let refused = |e: &io::Error| e.kind() == ErrorKind::ConnectionRefused;
+        let silent =
+            |e: &io::Error| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
         while !self.is_over() {
-            // A refusal (ICMP) is no answer.
-            let _ = socket.send(b"hello");
-            if socket.recv(&mut [0; 16]).is_ok() {
-                return Err("a datagram that policy denies was answered".to_owned());
+            match socket.send(b"hello") {
+                Ok(_) => {}
+                Err(e) if refused(&e) => continue,
+                Err(e) => return Err(format!("a denied datagram was not sent: {e}")),
+            }
+            match socket.recv(&mut [0; 16]) {
+                Ok(_) => return Err("a datagram that policy denies was answered".to_owned()),
+                Err(e) if refused(&e) || silent(&e) => {}
+                Err(e) => return Err(format!("a denied datagram was not tried: {e}")),
             }
             self.counts.denied.fetch_add(1, Ordering::Relaxed);
         }

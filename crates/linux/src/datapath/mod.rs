@@ -255,11 +255,19 @@ impl Datapath {
         let Some((ifindex, hook)) = self.stubs.unsettled() else {
             return Ok(false);
         };
-        if !self.stubs.has_filter(ifindex, hook)? {
-            // The device has gone, and its index may be another's. If somebody has taken the
-            // filter away, a repair puts it back.
-            self.stubs.forget_filter(ifindex, hook)?;
-            return Ok(true);
+        match self.stubs.has_filter(ifindex, hook) {
+            Ok(true) => {}
+            Ok(false) => {
+                // The device has gone, and its index may be another's. If somebody has taken the
+                // filter away, a repair puts it back.
+                self.stubs.forget_filter(ifindex, hook)?;
+                return Ok(true);
+            }
+            Err(error) => {
+                // Else it would be the next one again, and none of the others ever.
+                self.stubs.refuse(ifindex, hook);
+                return Err(error);
+            }
         }
         let stub = self.programs.stub_fd(hook);
         let settled = stub.and_then(|stub| self.stubs.attach(ifindex, hook, stub));

@@ -76,6 +76,8 @@ pub(super) struct Stubs {
     doubled: Vec<(u32, Hook)>,
     /// Filters that the kernel would not have as links.
     refused: BTreeSet<(u32, Hook)>,
+    /// Why the last link that became a filter could have no pin, until it is told.
+    unpinned: Option<DatapathError>,
 }
 
 fn pin_name(ifindex: u32, hook: Hook) -> String {
@@ -162,6 +164,7 @@ impl Stubs {
             attached,
             doubled,
             refused: BTreeSet::new(),
+            unpinned: None,
         })
     }
 
@@ -258,10 +261,14 @@ impl Stubs {
             return Ok(());
         }
         let link = Link::create(stub, ifindex, side(hook)).map_err(failed(ifindex, hook))?;
-        if self.pin(&link, ifindex, hook).is_err() {
+        let pinned = self.pin(&link, ifindex, hook);
+        let before = self.attached.insert((ifindex, hook), Some(link));
+        if let Err(error) = pinned {
+            self.unpinned = Some(error);
+            // If that does not work either the link stays, and a repair tries again.
             return self.fall_back(ifindex, hook, stub);
         }
-        if let Some(None) = self.attached.insert((ifindex, hook), Some(link)) {
+        if let Some(None) = before {
             // The filter of the device's first moments. It may have gone with its qdisc, which
             // anyone may remove.
             let _ = clsact::remove_filter(ifindex, hook);
@@ -271,7 +278,15 @@ impl Stubs {
 
     fn pin(&self, link: &Link, ifindex: u32, hook: Hook) -> Result<(), DatapathError> {
         let path = self.dir.join(pin_name(ifindex, hook));
-        remove_pin(&path)?;
+        // Elsewhere what has the name of a pin is somebody's file.
+        match crate::mount::is_bpffs(&self.dir) {
+            Ok(true) => remove_pin(&path)?,
+            Ok(false) => {
+                let error = io::Error::other("it is not on a bpffs");
+                return Err(path_error("pinning the link", &path)(error));
+            }
+            Err(error) => return Err(path_error("pinning the link", &path)(error)),
+        }
         link.pin(&path)
             .map_err(path_error("pinning the link", &path))
     }
@@ -381,13 +396,13 @@ impl Stubs {
         uplinks: &[u32],
         stub: impl Fn(Hook) -> Result<BorrowedFd<'a>, DatapathError>,
     ) -> Result<(usize, usize), DatapathError> {
-        let mut refused = None;
+        let mut refused = self.unpinned.take();
         if place {
             let made = fs::create_dir_all(&self.dir).map_err(path_error("making", &self.dir));
-            refused = made.err();
+            refused = made.err().or(refused);
         }
         let mut pins = 0;
-        for (ifindex, hook) in self.unpinned(place) {
+        for (ifindex, hook) in self.without_pin(place) {
             let Some(Some(link)) = self.attached.get(&(ifindex, hook)) else {
                 continue;
             };
@@ -415,12 +430,16 @@ impl Stubs {
                 }
             }
         }
+        if !place {
+            // That there is none is told already.
+            self.unpinned = None;
+        }
         refused.map_or(Ok((stubs, pins)), Err)
     }
 
     /// Live links without a pin. What lies in a place that is not for pins is
     /// none, whatever its name.
-    fn unpinned(&self, place: bool) -> Vec<(u32, Hook)> {
+    fn without_pin(&self, place: bool) -> Vec<(u32, Hook)> {
         let links = self.attached.iter().filter(|(_, link)| link.is_some());
         links
             .map(|(key, _)| *key)
