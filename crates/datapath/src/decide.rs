@@ -9,6 +9,7 @@ use axon_abi::{
 };
 
 use crate::event;
+use crate::family::is_martian;
 use crate::identity::{Who, peer, who};
 use crate::packet::Packet;
 use crate::policy::{Question, evaluate};
@@ -61,9 +62,11 @@ fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason
     };
     scratch.source_identity = sender.identity;
     scratch.destination_identity = receiver.identity;
-    // Nobody out there has an address of ours.
+    // Nobody out there has an address of ours. The node's own stack judges for itself whom it
+    // hears: its neighbours and routers have addresses of the link, or none yet.
     if scratch.from_outside {
-        if sender.endpoint.is_some() || sender.host {
+        let forged = sender.endpoint.is_some() || sender.host;
+        if forged || !scratch.of_host && is_martian(&tuple.source) {
             return Err(DropReason::InvalidSourceIp);
         }
         if receiver.endpoint.is_none() && !scratch.of_host {

@@ -61,6 +61,11 @@ pub trait Family {
     /// Whether an address is one of the link alone, which no router forwards.
     fn on_link(addr: &IpKey) -> bool;
 
+    /// Whether nothing that says it is from there may be forwarded, as it is no
+    /// host's beyond the link: unspecified, loopback, multicast, broadcast
+    /// (RFC 1812 section 5.3.7), of the link (RFC 4291 section 2.5.6).
+    fn is_martian(source: &IpKey) -> bool;
+
     /// Writes an ICMP error in front of the first `quote` bytes of the IP
     /// packet, for which there is room of [`Family::ERROR_LEN`] bytes.
     fn write_error(packet: &mut impl Packet, error: &Error<'_>, quote: u32) -> Option<()>;
@@ -175,6 +180,13 @@ impl Family for V4 {
     fn on_link(_addr: &IpKey) -> bool {
         // 169.254.0.0/16 is routed in many a cloud.
         false
+    }
+
+    #[inline(always)]
+    fn is_martian(source: &IpKey) -> bool {
+        let [.., a, b, c, d] = source.0;
+        // 240.0.0.0/4 is in use, for nodes and pods of clouds too; Linux forwards it.
+        matches!(a, 0 | 127 | 224..=239) || u32::from_ne_bytes([a, b, c, d]) == u32::MAX
     }
 
     #[inline(always)]
@@ -319,6 +331,12 @@ impl Family for V6 {
     fn on_link(addr: &IpKey) -> bool {
         let [a, b, ..] = addr.0;
         a == 0xfe && b & 0xc0 == 0x80
+    }
+
+    #[inline(always)]
+    fn is_martian(source: &IpKey) -> bool {
+        // Whoever may not be sent anything sends nothing.
+        Self::unroutable(source)
     }
 
     #[inline(always)]
@@ -469,4 +487,14 @@ fn is_mapped(addr: &IpKey) -> bool {
 #[inline(always)]
 pub(crate) fn same(a: &IpKey, b: &IpKey) -> bool {
     order6(a) == order6(b)
+}
+
+/// [`Family::is_martian`] of a packet of either version.
+#[inline(always)]
+pub(crate) fn is_martian(source: &IpKey) -> bool {
+    if source.is_v4() {
+        V4::is_martian(source)
+    } else {
+        V6::is_martian(source)
+    }
 }

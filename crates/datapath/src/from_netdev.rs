@@ -107,11 +107,13 @@ fn deliver_to<F: Family>(
     if row.policy_set == 0 {
         return Err(DropReason::EndpointNotReady);
     }
-    // The sender of an error is not always an end of the flow it is about.
-    if matches!(scratch.flow.kind, Kind::Error)
-        && tables.address(&scratch.flow.tuple.source).is_some()
-    {
-        return Err(DropReason::InvalidSourceIp);
+    // The sender of an error is not always an end of the flow it is about. Routers that have
+    // addresses of the link only need another for their errors (RFC 7404).
+    if matches!(scratch.flow.kind, Kind::Error) {
+        let source = &scratch.flow.tuple.source;
+        if F::is_martian(source) || tables.address(source).is_some() {
+            return Err(DropReason::InvalidSourceIp);
+        }
     }
     let sets = Sets {
         sender: Some(0),

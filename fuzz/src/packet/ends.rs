@@ -18,6 +18,16 @@ pub(super) fn is_link(addr: IpAddr) -> bool {
     matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
+/// Whether no host beyond the link may be a packet's sender by this address.
+pub(super) fn is_martian(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(v4) => {
+            v4.octets()[0] == 0 || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast()
+        }
+        IpAddr::V6(v6) => v6.segments()[0] == 0 || v6.is_multicast() || is_link(addr),
+    }
+}
+
 /// Whether an address is taken for the node's at its uplinks.
 pub(super) fn is_node(addr: IpAddr) -> bool {
     is_link(addr) || is_own(addr)

@@ -1,6 +1,7 @@
 //! What must hold of every packet. Nothing here is shared with the datapath:
 //! headers are read by `etherparse`, checksums by the oracle of the testkit.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use axon_abi::{EventKind, Hook, IpKey};
@@ -11,7 +12,7 @@ use etherparse::err::{Layer, packet::SliceError};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use super::Told;
-use super::ends::{is_node, is_own};
+use super::ends::{is_martian, is_node, is_own};
 use super::guard::always_passes;
 use super::host::Policy;
 use super::scene::{LOCKED, LOCKED_V4, LOCKED_V6, PICKY, PICKY_V4, PICKY_V6};
@@ -85,6 +86,33 @@ pub(super) fn just(
                 masqueraded(packet, outcome);
             }
         }
+    }
+}
+
+/// From whom no host beyond the link is, the network brings endpoints nothing,
+/// but in flows that the node's own stack has brought: `heard` is from whom.
+pub(super) fn martians(
+    (hook, packet): (Hook, &MemPacket),
+    outcome: &Outcome,
+    heard: &mut HashSet<IpAddr>,
+) {
+    let (Some(Ok(verdict)), Some((source, _))) = (outcome.decided, addresses(&packet.bytes)) else {
+        return;
+    };
+    if !is_martian(source) {
+        return;
+    }
+    match (hook, verdict) {
+        (Hook::ToEndpoint, _) => {
+            heard.insert(source);
+        }
+        (Hook::FromNetdev, Verdict::RedirectPeer { .. } | Verdict::Reflect { .. }) => {
+            assert!(
+                heard.contains(&source),
+                "{source} from outside: {verdict:?}"
+            );
+        }
+        _ => {}
     }
 }
 

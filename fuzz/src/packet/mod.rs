@@ -16,6 +16,8 @@ mod judge;
 mod message;
 mod scene;
 
+use std::collections::HashSet;
+
 use axon_abi::{ConfigFlags, DropReason, EventRecord, Hook, PolicySetFlags, PolicySetRow};
 use axon_datapath::{Scratch, Verdict, report_drop};
 use axon_testkit::cases::{POD_A, POD_B, POD_HERMIT, UPLINK};
@@ -142,6 +144,7 @@ pub fn run(data: &[u8]) {
     // What earlier packets have left in it; the other one is poisoned anew.
     let mut dirty = Scratch::default();
     let mut guard = Guard::default();
+    let mut heard = HashSet::new();
     let mut policy = &POLICIES[0];
     for (head, frame) in records(data) {
         change(&mut native, head, &mut policy);
@@ -165,6 +168,7 @@ pub fn run(data: &[u8]) {
         judge::accounted(&outcome, packets);
         judge::same(&outcome, &told, &native.world, &twin);
         judge::just((head.hook, &packet), &outcome, &native.world, policy);
+        judge::martians((head.hook, &packet), &outcome, &mut heard);
         guard.judge((head.hook, &packet), &outcome, &native.world, policy);
     }
 }

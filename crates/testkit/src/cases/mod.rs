@@ -3,6 +3,7 @@
 
 mod host;
 mod host_peers;
+mod martians;
 mod netdev;
 mod parsing;
 mod policy;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Case> {
                 parsing::cases(net),
                 policy::cases(net),
                 netdev::cases(net),
+                martians::cases(net),
                 host::cases(net),
                 host_peers::cases(net),
                 refusals::cases(net),

@@ -163,18 +163,20 @@ fn nobody_to_answer(net: &Net) -> Case {
     let told = Ok(Verdict::Reflect {
         dropped: Some(DropReason::TtlExceeded),
     });
-    net.case(
+    let mut case = net.case(
         "errors go to one sender",
         Net::scene(),
         vec![
             arrives("one", &dying(net.world), told),
-            arrives(
-                "a group",
-                &dying(net.multicast),
-                Err(DropReason::TtlExceeded),
-            ),
+            arrives("a group", &dying(net.multicast), FORGED),
         ],
-    )
+    );
+    if net.version == 4 {
+        let silent = Err(DropReason::TtlExceeded);
+        let reserved = arrives("whom endpoints never reach", &dying("240.0.0.1"), silent);
+        case.steps.push(reserved);
+    }
+    case
 }
 
 /// IPv4 is reached through the well-known prefix (RFC 6052).
