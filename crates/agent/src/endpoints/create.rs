@@ -151,6 +151,7 @@ fn make(node: &Node, request: &EndpointCreate) -> Result<Record, Refusal> {
             DatapathError::Link(_) => {
                 "see that the network namespace exists and has no such device yet"
             }
+            DatapathError::Attach { .. } => "mend what the error names; else see axon bpf verify",
             _ => "see axon bpf verify",
         };
         undo(Refusal::node(chain(&error), remedy))

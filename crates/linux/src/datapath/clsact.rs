@@ -4,7 +4,10 @@
 //!
 //! A filter has a fixed priority and handle, so that attaching again replaces
 //! it; its name tells ours from others'. Nothing is pinned: what is there is
-//! asked of the kernel. The qdisc goes with its last filter, whosever it is:
+//! asked of the kernel. Nothing comes before our priority, and the kernel has
+//! filters of one kind and protocol share one: where another's filter of another
+//! kind has it, ours could only stand behind, where what that one accepts would
+//! not be seen. It is refused then, and the other is named. The qdisc goes with its last filter, whosever it is:
 //! without filters it does nothing.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -18,7 +21,7 @@ use netlink_packet_route::tc::{
 use nix::libc;
 
 use super::programs::stub_name;
-use super::stubs::side;
+use super::stubs::{device_name, side};
 use crate::link::LinkError;
 use crate::netlink::{Netlink, Request};
 use crate::sys::TcxHook;
@@ -104,7 +107,52 @@ pub(super) fn attach_all(ifindex: u32, stubs: &[(Hook, BorrowedFd<'_>)]) -> Resu
             NLM_F_CREATE,
         ));
     }
-    Netlink::open()?.batch(requests)
+    let mut netlink = Netlink::open()?;
+    let made = netlink.batch(requests);
+    made.map_err(|error| {
+        let occupied = |(hook, _): &(Hook, _)| occupant(&mut netlink, ifindex, *hook);
+        stubs.iter().find_map(occupied).unwrap_or(error)
+    })
+}
+
+/// The filter that has our priority and does not share it, as an error.
+fn occupant(netlink: &mut Netlink, ifindex: u32, hook: Hook) -> Option<LinkError> {
+    let found = filters(netlink, ifindex, parent(hook).minor).ok()?;
+    let filter = found.iter().find_map(unlike_ours)?;
+    Some(LinkError::Occupied {
+        filter,
+        device: device_name(ifindex),
+        side: match side(hook) {
+            TcxHook::Ingress => "ingress",
+            TcxHook::Egress => "egress",
+        },
+    })
+}
+
+/// The kind and protocol of a filter with our priority, if they are not ours.
+fn unlike_ours(message: &RouteNetlinkMessage) -> Option<String> {
+    let RouteNetlinkMessage::NewTrafficFilter(filter) = message else {
+        return None;
+    };
+    let mut kind = "";
+    for attribute in &filter.attributes {
+        match attribute {
+            TcAttribute::Kind(found) => kind = found,
+            // Chains count their priorities each for itself; packets begin in the first.
+            TcAttribute::Chain(chain) if *chain != 0 => return None,
+            _ => {}
+        }
+    }
+    let (priority, protocol) = (filter.header.info >> 16, filter.header.info as u16);
+    if priority != PRIORITY || kind == "bpf" && protocol == ANY_PROTOCOL {
+        return None;
+    }
+    Some(match i32::from(u16::from_be(protocol)) {
+        libc::ETH_P_ALL => format!("{kind} for every protocol"),
+        libc::ETH_P_IP => format!("{kind} for IPv4"),
+        libc::ETH_P_IPV6 => format!("{kind} for IPv6"),
+        other => format!("{kind} for protocol {other:#06x}"),
+    })
 }
 
 /// Takes a stub off a device and leaves the qdisc: to remove that would stop

@@ -24,6 +24,7 @@ use nix::libc;
 use super::clsact;
 use super::pins::remove_pin;
 use super::{Adoption, DatapathError, path_error};
+use crate::link::LinkError;
 use crate::sys::{Link, TcxHook};
 
 /// Directory of the link pins under the bpffs root.
@@ -336,10 +337,30 @@ impl Stubs {
         let Some((first, _)) = filters.first().copied() else {
             return Ok(());
         };
-        clsact::attach_all(ifindex, &filters)
-            .map_err(|error| failed(ifindex, first)(io::Error::other(error)))?;
-        for (hook, _) in filters {
-            self.attached.insert((ifindex, hook), None);
+        match clsact::attach_all(ifindex, &filters) {
+            Ok(()) => {
+                for (hook, _) in filters {
+                    self.attached.insert((ifindex, hook), None);
+                }
+                Ok(())
+            }
+            Err(LinkError::Occupied { .. }) if !self.clsact => self.link_all(ifindex, &filters),
+            Err(error) => Err(failed(ifindex, first)(io::Error::other(error))),
+        }
+    }
+
+    /// Puts stubs on a device as links, which see packets before every filter,
+    /// and takes filters of ours away that are there.
+    fn link_all(
+        &mut self,
+        ifindex: u32,
+        stubs: &[(Hook, BorrowedFd<'_>)],
+    ) -> Result<(), DatapathError> {
+        for (hook, stub) in stubs {
+            self.attach(ifindex, *hook, *stub)?;
+            if let Some(Some(_)) = self.attached.get(&(ifindex, *hook)) {
+                let _ = clsact::remove_filter(ifindex, *hook);
+            }
         }
         Ok(())
     }

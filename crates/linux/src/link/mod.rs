@@ -146,6 +146,21 @@ pub enum LinkError {
         /// The device.
         device: String,
     },
+    /// A filter of another program is where ours would stand, and neither shares
+    /// the place nor leaves one before it.
+    #[error(
+        "a filter of another program, {filter}, has preference 1 at the {side} of {device}, and \
+         what it accepts ours would not see: take it away (tc filter del dev {device} {side} \
+         pref 1) and add it with preference 2 or more"
+    )]
+    Occupied {
+        /// Its kind and protocol.
+        filter: String,
+        /// The device.
+        device: String,
+        /// The side of the device, as `tc` calls it.
+        side: &'static str,
+    },
     /// The kernel refused.
     #[error("{what} failed")]
     Netlink {

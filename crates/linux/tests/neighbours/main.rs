@@ -6,5 +6,6 @@ mod common;
 mod engines;
 mod firewall;
 mod legacy;
+mod occupied;
 mod programs;
 mod stage;
