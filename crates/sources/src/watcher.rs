@@ -163,6 +163,12 @@ impl State {
         let at = Instant::now();
         let seen = |is_open| move |path: PathBuf| (path, Seen { is_open, at });
         let is_done = match event.kind {
+            EventKind::Create(CreateKind::File) if !event.paths.iter().all(|p| is_new(p)) => {
+                for path in &event.paths {
+                    files.remove(path);
+                }
+                false
+            }
             EventKind::Create(CreateKind::File) | EventKind::Modify(ModifyKind::Data(_)) => {
                 files.extend(event.paths.into_iter().map(seen(true)));
                 false
@@ -192,6 +198,12 @@ impl State {
             self.changed.notify_one();
         }
     }
+}
+
+/// Whether a name that was made is a file's first one, and its writer still to
+/// begin. Nobody will close a link by its name; what is written is told anew.
+fn is_new(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.nlink() == 1 && m.len() == 0)
 }
 
 /// A panic while it was held leaves whole entries: go on.

@@ -1,11 +1,9 @@
 //! The directory source on real files.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axon_model::{Observed, Origin, PolicyKind};
@@ -14,6 +12,8 @@ use axon_sources::{
     write_manifest_atomic,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+mod writing;
 
 struct Running {
     observed: Observed,
@@ -369,150 +369,6 @@ async fn a_directory_that_vanishes_removes_nothing() {
     // The new directory is watched as the old one was.
     fs::write(path.join("c.yaml"), pod("c")).expect("write");
     running.until("watched", |s| s.objects == 2).await;
-}
-
-#[tokio::test]
-async fn a_file_is_not_read_in_the_middle_of_being_written() {
-    let dir = tempfile::tempdir().expect("directory");
-    let file = dir.path().join("p.yaml");
-    fs::write(&file, policy("one", "") + &pod("a")).expect("write");
-    let running = Running::on(dir.path()).await;
-    let changes = Arc::new(AtomicUsize::new(0));
-    let seen = Arc::clone(&changes);
-    running.observed.policies.on_change(move || {
-        seen.fetch_add(1, Ordering::Relaxed);
-    });
-    // In place and slowly: truncated, then half, then all.
-    let mut writer = fs::File::create(&file).expect("open");
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(
-        running.policy().as_deref(),
-        Some("one"),
-        "while it is empty"
-    );
-    writer.write_all(pod("a").as_bytes()).expect("write");
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(running.policy().as_deref(), Some("one"), "while it is half");
-    writer
-        .write_all(policy("two", "").as_bytes())
-        .expect("write");
-    drop(writer);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while running.policy().as_deref() != Some("two") {
-        assert!(Instant::now() < deadline, "{:?}", running.source.status());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(
-        changes.load(Ordering::Relaxed),
-        1,
-        "one change, not a removal and an addition"
-    );
-    // Replaced again and again: never absent.
-    for n in 0..50 {
-        write_manifest_atomic(dir.path(), "p.yaml", &policy(&format!("n{n}"), "")).expect("write");
-        assert!(running.policy().is_some());
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while running.policy().as_deref() != Some("n49") {
-        assert!(Instant::now() < deadline, "{:?}", running.policy());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-#[tokio::test]
-async fn what_is_closed_or_renamed_is_in_force_at_once() {
-    const SETTLE: Duration = Duration::from_secs(2);
-    let dir = tempfile::tempdir().expect("directory");
-    let file = dir.path().join("p.yaml");
-    fs::write(&file, policy("one", "")).expect("write");
-    let running = Running::start(Config {
-        settle: SETTLE,
-        ..Config::new(vec![dir.path().to_owned()])
-    });
-    running.until("complete", |s| s.complete).await;
-    // Many of them within what a file's time can tell apart.
-    for n in 10..60 {
-        let text = policy(&format!("n{n}"), "");
-        let begun = Instant::now();
-        if n % 2 == 0 {
-            write_manifest_atomic(dir.path(), "p.yaml", &text).expect("write");
-        } else {
-            fs::write(&file, text).expect("write");
-        }
-        while running.policy() != Some(format!("n{n}")) {
-            assert!(begun.elapsed() < SETTLE / 2, "n{n}: {:?}", running.policy());
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-    let begun = Instant::now();
-    fs::remove_file(&file).expect("remove");
-    while running.policy().is_some() {
-        assert!(begun.elapsed() < SETTLE / 2, "removed");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-#[tokio::test]
-async fn a_writer_that_does_not_end_takes_nothing_out_of_force() {
-    let dir = tempfile::tempdir().expect("directory");
-    let kept = tempfile::tempdir().expect("directory");
-    let file = dir.path().join("p.yaml");
-    fs::write(&file, policy("one", "") + &pod("a")).expect("write");
-    let config = || Config {
-        last_good: Some(kept.path().to_owned()),
-        ..Config::new(vec![dir.path().to_owned()])
-    };
-    let first = Running::start(config());
-    first.until("complete", |s| s.complete).await;
-    until_kept(kept.path(), Some("description: one")).await;
-    let mut writer = fs::File::create(&file).expect("open");
-    writer.write_all(pod("b").as_bytes()).expect("write");
-    let is = |error: FileError| {
-        move |s: &SourceStatus| s.complete && s.files.iter().any(|f| f.error == Some(error.clone()))
-    };
-    first.until("told", is(FileError::Open)).await;
-    assert_eq!(
-        first.policy().as_deref(),
-        Some("one"),
-        "while it is held open"
-    );
-    assert_eq!(first.pods(), ["default/a"]);
-    writer.set_len(0).expect("truncate");
-    drop(writer);
-    first.until("empty", is(FileError::Empty)).await;
-    let second = Running::start(config());
-    second.until("empty", is(FileError::Empty)).await;
-    for running in [&first, &second] {
-        assert_eq!(
-            running.policy().as_deref(),
-            Some("one"),
-            "while it is empty"
-        );
-        assert_eq!(running.source.status().objects, 2);
-    }
-    fs::write(&file, pod("b")).expect("write");
-    for running in [&first, &second] {
-        running.until("read", SourceStatus::is_ok).await;
-        assert_eq!(
-            (running.policy(), running.pods()),
-            (None, vec!["default/b".to_owned()])
-        );
-    }
-    // Closed as it was: nothing is left to tell.
-    let mut writer = fs::OpenOptions::new()
-        .append(true)
-        .open(&file)
-        .expect("open");
-    writer.write_all(b"\n").expect("write");
-    first.until("told", is(FileError::Open)).await;
-    writer.set_len(pod("b").len() as u64).expect("truncate");
-    drop(writer);
-    first.until("closed", SourceStatus::is_ok).await;
-    // What is new is not waited for: nothing of it is in force.
-    let mut writer = fs::File::create(dir.path().join("new.yaml")).expect("open");
-    writer.write_all(pod("c").as_bytes()).expect("write");
-    first.until("read", |s| s.objects == 2).await;
 }
 
 #[tokio::test]
