@@ -14,6 +14,9 @@ use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
+/// How long after a file was written to the other end of its rename is waited for.
+const MOVING_MAX: Duration = Duration::from_secs(60);
+
 /// Watches directories, and files that somebody is writing.
 pub(crate) struct Watcher {
     watcher: Option<RecommendedWatcher>,
@@ -29,6 +32,8 @@ struct State {
     /// Somebody is done: a file was closed, renamed or removed.
     done: Notify,
     files: Mutex<HashMap<PathBuf, Seen>>,
+    /// Files that are open, and have lost their names by the rename of this number.
+    moving: Mutex<HashMap<usize, Seen>>,
 }
 
 /// What was seen of a file last.
@@ -43,7 +48,7 @@ struct Seen {
 pub(crate) enum FileState {
     /// It was written to and not closed since; for so long nothing was written.
     Open(Duration),
-    /// It was closed by its writer, or renamed to its name.
+    /// It was closed by its writer, or renamed to its name after that.
     Closed,
 }
 
@@ -156,9 +161,11 @@ impl State {
             return;
         };
         let mut files = lock(&self.files);
+        let mut moving = lock(&self.moving);
         if event.need_rescan() {
             // Notifications were lost, and with them perhaps who has closed what.
             files.clear();
+            moving.clear();
         }
         let at = Instant::now();
         let seen = |is_open| move |path: PathBuf| (path, Seen { is_open, at });
@@ -173,10 +180,24 @@ impl State {
                 files.extend(event.paths.into_iter().map(seen(true)));
                 false
             }
-            EventKind::Access(AccessKind::Close(AccessMode::Write))
-            | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
                 files.extend(event.paths.into_iter().map(seen(false)));
                 true
+            }
+            EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
+                let left = event.paths.iter().filter_map(|path| files.remove(path));
+                let open = left.filter(|seen| seen.is_open).last();
+                // Its other end comes right behind it, or was never watched.
+                moving.retain(|_, seen| seen.at.elapsed() < MOVING_MAX);
+                moving.extend(event.tracker().zip(open));
+                true
+            }
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
+                let number = event.tracker();
+                let open = number.and_then(|number| moving.remove(&number));
+                let state = open.unwrap_or(Seen { is_open: false, at });
+                files.extend(event.paths.into_iter().map(|path| (path, state)));
+                !state.is_open
             }
             // Both ends of a rename, of which each was told.
             EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return,
@@ -191,7 +212,7 @@ impl State {
                 true
             }
         };
-        drop(files);
+        drop((files, moving));
         if is_done {
             self.done.notify_one();
         } else {

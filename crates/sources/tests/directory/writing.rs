@@ -198,3 +198,28 @@ async fn a_link_made_while_it_runs_is_followed_like_any_other() {
     running.until_policy("two", SOON).await;
     assert!(running.source.status().is_ok());
 }
+
+#[tokio::test]
+async fn a_file_that_is_renamed_while_it_is_written_is_not_read_half() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (file, hidden) = (dir.path().join("p.yaml"), dir.path().join(".p.tmp"));
+    fs::write(&file, policy("one", "")).expect("write");
+    let running = Running::on(dir.path()).await;
+    for description in ["two", "three"] {
+        let mut writer = fs::File::create(&hidden).expect("open");
+        writer.write_all(pod("a").as_bytes()).expect("write");
+        fs::rename(&hidden, &file).expect("rename");
+        let until = Instant::now() + Duration::from_millis(200);
+        while Instant::now() < until {
+            assert!(running.pods().is_empty() && running.policy().is_some());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let rest = policy(description, "");
+        writer.write_all(rest.as_bytes()).expect("write");
+        drop(writer);
+        running.until_policy(description, SOON).await;
+        assert_eq!(running.pods(), ["default/a"]);
+        fs::write(&file, policy("between", "")).expect("write");
+        running.until_policy("between", SOON).await;
+    }
+}
