@@ -315,7 +315,9 @@ impl Keeping {
         };
         let ended = task.await;
         self.0 = None;
-        ended.ok()
+        ended
+            .inspect_err(|error| tracing::error!(%error, "keeping manifests for a restart broke"))
+            .ok()
     }
 }
 

@@ -52,6 +52,10 @@ impl Keep {
     pub(crate) fn put(&mut self, path: &Path, content: &[u8]) {
         if self.directory.is_some() {
             self.pending.insert(path.to_owned(), Some(content.into()));
+            // It has come since, and its copy may be written before that is done.
+            if let Some(paths) = &mut self.tidy {
+                paths.insert(path.to_owned());
+            }
         }
     }
 
@@ -99,7 +103,8 @@ impl Keep {
         if !again {
             wanted.retain(|path, _| !self.failed.contains_key(path));
         }
-        let tidy = self.tidy.take();
+        let tidy = self.tidy.clone();
+        let tidy = tidy.filter(|_| again || !self.failed.contains_key(&directory));
         (tidy.is_some() || !wanted.is_empty()).then_some(Job {
             directory,
             wanted,
@@ -110,7 +115,15 @@ impl Keep {
     /// Takes note of what became of a job; whether what has failed is news.
     pub(crate) fn done(&mut self, done: Done) -> bool {
         let before = self.failed.clone();
-        for (path, wanted, result) in done.0 {
+        match (done.tidied, &self.directory) {
+            (Some(Ok(())), Some(directory)) => {
+                self.failed.remove(directory);
+                self.tidy = None;
+            }
+            (Some(Err(error)), Some(directory)) => self.fail(directory.clone(), error),
+            _ => {}
+        }
+        for (path, wanted, result) in done.wanted {
             match result {
                 Ok(()) => {
                     self.failed.remove(&path);
@@ -122,22 +135,25 @@ impl Keep {
                         self.pending.remove(&path);
                     }
                 }
-                Err(error) => {
-                    if self.failed.get(&path) != Some(&error) {
-                        tracing::warn!(
-                            path = %path.display(),
-                            error,
-                            "what is kept for a restart does not follow"
-                        );
-                    }
-                    self.failed.insert(path, error);
-                }
+                Err(error) => self.fail(path, error),
             }
         }
         self.failed != before
     }
 
-    /// The manifests whose last good content is not on disk, and why.
+    fn fail(&mut self, path: PathBuf, error: String) {
+        if self.failed.get(&path) != Some(&error) {
+            tracing::warn!(
+                path = %path.display(),
+                error,
+                "what is kept for a restart does not follow"
+            );
+        }
+        self.failed.insert(path, error);
+    }
+
+    /// The manifests whose last good content is not on disk, and why; the
+    /// directory itself, if others are still in it.
     pub(crate) fn failed(&self) -> impl Iterator<Item = (&Path, &str)> {
         let failed = self.failed.iter();
         failed.map(|(path, error)| (path.as_path(), error.as_str()))
@@ -161,16 +177,22 @@ pub(crate) struct Job {
     tidy: Option<BTreeSet<PathBuf>>,
 }
 
-/// What became of a job: of each manifest, what was wanted, and whether it is so.
+/// What became of a job.
 #[derive(Debug)]
-pub(crate) struct Done(Vec<(PathBuf, Wanted, Result<(), String>)>);
+pub(crate) struct Done {
+    /// Of each manifest, what was wanted, and whether it is so.
+    wanted: Vec<(PathBuf, Wanted, Result<(), String>)>,
+    /// Whether all others are forgotten, if that was to be done.
+    tidied: Option<Result<(), String>>,
+}
 
 impl Job {
     /// Writes everything, and waits for the disk.
     pub(crate) fn run(self) -> Done {
-        if let Some(paths) = &self.tidy {
-            tidy(&self.directory, paths);
-        }
+        let tidied = self
+            .tidy
+            .as_ref()
+            .map(|paths| tidy(&self.directory, paths).map_err(|error| error.to_string()));
         let directory = self.directory.as_path();
         let made = make(directory).map_err(|error| error.to_string());
         let carry_out = |(path, wanted): (PathBuf, Wanted)| {
@@ -194,7 +216,10 @@ impl Job {
                 }
             }
         }
-        Done(done)
+        Done {
+            wanted: done,
+            tidied,
+        }
     }
 }
 
@@ -239,17 +264,33 @@ fn remove(directory: &Path, path: &Path) -> io::Result<()> {
 }
 
 /// Forgets every manifest but these, and what writes that were cut off have left.
-fn tidy(directory: &Path, paths: &BTreeSet<PathBuf>) {
+fn tidy(directory: &Path, paths: &BTreeSet<PathBuf>) -> io::Result<()> {
     let files = paths.iter().map(|path| directory.join(name(path)));
     let known: BTreeSet<PathBuf> = files.flat_map(|file| [aside(&file), file]).collect();
-    let Ok(entries) = fs::read_dir(directory) else {
-        return;
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        // Nothing was ever kept there.
+        Err(error) if is_absent(&error) => return Ok(()),
+        Err(error) => return Err(error),
     };
-    for entry in entries.flatten() {
-        if !known.contains(&entry.path()) {
-            forget(&entry.path());
+    let mut done = Ok(());
+    for entry in entries {
+        let path = entry?.path();
+        if known.contains(&path) {
+            continue;
+        }
+        match fs::remove_file(&path) {
+            // No copy of ours: `lost+found` perhaps.
+            Err(error) if is_absent(&error) || error.kind() == io::ErrorKind::IsADirectory => {}
+            removed => done = done.and(removed),
         }
     }
+    done
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory)
 }
 
 fn forget(path: &Path) {
@@ -487,6 +528,37 @@ mod tests {
         let job = keep.job(true).expect("a job");
         assert!(keep.done(job.run()));
         assert_eq!(keep.failed().count(), 0);
+        assert!(keep.job(true).is_none());
+    }
+
+    #[test]
+    fn what_could_not_be_forgotten_is_told_and_tried_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (lib, away) = (dir.path().join("lib"), dir.path().join("away"));
+        let gone = lib.join(name(Path::new("/m/gone.yaml")));
+        let mut keep = Keep::new(Some(lib.clone()));
+        fs::create_dir(&lib).expect("a folder");
+        fs::write(&gone, "").expect("written");
+        keep.retain([Path::new(MANIFEST)].into_iter());
+        drop(keep.job(true).expect("a job that breaks"));
+        // No folder can be read there, whoever asks.
+        fs::rename(&lib, &away).expect("away");
+        std::os::unix::fs::symlink("lib", &lib).expect("a loop");
+        let job = keep.job(true).expect("a job");
+        assert!(keep.done(job.run()));
+        let failed: Vec<_> = keep.failed().map(|(path, _)| path.to_owned()).collect();
+        assert_eq!(failed, [lib.as_path()]);
+        assert!(keep.job(false).is_none(), "it is not stormed");
+        fs::remove_file(&lib).expect("out of the way");
+        fs::rename(&away, &lib).expect("back");
+        // What has come since, and is written already.
+        keep.put(Path::new("/m/new.yaml"), b"a: 1\n");
+        let new = lib.join(name(Path::new("/m/new.yaml")));
+        fs::write(&new, "").expect("written");
+        let job = keep.job(true).expect("a job");
+        assert!(keep.done(job.run()));
+        assert_eq!(keep.failed().count(), 0);
+        assert!(new.exists() && !gone.exists());
         assert!(keep.job(true).is_none());
     }
 

@@ -61,7 +61,8 @@ impl FileStatus {
 }
 
 /// A file whose last good content is not on disk, or still is although the file
-/// is gone.
+/// is gone; or the directory of these contents, if files may be gone of which
+/// there still are some in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotKept {
     /// Its path.
