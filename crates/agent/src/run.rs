@@ -255,6 +255,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> anyhow::Result<()> {
     tasks.spawn(settle::run(Arc::clone(&node)));
     tasks.spawn(guard::run(Arc::clone(&node)));
     tasks.spawn(announce(Arc::clone(&node)));
+    tasks.spawn(follow(source));
     let result = tokio::select! {
         () = told_to_stop() => Ok(()),
         ended = &mut engine => Err(match ended {
@@ -276,7 +277,6 @@ async fn serve(parts: Parts, listeners: Listeners) -> anyhow::Result<()> {
     if !engine.is_finished() {
         let _ = engine.await;
     }
-    source.join().await;
     drop(file);
     result
 }
@@ -307,6 +307,12 @@ async fn first_broken(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Error 
         }
     }
     std::future::pending().await
+}
+
+/// Waits for a source that breaks: without it no policy is taken any more, and
+/// the next agent may do better.
+async fn follow(source: SourceHandle) -> anyhow::Result<()> {
+    Ok(source.join().await?)
 }
 
 /// Says that the agent is ready: its sources have told everything, and the

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use axon_model::Observed;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -61,8 +61,13 @@ pub struct DirectorySource;
 #[derive(Debug)]
 pub struct SourceHandle {
     status: watch::Receiver<Arc<SourceStatus>>,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), JoinError>>,
 }
+
+/// A source has ended without being told to.
+#[derive(Debug, thiserror::Error)]
+#[error("manifests are not followed any more")]
+pub struct SourceBroken(#[source] JoinError);
 
 impl DirectorySource {
     /// Starts watching (in a tokio runtime), until `cancel` is cancelled. The
@@ -81,8 +86,8 @@ impl DirectorySource {
                 observed,
             };
             tokio::select! {
-                () = scanner.run(&sender) => {}
-                () = cancel.cancelled() => {}
+                broken = scanner.run(&sender) => Err(broken),
+                () = cancel.cancelled() => Ok(()),
             }
         });
         SourceHandle { status, task }
@@ -101,9 +106,11 @@ impl SourceHandle {
     }
 
     /// Waits until the source has ended, after its token was cancelled.
-    pub async fn join(self) {
-        // A task that panicked has ended too; the panic has been printed.
-        let _ = self.task.await;
+    ///
+    /// # Errors
+    /// It broke: no change is followed any more.
+    pub async fn join(self) -> Result<(), SourceBroken> {
+        self.task.await.flatten().map_err(SourceBroken)
     }
 }
 
@@ -119,7 +126,8 @@ struct Scanner {
 }
 
 impl Scanner {
-    async fn run(mut self, sender: &watch::Sender<Arc<SourceStatus>>) {
+    /// Goes on until it breaks.
+    async fn run(mut self, sender: &watch::Sender<Arc<SourceStatus>>) -> JoinError {
         loop {
             // Reading and parsing block; they get a thread of their own.
             let begun = Instant::now();
@@ -130,10 +138,7 @@ impl Scanner {
             let again;
             (self, again) = match scan.await {
                 Ok(done) => done,
-                Err(error) => {
-                    tracing::error!(%error, "the directory source has ended");
-                    return;
-                }
+                Err(broken) => return broken,
             };
             self.tell(sender);
             // After what is read is in force: that does not wait for the disk.

@@ -29,7 +29,7 @@ mod watcher;
 mod write;
 
 pub use copy::CopyError;
-pub use directory::{Config, DirectorySource, SourceHandle};
+pub use directory::{Config, DirectorySource, SourceBroken, SourceHandle};
 pub use status::{
     Conflict, DirectoryError, FileError, FileStatus, NotKept, PolicyRefusal, SourceStatus,
 };

@@ -372,6 +372,22 @@ async fn a_directory_that_vanishes_removes_nothing() {
 }
 
 #[tokio::test]
+async fn a_source_that_breaks_ends_with_an_error() {
+    let dir = tempfile::tempdir().expect("directory");
+    let running = Running::on(dir.path()).await;
+    let observed = &running.observed;
+    observed.pods.on_change(|| panic!("as it was told to"));
+    fs::write(dir.path().join("a.yaml"), pod("a")).expect("write");
+    let ended = tokio::time::timeout(Duration::from_secs(30), running.source.join());
+    let broken = ended.await.expect("ended").expect_err("broken");
+    let cause = std::error::Error::source(&broken).expect("a cause");
+    assert!(cause.to_string().contains("as it was told to"), "{cause}");
+    let stopped = Running::on(dir.path()).await;
+    drop(stopped._guard);
+    assert!(stopped.source.join().await.is_ok());
+}
+
+#[tokio::test]
 async fn odd_files_are_told_and_harm_nothing() {
     let dir = tempfile::tempdir().expect("directory");
     let path = dir.path();
