@@ -186,10 +186,12 @@ impl Scanner {
         self.watcher.follow(&self.config.directories);
         let walk = walk(&self.config.directories);
         let files = self.watcher.files(self.config.settle);
+        // After that: what was lost is told by it.
+        let blind = self.watcher.seen_for() < WRITER_MAX;
         let now_ns = now_ns();
         let writing = |path: &Path, stamp: &Stamp| {
             let since_ns = now_ns - stamp.changed_ns();
-            writing(files.get(path), since_ns, self.config.settle)
+            writing(files.get(path), since_ns, self.config.settle, blind)
         };
         let mut pass = self.files.follow(&walk, writing);
         pass.changed |= self.status.directories != walk.unreadable;
@@ -278,15 +280,18 @@ fn tell(sender: &watch::Sender<Arc<SourceStatus>>, status: &SourceStatus) {
 }
 
 /// Whether a file may be in the middle of being written: what its watcher has
-/// seen, and how long ago it changed by the wall clock.
-fn writing(seen: Option<&FileState>, since_ns: i128, settle: Duration) -> Writing {
+/// seen, how long ago it changed by the wall clock, and whether the watcher has
+/// been blind lately.
+fn writing(seen: Option<&FileState>, since_ns: i128, settle: Duration, blind: bool) -> Writing {
     // A time that lies ahead tells nothing.
-    let young = (0..nanoseconds(settle)).contains(&since_ns);
+    let within = |time| (0..nanoseconds(time)).contains(&since_ns);
+    let young = within(settle);
     match seen {
         Some(FileState::Open(since)) if *since > WRITER_MAX => Writing::Long,
         Some(FileState::Open(_)) => Writing::Now,
         Some(FileState::Closed) if young => Writing::Closed,
         None if young => Writing::Now,
+        None if blind && within(WRITER_MAX) => Writing::Unseen,
         Some(FileState::Closed) | None => Writing::No,
     }
 }
@@ -358,7 +363,14 @@ mod tests {
             ("open for long", &long, 0, Writing::Long),
             ("the same, ahead", &long, -hour, Writing::Long),
         ] {
-            assert_eq!(writing(seen.as_ref(), since_ns, settle), expected, "{what}");
+            for blind in [false, true] {
+                let found = writing(seen.as_ref(), since_ns, settle, blind);
+                let expected = match (what, blind) {
+                    ("settled", true) => Writing::Unseen,
+                    _ => expected,
+                };
+                assert_eq!(found, expected, "{what}, {blind}");
+            }
         }
     }
 }

@@ -72,6 +72,8 @@ pub(crate) enum Writing {
     Now,
     /// Somebody holds it open for writing for long.
     Long,
+    /// Nobody knows, for not everything was seen lately.
+    Unseen,
 }
 
 /// What a pass over the files has found.
@@ -142,7 +144,10 @@ impl Files {
                 Writing::Long if self.is_in_force(path) => {
                     pass.changed |= self.fail(path, FileError::Open, None);
                 }
-                Writing::Long | Writing::No => self.read(path, *stamp, &mut pass),
+                Writing::Unseen if self.is_in_force(path) => {
+                    pass.postponed.insert(path.to_owned());
+                }
+                Writing::Long | Writing::Unseen | Writing::No => self.read(path, *stamp, &mut pass),
                 Writing::Closed => {
                     self.read(path, *stamp, &mut pass);
                     pass.again = true;

@@ -25,8 +25,10 @@ pub(crate) struct Watcher {
     state: Arc<State>,
 }
 
-#[derive(Default)]
 struct State {
+    /// Until when not everything was seen: the start, or the last notification
+    /// that was lost.
+    blind: Mutex<Instant>,
     /// Somebody writes.
     changed: Notify,
     /// Somebody is done: a file was closed, renamed or removed.
@@ -54,7 +56,7 @@ pub(crate) enum FileState {
 
 impl Watcher {
     pub(crate) fn new() -> Self {
-        let state = Arc::<State>::default();
+        let state = Arc::new(State::new());
         let told = Arc::clone(&state);
         let watcher = notify::recommended_watcher(move |event| told.tell(event));
         let watcher = match watcher {
@@ -140,6 +142,11 @@ impl Watcher {
         files.iter().map(state).collect()
     }
 
+    /// For how long everything was seen.
+    pub(crate) fn seen_for(&self) -> Duration {
+        lock(&self.state.blind).elapsed()
+    }
+
     /// Waits until every notification has been told that the kernel has queued.
     ///
     /// The thread that reads them answers here too. It may answer before it
@@ -155,6 +162,16 @@ impl Watcher {
 }
 
 impl State {
+    fn new() -> Self {
+        Self {
+            blind: Mutex::new(Instant::now()),
+            changed: Notify::new(),
+            done: Notify::new(),
+            files: Mutex::default(),
+            moving: Mutex::default(),
+        }
+    }
+
     fn tell(&self, event: notify::Result<notify::Event>) {
         let Ok(event) = event else {
             self.done.notify_one();
@@ -166,6 +183,7 @@ impl State {
             // Notifications were lost, and with them perhaps who has closed what.
             files.clear();
             moving.clear();
+            *lock(&self.blind) = Instant::now();
         }
         let at = Instant::now();
         let seen = |is_open| move |path: PathBuf| (path, Seen { is_open, at });
@@ -230,4 +248,24 @@ fn is_new(path: &Path) -> bool {
 /// A panic while it was held leaves whole entries: go on.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use notify::event::{Event, EventKind, Flag};
+
+    use super::Watcher;
+
+    #[test]
+    fn what_was_lost_is_known_to_be_lost() {
+        let watcher = Watcher::new();
+        let moment = Duration::from_millis(100);
+        std::thread::sleep(moment);
+        assert!(watcher.seen_for() >= moment);
+        let lost = Event::new(EventKind::Other).set_flag(Flag::Rescan);
+        watcher.state.tell(Ok(lost));
+        assert!(watcher.seen_for() < moment);
+    }
 }

@@ -223,3 +223,32 @@ async fn a_file_that_is_renamed_while_it_is_written_is_not_read_half() {
         running.until_policy("between", SOON).await;
     }
 }
+
+#[tokio::test]
+async fn what_was_being_written_before_the_start_is_not_read_half() {
+    let dir = tempfile::tempdir().expect("directory");
+    let kept = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("p.yaml");
+    let config = || Config {
+        last_good: Some(kept.path().to_owned()),
+        ..Config::new(vec![dir.path().to_owned()])
+    };
+    fs::write(&file, policy("one", "")).expect("write");
+    let first = Running::start(config());
+    first.until("complete", |s| s.complete).await;
+    until_kept(kept.path(), Some("description: one")).await;
+    drop(first);
+    let mut writer = fs::File::create(&file).expect("open");
+    writer.write_all(pod("a").as_bytes()).expect("write");
+    let second = Running::start(config());
+    let until = Instant::now() + Duration::from_millis(200);
+    while Instant::now() < until {
+        assert!(second.pods().is_empty() && !second.source.status().complete);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let rest = policy("two", "");
+    writer.write_all(rest.as_bytes()).expect("write");
+    drop(writer);
+    second.until_policy("two", SOON).await;
+    second.until("complete", |s| s.complete).await;
+}
