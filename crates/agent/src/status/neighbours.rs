@@ -42,7 +42,7 @@ struct Seen {
     programs: Result<Vec<OtherProgram>, String>,
     /// Devices that are neither ours nor uplinks and lead somewhere: what pods
     /// have to do with those behind passes the node's stack.
-    beyond: Vec<String>,
+    beyond: Result<Vec<String>, String>,
     uplinks: Vec<String>,
     ipv4: bool,
     ipv6: bool,
@@ -79,7 +79,13 @@ impl Seen {
         Self {
             firewall,
             programs: axon_linux::others(&stubs, until).map_err(|error| causes(&error)),
-            beyond: if closes { beyond(&uplinks) } else { Vec::new() },
+            beyond: if closes {
+                device::list()
+                    .map(|devices| beyond(devices, &uplinks))
+                    .map_err(|error| causes(&error))
+            } else {
+                Ok(Vec::new())
+            },
             uplinks,
             ipv4: node.config.network.ipv4,
             ipv6: node.config.network.ipv6,
@@ -115,15 +121,24 @@ impl Seen {
     fn chains(&self, firewall: &Firewall, found: &mut Found) {
         for chain in self.concerning(firewall) {
             let (drops, passing) = (drops(chain), self.passing(chain, firewall));
-            if passing.is_empty() {
-                let note = format!("{drops}: no pod's traffic passes it");
-                found.notes.push(note);
-            } else if chain.names_endpoints {
-                found.notes.push(format!("{drops}, and has rules for lxc*"));
-            } else {
-                let what = passing.join(", ");
-                found.wrong.push(format!("{drops}: {what} passes it"));
-                found.remedies.push(rules_for(chain));
+            let unknown = self.beyond.as_ref().err();
+            let unknown = unknown.filter(|_| chain.hook == ChainHook::Forward);
+            match (passing.is_empty(), unknown) {
+                (true, None) => {
+                    let note = format!("{drops}: no pod's traffic passes it");
+                    found.notes.push(note);
+                }
+                _ if chain.names_endpoints => {
+                    found.notes.push(format!("{drops}, and has rules for lxc*"));
+                }
+                (true, Some(error)) => found.notes.push(format!(
+                    "{drops}: whether pods' traffic passes it is not known: {error}"
+                )),
+                (false, _) => {
+                    let what = passing.join(", ");
+                    found.wrong.push(format!("{drops}: {what} passes it"));
+                    found.remedies.push(rules_for(chain));
+                }
             }
         }
     }
@@ -156,8 +171,10 @@ impl Seen {
             }
             ChainHook::Output => passing.push("what the node itself sends to pods".to_owned()),
             ChainHook::Forward => {
-                if !self.beyond.is_empty() {
-                    let devices = self.beyond.join(", ");
+                if let Ok(beyond) = &self.beyond
+                    && !beyond.is_empty()
+                {
+                    let devices = beyond.join(", ");
                     passing.push(format!(
                         "what pods and those behind {devices} send each other"
                     ));
@@ -186,8 +203,7 @@ impl Seen {
 }
 
 /// Devices behind which others are that are no node's.
-fn beyond(uplinks: &[String]) -> Vec<String> {
-    let all = device::list().unwrap_or_default();
+fn beyond(all: Vec<device::Device>, uplinks: &[String]) -> Vec<String> {
     let leads = |d: &device::Device| {
         let routed = |(addr, _): &(std::net::IpAddr, u8)| match addr {
             std::net::IpAddr::V4(v4) => !v4.is_link_local(),

@@ -25,7 +25,7 @@ fn seen(closed: Vec<ClosedChain>) -> Seen {
     Seen {
         firewall: Ok(Firewall { closed, mappers }),
         programs: Ok(Vec::new()),
-        beyond: Vec::new(),
+        beyond: Ok(Vec::new()),
         uplinks: vec!["up0".to_owned()],
         ipv4: true,
         ipv6: true,
@@ -42,7 +42,7 @@ fn at(device: &str, hook: ChainHook) -> ClosedChain {
 fn a_chain_is_wrong_where_traffic_of_pods_passes_it_and_nobody_thought_of_them() {
     use ChainHook::{Egress, Forward, Ingress, Input, Output};
     let beyond = |mut seen: Seen| {
-        seen.beyond.push("br0".to_owned());
+        seen.beyond = Ok(vec!["br0".to_owned()]);
         seen
     };
     let mapped = |mut seen: Seen| {
@@ -153,7 +153,7 @@ fn the_remedy_is_of_the_tool_that_made_the_chain() {
         }
         chain.rules_go_to = docker.then(|| "DOCKER-USER".to_owned());
         let mut seen = seen(vec![chain]);
-        seen.beyond.push("br0".to_owned());
+        seen.beyond = Ok(vec!["br0".to_owned()]);
         let remedy = seen.status().remedy;
         remedy.split(", or").next().unwrap_or_default().to_owned()
     };
@@ -232,4 +232,45 @@ fn what_is_not_known_is_said_to_be_so() {
     let status = seen.status();
     assert_eq!(status.state, State::Ok);
     assert_eq!(status.msg, "rules of firewalls are not known: timed out");
+}
+
+#[test]
+fn a_chain_is_not_said_to_do_no_harm_where_devices_are_not_known() {
+    use ChainHook::{Forward, Output};
+    let unlisted = |chain: ClosedChain| {
+        let mut seen = seen(vec![chain]);
+        seen.beyond = Err("no answer".to_owned());
+        seen
+    };
+    let forward = chain(Family::Inet, Forward);
+    let named = ClosedChain {
+        names_endpoints: true,
+        ..forward.clone()
+    };
+    let mut mapped = unlisted(forward.clone());
+    let firewall = mapped.firewall.as_mut().expect("known");
+    firewall.mappers.push("kube-proxy");
+    for (seen, state, text) in [
+        (
+            unlisted(forward),
+            State::Ok,
+            "drops by policy: whether pods' traffic passes it is not known: no answer",
+        ),
+        (unlisted(named), State::Ok, "has rules for lxc*"),
+        (mapped, State::Warning, "by rules of kube-proxy passes it"),
+        (
+            unlisted(chain(Family::Inet, Output)),
+            State::Warning,
+            "the node itself sends to pods passes it",
+        ),
+        (
+            unlisted(at("up0", ChainHook::Ingress)),
+            State::Ok,
+            "no pod's traffic passes it",
+        ),
+    ] {
+        let status = seen.status();
+        assert_eq!(status.state, state, "{}", status.msg);
+        assert!(status.msg.contains(text), "{text}: {}", status.msg);
+    }
 }
