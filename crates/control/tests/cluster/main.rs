@@ -4,6 +4,7 @@ mod cases;
 mod groups;
 mod histories;
 mod host;
+mod host_trial;
 mod huge;
 mod names;
 mod nodes;
