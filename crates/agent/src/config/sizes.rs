@@ -128,10 +128,27 @@ fn connections(reader: &mut Reader<'_>) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use axon_abi::MAPS;
+    use axon_abi::{MAPS, MapSpec};
 
-    use super::option_of;
-    use crate::options::OPTIONS;
+    use super::{Reader, Sizes, option_of};
+    use crate::options::{AgentArgs, OPTIONS, Settings};
+
+    /// The sizes with one option set, or none.
+    fn sizes(option: &str, value: &str) -> Sizes {
+        let variable = format!("AXON_{}", option.to_uppercase().replace('-', "_"));
+        let env = |name: &str| (name == variable).then(|| value.to_owned());
+        let settings = Settings::resolve(&AgentArgs::default(), env).expect("settings");
+        let mut reader = Reader::new(&settings);
+        let sizes = Sizes::read(&mut reader);
+        assert!(reader.finish().is_empty(), "{option}={value}");
+        sizes
+    }
+
+    fn rows(sizes: &Sizes, map: &MapSpec) -> Option<u32> {
+        let mut maps = sizes.maps.iter();
+        maps.find(|(name, _)| *name == map.name)
+            .map(|(_, rows)| *rows)
+    }
 
     #[test]
     fn maps_that_an_option_sizes_are_sizable_and_the_option_is_one() {
@@ -139,6 +156,37 @@ mod tests {
             if let Some(option) = option_of(map.name) {
                 assert!(map.sizable, "{}", map.name);
                 assert!(OPTIONS.iter().any(|o| o.name == option), "{option}");
+            }
+        }
+    }
+
+    #[test]
+    fn defaults_are_the_sizes_that_maps_have_by_themselves() {
+        let defaults = sizes("", "");
+        for map in MAPS.iter().filter(|map| map.sizable) {
+            let rows = rows(&defaults, map);
+            assert_eq!(
+                rows.is_some(),
+                option_of(map.name).is_some(),
+                "{}",
+                map.name
+            );
+            let by_memory = [axon_abi::CT4, axon_abi::CT6, axon_abi::NAT].contains(&map.name);
+            if let Some(rows) = rows.filter(|_| !by_memory) {
+                assert_eq!(rows, map.max_entries, "{}", map.name);
+            }
+        }
+    }
+
+    #[test]
+    fn an_option_sizes_its_maps_and_no_other() {
+        let defaults = sizes("", "");
+        for option in MAPS.iter().filter_map(|map| option_of(map.name)) {
+            let sizes = sizes(option, "2048");
+            for map in MAPS {
+                let is_another = rows(&sizes, map) != rows(&defaults, map);
+                let is_its = option_of(map.name) == Some(option);
+                assert_eq!(is_another, is_its, "{option}: {}", map.name);
             }
         }
     }
