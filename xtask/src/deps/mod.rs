@@ -3,9 +3,11 @@
 //! ```text
 //!  cargo metadata ──► graph (crates, what they use, what that brings along)
 //!                       └──► rules (floors, bans) ──► violations ──► failure
-//!  source files  ──► sources (unsafe code, lengths) ──┘
+//!  source files  ──► sources (unsafe code, lengths) ──┤
+//!  documents     ──► documents (paths that they name) ┘
 //! ```
 
+mod documents;
 mod floors;
 mod graph;
 mod rules;
@@ -29,6 +31,7 @@ pub(crate) fn check() -> Result<()> {
     for member in &crates {
         violations.extend(sources::violations(member));
     }
+    violations.extend(documents::violations(workspace::root())?);
     let warnings = sources::long_files(workspace::root())?;
     warnings
         .iter()
