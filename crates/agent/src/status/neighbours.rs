@@ -17,7 +17,8 @@ use crate::problem::chain as causes;
 
 /// Askers within it get the same answer.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long is looked; what is not known by then is told to be so.
+/// How long is looked at programs, and then at firewalls; what is not known by
+/// then is told to be so.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What was found last.
@@ -38,8 +39,9 @@ pub(super) fn neighbours(node: &Node) -> PartStatus {
 
 /// What there is of others; in place of what is not known stands why not.
 struct Seen {
-    firewall: Result<Firewall, String>,
     programs: Result<Vec<OtherProgram>, String>,
+    /// By what keeps their rules.
+    firewalls: [(&'static str, Result<Firewall, String>); 2],
     /// Devices that are neither ours nor uplinks and lead somewhere: what pods
     /// have to do with those behind passes the node's stack.
     beyond: Result<Vec<String>, String>,
@@ -55,13 +57,17 @@ struct Found {
     remedies: Vec<String>,
     /// Of what does no harm.
     notes: Vec<String>,
+    /// What is told beside either.
+    unknown: Vec<String>,
 }
 
 impl Found {
-    fn status(self) -> PartStatus {
+    fn status(mut self) -> PartStatus {
         if !self.wrong.is_empty() {
+            self.wrong.extend(self.unknown);
             return bad(State::Warning, few(self.wrong), few(self.remedies));
         }
+        self.notes.extend(self.unknown);
         if self.notes.is_empty() {
             return well("no firewall that closes, no program of others on our devices");
         }
@@ -71,14 +77,24 @@ impl Found {
 
 impl Seen {
     fn look(node: &Node) -> Self {
-        let until = Instant::now() + PATIENCE;
         let stubs = lock(&node.datapath).stubs();
-        let firewall = Firewall::look(until).map_err(|error| causes(&error));
-        let closes = firewall.as_ref().is_ok_and(|f| !f.closed.is_empty());
+        let until = || Instant::now() + PATIENCE;
+        // First, and with time of their own: a program may pass by policy, a firewall
+        // only stops what policy allows.
+        let programs = axon_linux::others(&stubs, until()).map_err(|error| causes(&error));
+        let until = until();
+        // The smaller first: what ip_tables hold is read in a few calls.
+        let firewalls = [
+            ("ip_tables", Firewall::ip_tables(until)),
+            ("nf_tables", Firewall::nf_tables(until)),
+        ]
+        .map(|(keeper, firewall)| (keeper, firewall.map_err(|error| causes(&error))));
+        let mut known = firewalls.iter().filter_map(|(_, f)| f.as_ref().ok());
+        let closes = known.any(|f| !f.closed.is_empty());
         let uplinks = node.uplinks.borrow().names();
         Self {
-            firewall,
-            programs: axon_linux::others(&stubs, until).map_err(|error| causes(&error)),
+            programs,
+            firewalls,
             beyond: if closes {
                 device::list()
                     .map(|devices| beyond(devices, &uplinks))
@@ -105,23 +121,29 @@ impl Seen {
                 found.remedies.extend(programs_go(of(Standing::Ahead)));
                 found.notes.extend(told(of(Standing::Behind)));
             }
-            Err(error) => found
-                .notes
-                .push(format!("programs of others are not known: {error}")),
+            Err(error) => {
+                found.wrong.push(format!(
+                    "programs of others are not known, and one ahead of ours has its way \
+                     whatever policy says: {error}"
+                ));
+                found.remedies.push("see bpftool net show".to_owned());
+            }
         }
-        match &self.firewall {
-            Ok(firewall) => self.chains(firewall, &mut found),
-            Err(error) => found
-                .notes
-                .push(format!("rules of firewalls are not known: {error}")),
+        for (keeper, firewall) in &self.firewalls {
+            match firewall {
+                Ok(firewall) => self.chains(firewall, &mut found),
+                Err(error) => found
+                    .unknown
+                    .push(format!("rules of {keeper} are not known: {error}")),
+            }
         }
         found.status()
     }
 
     fn chains(&self, firewall: &Firewall, found: &mut Found) {
         for chain in self.concerning(firewall) {
-            let (drops, passing) = (drops(chain), self.passing(chain, firewall));
-            let unknown = self.beyond.as_ref().err();
+            let (drops, passing) = (drops(chain), self.passing(chain));
+            let unknown = self.not_known();
             let unknown = unknown.filter(|_| chain.hook == ChainHook::Forward);
             match (passing.is_empty(), unknown) {
                 (true, None) => {
@@ -131,7 +153,7 @@ impl Seen {
                 _ if chain.names_endpoints => {
                     found.notes.push(format!("{drops}, and has rules for lxc*"));
                 }
-                (true, Some(error)) => found.notes.push(format!(
+                (true, Some(error)) => found.unknown.push(format!(
                     "{drops}: whether pods' traffic passes it is not known: {error}"
                 )),
                 (false, _) => {
@@ -157,8 +179,30 @@ impl Seen {
         link::is_host_name(device) || self.uplinks.iter().any(|uplink| uplink == device)
     }
 
+    /// What is not known of what `FORWARD` sees: the devices, or whose rules lead
+    /// to pods.
+    fn not_known(&self) -> Option<&String> {
+        let firewalls = self.firewalls.iter();
+        let firewalls = firewalls.filter_map(|(_, firewall)| firewall.as_ref().err());
+        self.beyond
+            .as_ref()
+            .err()
+            .into_iter()
+            .chain(firewalls)
+            .next()
+    }
+
+    /// Whose rules lead to pods, whichever firewall they are in.
+    fn mappers(&self) -> Vec<&'static str> {
+        let known = self.firewalls.iter().filter_map(|(_, f)| f.as_ref().ok());
+        let mut mappers: Vec<_> = known.flat_map(|f| f.mappers.iter().copied()).collect();
+        mappers.sort_unstable();
+        mappers.dedup();
+        mappers
+    }
+
     /// What of pods' traffic a chain sees.
-    fn passing(&self, chain: &ClosedChain, firewall: &Firewall) -> Vec<String> {
+    fn passing(&self, chain: &ClosedChain) -> Vec<String> {
         let of_pods = chain.devices.iter().any(|name| link::is_host_name(name));
         let of_uplinks = chain.devices.iter().any(|name| self.uplinks.contains(name));
         let mut passing = Vec::new();
@@ -179,8 +223,9 @@ impl Seen {
                         "what pods and those behind {devices} send each other"
                     ));
                 }
-                if !firewall.mappers.is_empty() {
-                    let who = firewall.mappers.join(", ");
+                let who = self.mappers();
+                if !who.is_empty() {
+                    let who = who.join(", ");
                     passing.push(format!("what reaches pods by rules of {who}"));
                 }
             }

@@ -23,8 +23,11 @@ fn chain(family: Family, hook: ChainHook) -> ClosedChain {
 fn seen(closed: Vec<ClosedChain>) -> Seen {
     let mappers = Vec::new();
     Seen {
-        firewall: Ok(Firewall { closed, mappers }),
         programs: Ok(Vec::new()),
+        firewalls: [
+            ("ip_tables", Ok(Firewall::default())),
+            ("nf_tables", Ok(Firewall { closed, mappers })),
+        ],
         beyond: Ok(Vec::new()),
         uplinks: vec!["up0".to_owned()],
         ipv4: true,
@@ -46,7 +49,8 @@ fn a_chain_is_wrong_where_traffic_of_pods_passes_it_and_nobody_thought_of_them()
         seen
     };
     let mapped = |mut seen: Seen| {
-        let firewall = seen.firewall.as_mut().expect("known");
+        let firewall = &mut seen.firewalls[0].1;
+        let firewall = firewall.as_mut().expect("known");
         firewall.mappers.push("CNI's portmap");
         seen
     };
@@ -227,11 +231,30 @@ fn programs_ahead_are_wrong_and_told_once() {
 
 #[test]
 fn what_is_not_known_is_said_to_be_so() {
-    let mut seen = seen(vec![]);
-    seen.firewall = Err("timed out".to_owned());
+    let late = || Err("timed out".to_owned());
+    let mut seen = seen(vec![chain(Family::Inet, ChainHook::Forward)]);
+    seen.firewalls[0].1 = late();
     let status = seen.status();
     assert_eq!(status.state, State::Ok);
-    assert_eq!(status.msg, "rules of firewalls are not known: timed out");
+    assert_eq!(
+        status.msg,
+        "rules of ip_tables are not known: timed out; chain c of table inet fw drops by policy: \
+         whether pods' traffic passes it is not known: timed out"
+    );
+    seen.beyond = Ok(vec!["br0".to_owned()]);
+    let status = seen.status();
+    assert_eq!(status.state, State::Warning, "the other one is known");
+    assert!(status.msg.contains("behind br0"), "{}", status.msg);
+    seen.firewalls[1].1 = late();
+    assert_eq!(seen.status().state, State::Ok, "firewalls open nothing");
+    seen.programs = Err("timed out".to_owned());
+    let status = seen.status();
+    assert_eq!(status.state, State::Warning, "a program may");
+    let unknown = "programs of others are not known";
+    assert!(status.msg.starts_with(unknown), "{}", status.msg);
+    let firewalls = "ip_tables are not known: timed out; rules of nf_tables are";
+    assert!(status.msg.contains(firewalls), "{}", status.msg);
+    assert_eq!(status.remedy, "see bpftool net show");
 }
 
 #[test]
@@ -248,7 +271,8 @@ fn a_chain_is_not_said_to_do_no_harm_where_devices_are_not_known() {
         ..forward.clone()
     };
     let mut mapped = unlisted(forward.clone());
-    let firewall = mapped.firewall.as_mut().expect("known");
+    let firewall = &mut mapped.firewalls[0].1;
+    let firewall = firewall.as_mut().expect("known");
     firewall.mappers.push("kube-proxy");
     for (seen, state, text) in [
         (

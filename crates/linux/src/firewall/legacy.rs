@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Instant;
 
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -71,15 +72,19 @@ const HOOKS: [(usize, ChainHook, &str); 3] = [
 ];
 
 /// Adds what the calling thread's network namespace has.
-pub(super) fn look(firewall: &mut Firewall) -> io::Result<()> {
+pub(super) fn look(firewall: &mut Firewall, until: Instant) -> io::Result<()> {
     for layout in &LAYOUTS {
         // Without the module there is no such file.
         let names = fs::read_to_string(layout.names).unwrap_or_default();
         if names.lines().any(|name| name == "filter") {
-            closed(layout, &read(layout, "filter")?, &mut firewall.closed);
+            closed(
+                layout,
+                &read(layout, "filter", until)?,
+                &mut firewall.closed,
+            );
         }
         if names.lines().any(|name| name == "nat") {
-            for chain in read(layout, "nat")?.entries(layout) {
+            for chain in read(layout, "nat", until)?.entries(layout) {
                 firewall.mapper(|(name, ..)| chain.user_chain.as_deref() == Some(*name));
             }
         }
@@ -207,8 +212,12 @@ fn closed(layout: &Layout, table: &Blob, found: &mut Vec<ClosedChain>) {
     }
 }
 
-/// Reads a table.
-fn read(layout: &Layout, table: &str) -> io::Result<Blob> {
+/// Reads a table, if there is time left. That takes two calls, which cannot be
+/// cut short, and is bounded by [`TABLE_MAX`].
+fn read(layout: &Layout, table: &str, until: Instant) -> io::Result<Blob> {
+    if Instant::now() >= until {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
     // The table is a matter of the family; the kind of socket does not matter.
     let socket = socket(
         layout.domain,

@@ -99,7 +99,7 @@ pub struct ClosedChain {
     pub rules_go_to: Option<String>,
 }
 
-/// Firewalls of a network namespace.
+/// Firewalls of a network namespace, of those that nf_tables or ip_tables hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Firewall {
     /// The chains that close.
@@ -120,20 +120,31 @@ const MAPPERS: [(&str, &str, &str); 2] = [
 const DOCKER_USER: &str = "DOCKER-USER";
 
 impl Firewall {
-    /// The firewalls of the calling thread's network namespace, read until then at
-    /// the latest.
+    /// What ip_tables and ip6_tables hold of the calling thread's network namespace;
+    /// no table whose turn has not come by `until`, which is an error.
     ///
     /// # Errors
     /// The kernel's answer; [`io::ErrorKind::TimedOut`] after `until`.
-    pub fn look(until: Instant) -> io::Result<Self> {
+    pub fn ip_tables(until: Instant) -> io::Result<Self> {
         let mut firewall = Self::default();
-        firewall.nf_tables(until)?;
-        legacy::look(&mut firewall)?;
+        legacy::look(&mut firewall, until)?;
         firewall.closed.sort();
         Ok(firewall)
     }
 
-    fn nf_tables(&mut self, until: Instant) -> io::Result<()> {
+    /// What nf_tables holds of the calling thread's network namespace, read until
+    /// then at the latest.
+    ///
+    /// # Errors
+    /// The kernel's answer; [`io::ErrorKind::TimedOut`] after `until`.
+    pub fn nf_tables(until: Instant) -> io::Result<Self> {
+        let mut firewall = Self::default();
+        firewall.read_nf_tables(until)?;
+        firewall.closed.sort();
+        Ok(firewall)
+    }
+
+    fn read_nf_tables(&mut self, until: Instant) -> io::Result<()> {
         let Some(mut netlink) = Nfnetlink::open(until)? else {
             return Ok(());
         };

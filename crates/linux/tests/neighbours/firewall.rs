@@ -182,7 +182,7 @@ fn a_large_firewall_is_read_whole_or_not_at_all() {
         matches!(&seen[..], [chain] if chain.names_endpoints),
         "{seen:?}"
     );
-    let late = stage.node.run(|| Firewall::look(Instant::now()));
+    let late = stage.node.run(|| Firewall::nf_tables(Instant::now()));
     let late = late.expect_err("no time");
     assert_eq!(late.kind(), std::io::ErrorKind::TimedOut);
 }

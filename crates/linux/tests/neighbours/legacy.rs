@@ -1,5 +1,7 @@
 //! Rules of `iptables-legacy`, which nf_tables does not know of.
 
+use std::time::Instant;
+
 use axon_linux::firewall::{ChainHook, ClosedChain, Family, Firewall, Tool};
 
 use crate::common::{Node, root};
@@ -61,6 +63,9 @@ fn chains_of_iptables_legacy_that_close_are_seen() {
         let seen = stage.firewall();
         assert_eq!(seen.closed, [forward.clone(), input.clone()], "{program}");
         assert_eq!(seen.mappers, ["CNI's portmap"], "{program}");
+        let late = stage.node.run(|| Firewall::ip_tables(Instant::now()));
+        let late = late.expect_err("no time");
+        assert_eq!(late.kind(), std::io::ErrorKind::TimedOut, "{program}");
 
         set(&["-I INPUT -i lxc+ -j ACCEPT"]);
         input.names_endpoints = true;

@@ -263,7 +263,13 @@ impl Stage {
     /// What firewalls the node has.
     pub(crate) fn firewall(&self) -> Firewall {
         let until = Instant::now() + PATIENCE;
-        self.node.run(|| Firewall::look(until)).expect("known")
+        self.node.run(|| {
+            let mut all = Firewall::nf_tables(until).expect("nf_tables");
+            let legacy = Firewall::ip_tables(until).expect("ip_tables");
+            all.closed.extend(legacy.closed);
+            all.mappers.extend(legacy.mappers);
+            all
+        })
     }
 
     /// Closes the first pod to all but its node.
