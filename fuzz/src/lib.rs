@@ -12,6 +12,7 @@
 
 pub mod cni;
 pub mod event;
+pub mod flows;
 pub mod manifest;
 pub mod packet;
 pub mod request;

@@ -7,6 +7,7 @@ use axon_model::{Protocol, ProtocolError};
 use serde::Deserialize;
 
 use crate::Problem;
+use crate::problem::short;
 
 /// A line of Hubble: a flow, bare or in a message. What we need of it.
 #[derive(Debug, Default, Deserialize)]
@@ -87,7 +88,7 @@ impl Line {
             "ICMPv4" => (Protocol::ICMP, l4.icmp_type, l4),
             "ICMPv6" => (Protocol::ICMPV6, l4.icmp_type, l4),
             other => {
-                let wrong = |error: ProtocolError| Problem::new("l4", error.to_string());
+                let wrong = |error: ProtocolError| Problem::new("l4", short(&error.to_string()));
                 (other.parse().map_err(wrong)?, l4.destination_port, l4)
             }
         }))

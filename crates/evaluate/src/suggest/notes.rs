@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::problem::short;
+
 /// Lines that are named for each note, the rest is counted.
 const LINES_MAX: usize = 5;
 /// Different notes that are kept: they may quote what was read.
@@ -15,13 +17,14 @@ pub(crate) struct Notes {
 }
 
 impl Notes {
-    /// Notes something about a line.
+    /// Notes something about a line: of a long text its beginning.
     pub(crate) fn add(&mut self, line: u64, text: &str) {
-        if self.by_text.len() >= NOTES_MAX && !self.by_text.contains_key(text) {
+        let text = short(text);
+        if self.by_text.len() >= NOTES_MAX && !self.by_text.contains_key(&text) {
             self.more += 1;
             return;
         }
-        let (lines, more) = self.by_text.entry(text.to_owned()).or_default();
+        let (lines, more) = self.by_text.entry(text).or_default();
         match lines.len() < LINES_MAX {
             true => lines.push(line),
             false => *more += 1,
@@ -47,5 +50,23 @@ impl Notes {
             told.push(format!("{} more lines that are left out", self.more));
         }
         told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NOTES_MAX, Notes};
+
+    #[test]
+    fn notes_are_few_and_short_whatever_is_quoted() {
+        let mut notes = Notes::default();
+        for line in 1..=2 * NOTES_MAX as u64 {
+            notes.add(line, &format!("{line} {}", "x".repeat(1 << 16)));
+        }
+        let told = notes.told();
+        assert_eq!(told.len(), NOTES_MAX + 1);
+        assert!(told.iter().all(|note| note.len() < 400), "{}", told[0]);
+        assert!(told[0].starts_with("line 1: 1 xxx"), "{}", told[0]);
+        assert_eq!(told[NOTES_MAX], "200 more lines that are left out");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axon_abi::Identity;
 use axon_api::k8s::{check_label, check_namespace};
@@ -17,6 +18,10 @@ use crate::{Described, World};
 const LOCAL_SHIFT: u32 = 24;
 const LOCAL_PREFIX: u32 = 1;
 const LOCAL_NODE: u32 = 2;
+/// What the texts of workloads that are not described may take together, in
+/// bytes, and what each label is counted beside its text.
+const ROOM: usize = 64 << 20;
+const LABEL_ROOM: usize = 64;
 
 /// Pods that policies can tell from others, by labels that do not change from
 /// one pod to the next.
@@ -38,13 +43,26 @@ pub(crate) enum Party {
     Address(IpAddr),
 }
 
+impl Workload {
+    /// What it takes of [`ROOM`].
+    fn room(&self) -> usize {
+        let own = LABEL_ROOM + self.namespace.len() + self.cluster.len();
+        let labels = self.labels.iter();
+        labels.fold(own, |sum, (key, value)| {
+            sum + LABEL_ROOM + key.len() + value.len()
+        })
+    }
+}
+
 /// Everybody who was met.
 #[derive(Debug, Default)]
 pub(crate) struct Parties<'a> {
     described: Option<(&'a Described, &'a World)>,
     filter: LabelFilter,
-    numbers: BTreeMap<Workload, usize>,
-    workloads: Vec<Workload>,
+    numbers: BTreeMap<Arc<Workload>, usize>,
+    workloads: Vec<Arc<Workload>>,
+    /// What is left of [`ROOM`].
+    room: usize,
 }
 
 impl<'a> Parties<'a> {
@@ -52,29 +70,29 @@ impl<'a> Parties<'a> {
     pub(crate) fn new(described: Option<(&'a Described, &'a World)>) -> Self {
         let mut parties = Self {
             described,
+            room: ROOM,
             ..Self::default()
         };
         let world = described.map(|(_, world)| world);
         for id in world.iter().flat_map(|world| &world.people.pods) {
             let info = world.and_then(|world| world.people.identities.get(id));
-            if let Some(info) = info {
-                // What cannot be in a policy is told when it is met in a flow.
-                let _ = parties.workload(&info.labels);
+            // What cannot be in a policy is told when it is met in a flow.
+            if let Some(Ok(workload)) = info.map(|info| parties.read(&info.labels)) {
+                parties.number(workload);
             }
         }
         parties
     }
 
     pub(crate) fn get(&self, number: usize) -> Option<&Workload> {
-        self.workloads.get(number)
+        self.workloads.get(number).map(Arc::as_ref)
     }
 
     /// Those that a selector of this namespace must tell from each other.
     pub(crate) fn beside(&self, one: &Workload) -> impl Iterator<Item = &Workload> {
         let place = (one.namespace.clone(), one.cluster.clone());
-        self.workloads
-            .iter()
-            .filter(move |other| (&other.namespace, &other.cluster) == (&place.0, &place.1))
+        let workloads = self.workloads.iter().map(Arc::as_ref);
+        workloads.filter(move |other| (&other.namespace, &other.cluster) == (&place.0, &place.1))
     }
 
     /// Who an end is.
@@ -143,7 +161,21 @@ impl<'a> Parties<'a> {
     }
 
     /// The number of pods with these labels.
+    ///
+    /// What is not described is kept only as long as there is room: a record may
+    /// name as many as it likes.
     fn workload(&mut self, labels: &Labels) -> Result<usize, String> {
+        let workload = self.read(labels)?;
+        if let Some(number) = self.numbers.get(&workload) {
+            return Ok(*number);
+        }
+        let room = self.room.checked_sub(workload.room());
+        self.room = room.ok_or("more labels of workloads than are kept")?;
+        Ok(self.number(workload))
+    }
+
+    /// What of labels tells a workload.
+    fn read(&self, labels: &Labels) -> Result<Workload, String> {
         let of_k8s = labels.iter().filter(|(of, ..)| *of == source::K8S);
         let mut workload = Workload {
             namespace: String::new(),
@@ -168,13 +200,18 @@ impl<'a> Parties<'a> {
             return Err(format!("{NAMESPACE} is empty; expected a namespace"));
         }
         check_label(CLUSTER, &workload.cluster)?;
-        if let Some(number) = self.numbers.get(&workload) {
-            return Ok(*number);
+        Ok(workload)
+    }
+
+    /// The number of a workload, a new one if it is new.
+    fn number(&mut self, workload: Workload) -> usize {
+        let workload = Arc::new(workload);
+        let next = self.workloads.len();
+        let number = *self.numbers.entry(Arc::clone(&workload)).or_insert(next);
+        if number == next {
+            self.workloads.push(workload);
         }
-        let number = self.workloads.len();
-        self.workloads.push(workload.clone());
-        self.numbers.insert(workload, number);
-        Ok(number)
+        number
     }
 }
 
@@ -193,4 +230,33 @@ fn of_reserved(names: &BTreeSet<&str>, ip: IpAddr) -> Option<Party> {
     let entity = ENTITIES.into_iter().find(|name| names.contains(name));
     let entity = entity.map(Party::Entity);
     entity.or_else(|| world().then_some(Party::Address(ip)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Labels, Parties};
+
+    fn labels(app: &str) -> Labels {
+        let texts = [
+            "k8s:io.kubernetes.pod.namespace=farm".to_owned(),
+            format!("k8s:app={app}"),
+        ];
+        let labels = texts.iter().map(|text| text.parse().expect("a label"));
+        labels.collect()
+    }
+
+    #[test]
+    fn whoever_comes_when_there_is_no_room_is_left_out() {
+        let mut parties = Parties::new(None);
+        let one = parties.read(&labels("a")).expect("a workload").room();
+        parties.room = 2 * one;
+        for _ in 0..3 {
+            assert_eq!(parties.workload(&labels("a")), Ok(0));
+            assert_eq!(parties.workload(&labels("b")), Ok(1));
+        }
+        let why = Err("more labels of workloads than are kept".to_owned());
+        assert_eq!(parties.workload(&labels("c")), why);
+        assert_eq!(parties.workload(&labels("b")), Ok(1), "still known");
+        assert_eq!((parties.workloads.len(), parties.numbers.len()), (2, 2));
+    }
 }

@@ -12,6 +12,8 @@ use super::{Beyond, Options};
 
 /// Addresses of one rule from which on a note tells of another way.
 const ADDRESSES_MANY: usize = 20;
+/// Other clusters that are named, the rest is counted.
+const CLUSTERS_MAX: usize = 5;
 
 /// Whom a rule can name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,7 +119,11 @@ impl<'o> Rules<'o> {
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if !self.elsewhere.is_empty() {
-            let names = Vec::from_iter(self.elsewhere.iter().map(String::as_str)).join(", ");
+            let names = self.elsewhere.iter().take(CLUSTERS_MAX);
+            let mut names = Vec::from_iter(names.map(String::as_str)).join(", ");
+            if let Some(more @ 1..) = self.elsewhere.len().checked_sub(CLUSTERS_MAX) {
+                names.push_str(&format!(" and {more} more"));
+            }
             notes.push(format!(
                 "no policies for pods of other clusters than {:?}: {names}",
                 self.cluster
