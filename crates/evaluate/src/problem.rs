@@ -25,8 +25,12 @@ impl Problem {
 
 impl From<serde_path_to_error::Error<serde_json::Error>> for Problem {
     fn from(error: serde_path_to_error::Error<serde_json::Error>) -> Self {
-        let path = error.path().to_string();
-        Self::new(short(&path), short(&error.inner().to_string()))
+        let path = match error.path().to_string() {
+            // In a field whose name is empty.
+            path if path.is_empty() => ".".to_owned(),
+            path => short(&path),
+        };
+        Self::new(path, short(&error.inner().to_string()))
     }
 }
 
