@@ -71,8 +71,9 @@ fn options(asked: u8) -> Options {
             _ => Beyond::World,
         },
         denied: asked & 8 != 0,
-        ingress: asked & 16 == 0,
-        egress: asked & 32 == 0,
+        // One direction or both, as `--only` has it.
+        ingress: asked & 48 != 16,
+        egress: asked & 48 != 32,
         namespaces: (asked & 64 != 0)
             .then(|| "farm".to_owned())
             .into_iter()
