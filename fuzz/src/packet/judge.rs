@@ -274,7 +274,7 @@ fn read(packet: &MemPacket) -> Result<Seen<'_>, String> {
     let aggregate = packet.gso_size != 0;
     let sliced = match SlicedPacket::from_ethernet(&packet.bytes) {
         Ok(sliced) => sliced,
-        Err(error) if is_excused(&error, aggregate) => {
+        Err(error) if is_excused(&error, is_v4(packet), aggregate) => {
             let (source, destination) = addresses(&packet.bytes).ok_or("no addresses")?;
             return Ok(Seen {
                 source,
@@ -306,17 +306,23 @@ fn read(packet: &MemPacket) -> Result<Seen<'_>, String> {
     })
 }
 
-/// What the other parser refuses without need: the payload of ICMP messages,
-/// and lengths that an aggregate does not keep to.
-fn is_excused(error: &SliceError, aggregate: bool) -> bool {
+fn is_v4(packet: &MemPacket) -> bool {
+    packet.bytes.get(12..ETHERNET_LEN) == Some(&[0x08, 0x00])
+}
+
+/// What the other parser refuses without need: the payload of ICMP messages, that
+/// of an IPv4 packet whose protocol is AH, which to IPv4 is one as any other, and
+/// lengths that an aggregate does not keep to.
+fn is_excused(error: &SliceError, v4: bool, aggregate: bool) -> bool {
     match error {
         SliceError::Len(error) => {
             let icmp = matches!(
                 error.layer,
                 Layer::Icmpv4Timestamp | Layer::Icmpv4TimestampReply
             );
-            icmp || aggregate
+            icmp || aggregate || v4 && error.layer == Layer::IpAuthHeader
         }
+        SliceError::Ipv4Exts(_) => true,
         SliceError::Ipv4(_) => aggregate,
         _ => false,
     }

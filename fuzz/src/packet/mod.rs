@@ -158,7 +158,6 @@ pub fn run(data: &[u8]) {
             gso_size: if head.gso { 1000 } else { 0 },
             // A VLAN, or a priority alone.
             vlan: head.vlan.then_some((frame.len() & 1) as u16),
-            ..MemPacket::default()
         };
         let twin = native.world.clone();
         let told = again(head.hook, &packet, &twin, &mut dirty);
@@ -242,7 +241,7 @@ fn policy_of(changes: u8) -> Option<usize> {
 
 /// The change to a policy.
 fn policy_change(number: usize) -> u8 {
-    ((number / 4 + 1) << 6 | number % 4) as u8
+    (((number / 4 + 1) << 6) | (number % 4)) as u8
 }
 
 const _: () = assert!(POLICIES.len() == 12, "three rows of four");

@@ -107,7 +107,9 @@ fn add_policy(world: &mut World, set: u32, policy: &Policy) {
         PolicySetFlags::DEFAULT_DENY_EGRESS,
     ];
     let closed = policy.closed.iter().zip(closed);
-    let flags = closed.fold(0, |flags, (closed, flag)| flags | u32::from(*closed) * flag);
+    let flags = closed.fold(0, |flags, (closed, flag)| {
+        flags | (u32::from(*closed) * flag)
+    });
     world.sets.entry(set).or_default().flags = flags;
     let precedences = (1..=policy.rules.len() as u32).rev();
     for (rule, precedence) in policy.rules.iter().zip(precedences) {
