@@ -88,7 +88,7 @@ const _: () = assert!(size_of::<ListRef>() == 12);
 /// What a frontend is: the value of `axon_service_v1`.
 #[repr(C)]
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct ServiceEntry {
     /// The service's port that this is a frontend of: all frontends of that
@@ -104,8 +104,8 @@ pub struct ServiceEntry {
     pub maglev_slots: u32,
     /// Seconds for which a client that comes back finds the same backend.
     pub affinity_timeout_s: u32,
-    /// Grows whenever a backend leaves: what was chosen before is looked at
-    /// again.
+    /// Grows whenever a row or a backend of the service's port changes: what was
+    /// chosen before is looked at again. No two ports have the same one.
     pub generation: u32,
 }
 
@@ -275,7 +275,7 @@ const _: () = assert!(size_of::<MaglevKey>() == 8 && size_of::<MaglevBlock>() ==
 /// given to another while a list or a connection may name it.
 #[repr(C)]
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct Backend {
     /// The address.
@@ -290,7 +290,7 @@ pub struct Backend {
     pub service: u32,
     /// [`BackendFlags`].
     pub flags: u32,
-    /// Grows with every change of who is behind the id.
+    /// Grows when the backend comes back: somebody else may be behind the id.
     pub generation: u32,
 }
 

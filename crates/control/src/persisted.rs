@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::controller::Controller;
 use crate::identity::{CidrIdentities, LabelIdentities};
+use crate::services::{self, NumbersChange};
 
 /// What must survive a restart. On disk before the rows of the step that
 /// changed it go to the kernel.
@@ -29,6 +30,8 @@ pub struct Persisted {
     pub name_identities: LabelIdentities,
     /// Identities of other nodes by labels, where rules may ask for those.
     pub labelled_nodes: LabelIdentities,
+    /// Numbers of services' ports, backends and lists.
+    pub services: services::Numbers,
     /// The last epoch of identities.
     pub epoch: u32,
 }
@@ -58,6 +61,9 @@ pub struct PersistedChange {
     /// The same of other nodes by labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labelled_nodes: BTreeMap<u32, Option<Labels>>,
+    /// Numbers of services' ports, backends and lists, each by itself.
+    #[serde(skip_serializing_if = "NumbersChange::is_empty")]
+    pub services: NumbersChange,
     /// The last epoch of identities.
     pub epoch: u32,
 }
@@ -73,7 +79,8 @@ impl Persisted {
             self.name_identities.stamp(),
             self.labelled_nodes.stamp(),
         );
-        (self.numbers_stamp(), identities, self.epoch)
+        let numbers = (self.numbers_stamp(), self.services.stamp());
+        (numbers, identities, self.epoch)
     }
 
     fn numbers_stamp(&self) -> (u32, u32) {
@@ -104,6 +111,7 @@ impl Persisted {
         for (number, labels) in change.labelled_nodes {
             self.labelled_nodes.put(number, labels);
         }
+        self.services.apply(change.services);
         self.epoch = change.epoch;
     }
 }
@@ -129,6 +137,7 @@ impl Controller {
             placed_identities: self.persisted.placed_identities.take_changed(),
             name_identities: self.persisted.name_identities.take_changed(),
             labelled_nodes: self.persisted.labelled_nodes.take_changed(),
+            services: self.persisted.services.take_change(),
             epoch: self.persisted.epoch,
         }
     }

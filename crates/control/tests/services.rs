@@ -1,6 +1,7 @@
 //! From services to the rows of a node.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axon_abi::{Be16, IpKey, ServiceFlags, ServiceKey};
 use axon_control::services::{Cluster, Numbers, ServiceRows, ServicesConfig, resolve};
@@ -53,7 +54,7 @@ fn cluster() -> Cluster {
             addresses: vec![address],
             ..Node::default()
         };
-        cluster.nodes.insert(name.to_owned(), node);
+        cluster.nodes.insert(name.to_owned(), node.into());
     }
     let pod = Pod {
         namespace: "shop".to_owned(),
@@ -64,12 +65,14 @@ fn cluster() -> Cluster {
         is_ready: true,
         ..Pod::default()
     };
-    cluster.pods.insert(ObjectKey::new("shop", "web"), pod);
+    cluster
+        .pods
+        .insert(ObjectKey::new("shop", "web"), pod.into());
     let mut first = service("2026-01-01T00:00:01Z", "10.96.0.1", 30_080);
     "first".clone_into(&mut first.name);
     cluster
         .services
-        .insert(ObjectKey::new("shop", "first"), first);
+        .insert(ObjectKey::new("shop", "first"), first.into());
     cluster
 }
 
@@ -100,7 +103,7 @@ fn a_local_policy_drops_where_nobody_is_near_and_refuses_where_nobody_is() {
     assert_eq!((far.external.slots, far.internal.slots), (0, 1));
     assert!(far.has(ServiceFlags::DROP_OUTSIDE));
     let pod = cluster.pods.values_mut().next().expect("a pod");
-    pod.is_ready = false;
+    Arc::make_mut(pod).is_ready = false;
     let nobody = rows(&cluster, "a").services[&key(NODE_A, 30_080)];
     assert_eq!(nobody.external.slots, 0);
     assert!(!nobody.has(ServiceFlags::DROP_OUTSIDE));
@@ -114,7 +117,7 @@ fn who_came_first_keeps_what_both_claim() {
     let before = rows(&cluster, "a");
     cluster
         .services
-        .insert(ObjectKey::new("shop", "a-second"), second);
+        .insert(ObjectKey::new("shop", "a-second"), second.into());
     let after = rows(&cluster, "a");
     for addr in ["10.96.0.1", NODE_A] {
         let port = if addr == NODE_A { 30_080 } else { 80 };

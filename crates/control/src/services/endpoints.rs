@@ -8,7 +8,7 @@ use axon_model::{Distribution, Pod, Protocol, Service, ServicePort, SliceEndpoin
 use super::{Cluster, ServicesConfig};
 
 /// The label that tells a node's zone.
-const ZONE: &str = "topology.kubernetes.io/zone";
+pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 /// The weight of who is given none.
 const WEIGHT: u16 = 100;
 
@@ -97,7 +97,8 @@ fn candidate(
         is_terminating: endpoint.is_terminating,
         // An endpoint of no node is near to all, as Cilium has it.
         is_local: is_unplaced || endpoint.node == node,
-        is_here: endpoint.node == node || (is_unplaced && cluster.pods.values().any(has)),
+        is_here: endpoint.node == node
+            || (is_unplaced && cluster.pods.values().any(|pod| has(pod))),
         weight,
         for_zones: endpoint.for_zones.clone(),
         for_nodes: endpoint.for_nodes.clone(),

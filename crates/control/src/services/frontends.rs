@@ -1,31 +1,37 @@
-//! Who may claim which address. What an address leads to is in `lists`; ports of
+//! What a service asks for: which addresses it claims. What an address leads to is in `lists`; ports of
 //! pods and redirections are in `near`.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use axon_abi::{
     Be16, FrontendKind, ListRef, ServiceEntry, ServiceFlags, ServiceKey, SourceRangeKey,
 };
 use axon_model::{
-    Fault, Forwarding, NodeAddressKind, ObjectKey, Protocol, Service, ServiceKind, ServicePort,
-    Written, source,
+    EndpointSlice, Fault, Forwarding, NodeAddressKind, ObjectKey, Protocol, Service, ServiceKind,
+    ServicePort, Written, source,
 };
 
+use super::asked::{Asked, Kind, Object, Step, What};
 use super::endpoints;
-use super::{Cluster, Mode, Numbers, Report, ServiceRows, ServicesConfig};
+use super::{Cluster, Mode, Numbers, ServicesConfig};
 
-/// One pass over all that is known.
-pub(super) struct Resolution<'a> {
+/// Where it is asked what is to be: on a node of a cluster.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) node: &'a str,
+    pub(super) config: &'a ServicesConfig,
+}
+
+/// An object that is being asked.
+pub(super) struct Asking<'a> {
     pub(super) cluster: &'a Cluster,
     pub(super) node: &'a str,
     pub(super) config: &'a ServicesConfig,
     pub(super) numbers: &'a mut Numbers,
-    pub(super) rows: ServiceRows,
-    /// Who has which frontend.
-    pub(super) owners: BTreeMap<ServiceKey, String>,
     /// The node's own addresses.
     pub(super) own: Vec<IpAddr>,
+    pub(super) asked: Asked,
 }
 
 /// The lists of a service's port, of one family.
@@ -46,87 +52,87 @@ pub(super) fn key(addr: IpAddr, port: u16, protocol: Protocol) -> ServiceKey {
     }
 }
 
-impl<'a> Resolution<'a> {
-    pub(super) fn new(
-        cluster: &'a Cluster,
-        node: &'a str,
-        config: &'a ServicesConfig,
-        numbers: &'a mut Numbers,
-    ) -> Self {
-        let own = cluster.nodes.get(node).map(|node| node.addresses.iter());
-        let own = own.into_iter().flatten();
+impl<'a> Asking<'a> {
+    pub(super) fn new(place: Place<'a>, numbers: &'a mut Numbers) -> Self {
+        let own = place.cluster.nodes.get(place.node);
+        let own = own.into_iter().flat_map(|node| &node.addresses);
         let own = own.filter(|a| a.kind != NodeAddressKind::CiliumInternalIP);
         Self {
-            cluster,
-            node,
-            config,
-            numbers,
-            rows: ServiceRows::default(),
-            owners: BTreeMap::new(),
             own: own.map(|address| address.addr).collect(),
+            cluster: place.cluster,
+            node: place.node,
+            config: place.config,
+            numbers,
+            asked: Asked::default(),
         }
     }
 
-    pub(super) fn run(mut self) -> ServiceRows {
-        // Who came first keeps what he has.
-        let mut services: Vec<(&ObjectKey, &Service)> = self.cluster.services.iter().collect();
-        services.sort_by(|a, b| (&a.1.spec.created, a.0).cmp(&(&b.1.spec.created, b.0)));
-        for (object, service) in services {
-            self.service(object, service);
-        }
-        for (key, slice) in &self.cluster.slices {
-            let object = format!("EndpointSlice {key}");
-            self.faults(&object, &slice.faults);
-            let named = ObjectKey::new(&key.namespace, &slice.service);
-            if !slice.service.is_empty() && !self.cluster.services.contains_key(&named) {
-                let reason = format!("there is no service {named}");
-                self.report(
-                    &object,
-                    "metadata.labels[kubernetes.io/service-name]",
-                    reason,
-                );
+    /// What an object asks for; of one that is not there, nothing.
+    pub(super) fn object(mut self, object: &Object) -> Asked {
+        let (cluster, key) = (self.cluster, &object.key);
+        match object.kind {
+            Kind::Service => {
+                if let Some(service) = cluster.services.get(key) {
+                    self.service(key, service);
+                }
+            }
+            Kind::Slice => {
+                if let Some(slice) = cluster.slices.get(key) {
+                    self.slice(key, slice);
+                }
+            }
+            Kind::Pod => {
+                if let Some(pod) = cluster.pods.get(key) {
+                    self.host_ports(key, pod);
+                }
+            }
+            Kind::Redirect => {
+                if let Some(redirect) = cluster.redirects.get(key) {
+                    self.redirect(key, redirect);
+                }
             }
         }
-        for (key, pod) in &self.cluster.pods {
-            if pod.node == self.node && !pod.host_network && !pod.is_finished {
-                self.host_ports(key, pod);
-            }
-        }
-        if self.config.local_redirects {
-            let mut redirects: Vec<_> = self.cluster.redirects.values().collect();
-            redirects.sort_by(|a, b| {
-                (&a.created, &a.namespace, &a.name).cmp(&(&b.created, &b.namespace, &b.name))
-            });
-            for redirect in redirects {
-                self.redirect(redirect);
-            }
-        }
-        self.rows
+        self.asked
     }
 
-    /// Tells of a field, once: a port is claimed at several addresses.
-    pub(super) fn report(&mut self, object: &str, field: &str, reason: String) {
-        let mut told = self.rows.reports.iter();
-        if told.any(|report| report.object == object && report.field == field) {
-            return;
-        }
-        self.rows.reports.insert(Report {
-            object: object.to_owned(),
+    /// Tells of a field.
+    fn report(&mut self, field: &str, reason: String) {
+        self.step(field, What::Wrong(reason));
+    }
+
+    fn step(&mut self, field: &str, what: What) {
+        self.asked.steps.push(Step {
             field: field.to_owned(),
-            reason,
+            what,
         });
     }
 
-    fn faults(&mut self, object: &str, faults: &[Fault]) {
+    /// The number of a port.
+    pub(super) fn port(&mut self, owner: &str, name: &str, protocol: Protocol) -> u32 {
+        let number = self.numbers.port(owner, name, protocol);
+        self.asked.ports.insert(number);
+        number
+    }
+
+    fn faults(&mut self, faults: &[Fault]) {
         for fault in faults {
-            self.report(object, &fault.field, fault.reason.clone());
+            self.report(&fault.field, fault.reason.clone());
+        }
+    }
+
+    fn slice(&mut self, object: &ObjectKey, slice: &EndpointSlice) {
+        self.faults(&slice.faults);
+        let named = ObjectKey::new(&object.namespace, &slice.service);
+        if !slice.service.is_empty() && !self.cluster.services.contains_key(&named) {
+            let reason = format!("there is no service {named}");
+            self.report("metadata.labels[kubernetes.io/service-name]", reason);
         }
     }
 
     fn service(&mut self, object: &ObjectKey, service: &Service) {
-        let name = format!("Service {object}");
+        let name = Object::new(Kind::Service, object).name();
         let spec = &service.spec;
-        self.faults(&name, &spec.faults);
+        self.faults(&spec.faults);
         let labels = self.cluster.nodes.get(self.node).map(|node| &node.labels);
         let labels = labels.into_iter().flatten();
         let labels = labels
@@ -144,11 +150,11 @@ impl<'a> Resolution<'a> {
             return;
         }
         for port in &spec.ports {
-            let number = self.numbers.port(&name, &port.name, port.protocol);
+            let number = self.port(&name, &port.name, port.protocol);
             let all = endpoints::all(self.cluster, (&object.namespace, service), port, self.node);
             let lists = [false, true].map(|v6| self.lists(number, service, port, (&all, v6)));
             self.ranges(number, service);
-            self.frontends((&name, service), port, number, lists);
+            self.frontends(service, port, number, lists);
         }
         self.health(object, service);
     }
@@ -156,7 +162,7 @@ impl<'a> Resolution<'a> {
     fn ranges(&mut self, number: u32, service: &Service) {
         for range in &service.spec.source_ranges {
             let bits = u32::from(range.prefix_len()) + if range.addr().is_ipv4() { 96 } else { 0 };
-            self.rows.ranges.insert(SourceRangeKey {
+            self.asked.ranges.insert(SourceRangeKey {
                 prefix_bits: SourceRangeKey::SERVICE_BITS + bits,
                 service: number,
                 addr: range.addr().into(),
@@ -165,13 +171,7 @@ impl<'a> Resolution<'a> {
     }
 
     /// Claims every address of a service's port.
-    fn frontends(
-        &mut self,
-        (name, service): (&str, &Service),
-        port: &ServicePort,
-        number: u32,
-        lists: [Lists; 2],
-    ) {
+    fn frontends(&mut self, service: &Service, port: &ServicePort, number: u32, lists: [Lists; 2]) {
         let spec = &service.spec;
         let mut base = self.base(service, number);
         let ranges = self.range_flags(service);
@@ -194,7 +194,7 @@ impl<'a> Resolution<'a> {
                     closed,
                     (in_family(ip.addr), at),
                 );
-                self.claim(name, ip, port, entry);
+                self.claim(ip, port, entry);
             }
         }
         let at = (spec.internal_local, spec.external_local);
@@ -203,7 +203,7 @@ impl<'a> Resolution<'a> {
             for ip in &spec.load_balancer_ips {
                 if super::is_node(self.cluster, ip.addr) {
                     let reason = format!("{} is a node's own address", ip.addr);
-                    self.report(name, &ip.field, reason);
+                    self.report(&ip.field, reason);
                 }
                 let entry = self.entry(
                     base,
@@ -211,7 +211,7 @@ impl<'a> Resolution<'a> {
                     ranges,
                     (in_family(ip.addr), at),
                 );
-                self.claim(name, ip, port, entry);
+                self.claim(ip, port, entry);
             }
         }
         let at = (spec.external_local, spec.external_local);
@@ -229,12 +229,12 @@ impl<'a> Resolution<'a> {
                 flags,
                 (in_family(ip.addr), at),
             );
-            self.claim(name, ip, port, entry);
+            self.claim(ip, port, entry);
         }
         let has_node_port = is_balanced || spec.kind == ServiceKind::NodePort;
         if has_node_port && spec.exposed.node_port && port.node_port != 0 {
             base.flags |= everywhere;
-            self.node_port((name, service), port, base, lists);
+            self.node_port(service, port, base, lists);
         }
     }
 
@@ -302,58 +302,25 @@ impl<'a> Resolution<'a> {
 
     /// A frontend at an address that is written in a service, unless somebody
     /// has it.
-    fn claim(&mut self, name: &str, ip: &Written, port: &ServicePort, entry: ServiceEntry) {
+    fn claim(&mut self, ip: &Written, port: &ServicePort, entry: ServiceEntry) {
         if ip.addr.is_ipv6() && !self.config.ipv6 {
             return;
         }
         let key = key(ip.addr, port.port, port.protocol);
-        if self.take(name, &ip.field, key, entry) && !super::is_node(self.cluster, ip.addr) {
-            self.whole(ip.addr, entry.flags & ServiceFlags::CLOSED_INSIDE);
-        }
+        let is_whole = !super::is_node(self.cluster, ip.addr);
+        let whole = is_whole.then_some(entry.flags & ServiceFlags::CLOSED_INSIDE);
+        self.step(&ip.field, What::Frontend { key, entry, whole });
     }
 
-    /// Enters a frontend, unless somebody else has it.
-    pub(super) fn take(
-        &mut self,
-        name: &str,
-        field: &str,
-        key: ServiceKey,
-        entry: ServiceEntry,
-    ) -> bool {
-        match self.owners.get(&key) {
-            Some(owner) if owner != name => {
-                let reason = format!(
-                    "{} with port {} is {owner}'s already",
-                    IpAddr::from(key.addr),
-                    key.port.get()
-                );
-                self.report(name, field, reason);
-                false
-            }
-            // An address that a service writes twice is one frontend.
-            Some(_) => true,
-            None => {
-                self.owners.insert(key, name.to_owned());
-                self.rows.services.insert(key, entry);
-                true
-            }
-        }
-    }
-
-    /// The address as a whole. It is a service's from inside if one of its
-    /// ports is.
-    fn whole(&mut self, addr: IpAddr, closed: u32) {
-        let key = key(addr, 0, Protocol(0));
-        let row = self.rows.services.entry(key).or_insert(ServiceEntry {
-            flags: FrontendKind::Address as u32 | closed,
-            ..ServiceEntry::default()
-        });
-        row.flags &= closed | !ServiceFlags::CLOSED_INSIDE;
+    /// A frontend, unless somebody else has it.
+    pub(super) fn take(&mut self, field: &str, key: ServiceKey, entry: ServiceEntry) {
+        let whole = None;
+        self.step(field, What::Frontend { key, entry, whole });
     }
 
     fn node_port(
         &mut self,
-        (name, service): (&str, &Service),
+        service: &Service,
         port: &ServicePort,
         base: ServiceEntry,
         lists: [Lists; 2],
@@ -363,7 +330,7 @@ impl<'a> Resolution<'a> {
         let (first, last) = self.config.node_port_range;
         if !(first..=last).contains(&port.node_port) {
             let reason = format!("{}; expected {first} to {last}", port.node_port);
-            return self.report(name, &field, reason);
+            return self.report(&field, reason);
         }
         if self
             .cluster
@@ -374,7 +341,7 @@ impl<'a> Resolution<'a> {
                 "a process of node {} listens at {}",
                 self.node, port.node_port
             );
-            self.report(name, &field, reason);
+            self.report(&field, reason);
         }
         let at = (spec.internal_local, spec.external_local);
         let families = [
@@ -396,12 +363,7 @@ impl<'a> Resolution<'a> {
                 here.filter(|own| wanted.is_empty() || wanted.iter().any(|net| net.contains(*own)));
             let addresses: Vec<IpAddr> = here.copied().chain([any]).collect();
             for addr in addresses {
-                self.take(
-                    name,
-                    &field,
-                    key(addr, port.node_port, port.protocol),
-                    entry,
-                );
+                self.take(&field, key(addr, port.node_port, port.protocol), entry);
             }
         }
     }
@@ -426,8 +388,10 @@ impl<'a> Resolution<'a> {
                     .map(|c| c.addr),
             );
         }
-        self.rows
-            .health
-            .insert(spec.health_check_node_port, here.len());
+        let what = What::Health {
+            port: spec.health_check_node_port,
+            here: here.len(),
+        };
+        self.step("spec.healthCheckNodePort", what);
     }
 }

@@ -9,10 +9,10 @@ use axon_abi::{
 use axon_model::{Algorithm, Protocol, Service, ServicePort};
 
 use super::endpoints::{self, Candidate};
-use super::frontends::{Lists, Resolution};
+use super::frontends::{Asking, Lists};
 use super::{MAGLEV_SEED, maglev_table};
 
-impl Resolution<'_> {
+impl Asking<'_> {
     /// The lists of one family, with backends and tables.
     pub(super) fn lists(
         &mut self,
@@ -53,9 +53,9 @@ impl Resolution<'_> {
                 flags: listed(spec.internal_local, BackendFlags::IN_INTERNAL)
                     | listed(spec.external_local, BackendFlags::IN_EXTERNAL)
                     | local,
-                generation: 0,
+                generation: self.numbers.backend_generation(id),
             };
-            self.rows.backends.insert(id, backend);
+            self.asked.backends.insert(id, backend);
         }
         let by_annotation = spec.algorithm.filter(|_| self.config.algorithm_annotation);
         let maglev = by_annotation.unwrap_or(self.config.algorithm) == Algorithm::Maglev;
@@ -99,7 +99,7 @@ impl Resolution<'_> {
                 table: list.maglev,
                 block,
             };
-            let row = self.rows.maglev.entry(key).or_default();
+            let row = self.asked.maglev.entry(key).or_default();
             for (slot, index) in row.slots.iter_mut().zip(chunk) {
                 *slot = *index;
             }
@@ -113,7 +113,7 @@ impl Resolution<'_> {
         }
         let list = self.numbers.list(ids);
         for (block, chunk) in (0..).zip(ids.chunks(LIST_BLOCK_SLOTS as usize)) {
-            let row = self.rows.lists.entry(ListKey { list, block }).or_default();
+            let row = self.asked.lists.entry(ListKey { list, block }).or_default();
             for (slot, id) in row.backends.iter_mut().zip(chunk) {
                 *slot = *id;
             }
@@ -140,9 +140,10 @@ impl Resolution<'_> {
             protocol: protocol.0,
             service,
             flags,
+            generation: self.numbers.backend_generation(id),
             ..Backend::default()
         };
-        self.rows.backends.insert(id, backend);
+        self.asked.backends.insert(id, backend);
         id
     }
 }

@@ -5,18 +5,27 @@
 //! services, redirections, host ports ─> claims of addresses ─> frontends ─────┘
 //! ```
 //!
-//! [`resolve`] is the whole in one pass, the slow and obvious way. What an
+//! [`resolve`] is the whole in one pass, the slow and obvious way; [`Engine`] keeps
+//! the same rows up with changes. What an
 //! author got wrong is left out and told as a [`Report`].
 
+mod asked;
+mod book;
 mod endpoints;
+mod engine;
 mod frontends;
+mod index;
+mod known;
 mod lists;
 mod maglev;
 mod near;
 mod numbers;
+mod slow;
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axon_abi::{
     Backend, ListBlock, ListKey, MaglevBlock, MaglevKey, ServiceClient, ServiceEntry, ServiceKey,
@@ -27,8 +36,10 @@ use axon_model::{
 };
 use ipnet::IpNet;
 
+pub use engine::{Engine, Stepped};
 pub use maglev::{SEED as MAGLEV_SEED, TABLE_SIZES as MAGLEV_TABLE_SIZES, table as maglev_table};
-pub use numbers::Numbers;
+pub use numbers::{KEPT_MS, Numbers, NumbersChange, Remembered};
+pub use tables::ServiceTables;
 
 /// How answers come back to clients outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,15 +120,15 @@ impl Default for ServicesConfig {
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
     /// Services.
-    pub services: BTreeMap<ObjectKey, Service>,
+    pub services: BTreeMap<ObjectKey, Arc<Service>>,
     /// Slices that somebody wrote.
-    pub slices: BTreeMap<ObjectKey, EndpointSlice>,
+    pub slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
     /// Pods.
-    pub pods: BTreeMap<ObjectKey, Pod>,
+    pub pods: BTreeMap<ObjectKey, Arc<Pod>>,
     /// Nodes by name.
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: BTreeMap<String, Arc<Node>>,
     /// Redirections.
-    pub redirects: BTreeMap<ObjectKey, LocalRedirect>,
+    pub redirects: BTreeMap<ObjectKey, Arc<LocalRedirect>>,
     /// Whether slices are made here of selectors and pods, because nobody else
     /// does.
     pub makes_slices: bool,
@@ -164,7 +175,12 @@ pub fn resolve(
     config: &ServicesConfig,
     numbers: &mut Numbers,
 ) -> ServiceRows {
-    frontends::Resolution::new(cluster, node, config, numbers).run()
+    let place = frontends::Place {
+        cluster,
+        node,
+        config,
+    };
+    slow::resolve(place, numbers)
 }
 
 /// Whether an address is some node's.

@@ -1,44 +1,323 @@
-//! Numbers of service ports, backends and lists.
+//! Numbers of service ports, backends and lists, and their generations.
+//!
+//! What stands in rows that outlive the agent is on disk before: [`Numbers`] is
+//! kept whole and by its changes.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use axon_model::Protocol;
+use serde::{Deserialize, Serialize};
 
-/// What has which number. A number is given once: what comes back under a name
-/// that had one is the same again, and a list with other content is another.
-#[derive(Clone, Debug, Default)]
-pub struct Numbers {
-    ports: BTreeMap<String, u32>,
-    backends: BTreeMap<(u32, IpAddr, u16), u32>,
-    lists: BTreeMap<Vec<u32>, u32>,
-    tables: BTreeMap<(Vec<(u32, u16)>, u32), u32>,
+use super::book::{Book, BookChange, Record};
+
+/// Milliseconds for which a number that nobody has is kept in any case: who was
+/// just choosing has written down by then what he chose.
+pub const KEPT_MS: u64 = 60_000;
+
+/// A port of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct PortRecord {
+    name: String,
+    /// That of its rows.
+    generation: u32,
+    /// A digest of these rows.
+    content: String,
+    /// Whether it is nobody's at present.
+    #[serde(default)]
+    gone: bool,
 }
 
-fn number<K: Ord>(known: &mut BTreeMap<K, u32>, key: K) -> u32 {
-    // Nothing is taken out, so the count is the highest number given.
-    let next = known.len() as u32 + 1;
-    *known.entry(key).or_insert(next)
+impl Record for PortRecord {
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.name.clone()
+    }
+}
+
+/// A backend of a port of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct BackendRecord {
+    service: u32,
+    addr: IpAddr,
+    port: u16,
+    /// How often it has come back.
+    generation: u32,
+    /// Whether it is nobody's at present.
+    #[serde(default)]
+    gone: bool,
+}
+
+impl Record for BackendRecord {
+    type Key = (u32, IpAddr, u16);
+
+    fn key(&self) -> Self::Key {
+        (self.service, self.addr, self.port)
+    }
+}
+
+/// A digest of a list, or of a table over one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Content(String);
+
+impl Record for Content {
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// A number that may stand in what the kernel remembers: connections, sockets,
+/// affinity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Remembered {
+    /// That of a service's port.
+    Port(u32),
+    /// A backend's id.
+    Backend(u32),
+}
+
+/// What has which number.
+///
+/// A number stands for one thing as long as anybody may know it: what has gone is
+/// kept until [`forget`](Self::forget), and what comes back before has the same
+/// number under another generation. A list with other content is another list.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Numbers {
+    ports: Book<PortRecord>,
+    backends: Book<BackendRecord>,
+    lists: Book<Content>,
+    tables: Book<Content>,
+    /// The last generation of a port's rows. One is never that of two contents,
+    /// whoever's they are.
+    generation: u32,
+    /// Since when somebody is gone.
+    #[serde(skip)]
+    gone: BTreeMap<Remembered, u64>,
+}
+
+impl PartialEq for Numbers {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |n: &Self| n.generation;
+        of(self) == of(other)
+            && self.ports == other.ports
+            && self.backends == other.backends
+            && self.lists == other.lists
+            && self.tables == other.tables
+    }
+}
+
+impl Eq for Numbers {}
+
+/// How [`Numbers`] have changed: as large as what has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NumbersChange {
+    #[serde(skip_serializing_if = "BookChange::is_empty")]
+    ports: BookChange<PortRecord>,
+    #[serde(skip_serializing_if = "BookChange::is_empty")]
+    backends: BookChange<BackendRecord>,
+    #[serde(skip_serializing_if = "BookChange::is_empty")]
+    lists: BookChange<Content>,
+    #[serde(skip_serializing_if = "BookChange::is_empty")]
+    tables: BookChange<Content>,
+    generation: u32,
+}
+
+impl NumbersChange {
+    /// Whether nothing has.
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty()
+            && self.backends.is_empty()
+            && self.lists.is_empty()
+            && self.tables.is_empty()
+    }
+}
+
+/// 128 bits of a content. Another version of the standard library may hash
+/// differently: then a content gets a new number or generation, which costs a
+/// rewrite and changes no meaning.
+fn digest(content: &impl Hash) -> String {
+    let half = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        salt.hash(&mut hasher);
+        content.hash(&mut hasher);
+        hasher.finish()
+    };
+    format!("{:016x}{:016x}", half(1), half(2))
 }
 
 impl Numbers {
     /// The number of a service's port.
     pub(super) fn port(&mut self, owner: &str, name: &str, protocol: Protocol) -> u32 {
-        number(&mut self.ports, format!("{owner}/{name}/{}", protocol.0))
+        let name = format!("{owner}/{name}/{}", protocol.0);
+        let number = self.ports.number_of(&name, || PortRecord {
+            name: name.clone(),
+            ..PortRecord::default()
+        });
+        self.ports.change(number, |port| port.gone = false);
+        self.gone.remove(&Remembered::Port(number));
+        number
     }
 
-    /// The id of a backend of a service's port.
+    /// The id of a backend of a service's port. Under it may be somebody else now
+    /// if it was gone.
     pub(super) fn backend(&mut self, service: u32, addr: IpAddr, port: u16) -> u32 {
-        number(&mut self.backends, (service, addr, port))
+        let id = self
+            .backends
+            .number_of(&(service, addr, port), || BackendRecord {
+                service,
+                addr,
+                port,
+                generation: 0,
+                gone: false,
+            });
+        self.backends.change(id, |backend| {
+            if std::mem::take(&mut backend.gone) {
+                backend.generation = backend.generation.wrapping_add(1);
+            }
+        });
+        self.gone.remove(&Remembered::Backend(id));
+        id
+    }
+
+    /// How often a backend has come back.
+    pub(super) fn backend_generation(&self, id: u32) -> u32 {
+        self.backends.get(id).map_or(0, |record| record.generation)
     }
 
     /// The number of a list.
     pub(super) fn list(&mut self, backends: &[u32]) -> u32 {
-        number(&mut self.lists, backends.to_vec())
+        let content = digest(&backends);
+        self.lists.number_of(&content, || Content(content.clone()))
     }
 
     /// The number of a table over a list with weights.
     pub(super) fn table(&mut self, backends: &[(u32, u16)], size: u32) -> u32 {
-        number(&mut self.tables, (backends.to_vec(), size))
+        let content = digest(&(backends, size));
+        self.tables.number_of(&content, || Content(content.clone()))
+    }
+
+    /// The generation of a port's rows: the one they have, or the next if their
+    /// content is another.
+    pub(super) fn generation(&mut self, port: u32, content: &impl Hash) -> u32 {
+        let content = digest(content);
+        if let Some(known) = self.ports.get(port).filter(|p| p.content == content) {
+            return known.generation;
+        }
+        self.generation = self.generation.wrapping_add(1).max(1);
+        let generation = self.generation;
+        self.ports.change(port, |port| {
+            port.generation = generation;
+            port.content = content;
+        });
+        generation
+    }
+
+    /// The generation that a port's rows had last.
+    pub(super) fn last_generation(&self, port: u32) -> u32 {
+        self.ports.get(port).map_or(0, |record| record.generation)
+    }
+
+    /// Says that a port or a backend is nobody's any more.
+    pub(super) fn retire(&mut self, number: Remembered, now_ms: u64) {
+        match number {
+            Remembered::Port(port) => self.ports.change(port, |port| {
+                port.gone = true;
+                port.content.clear();
+            }),
+            Remembered::Backend(id) => self.backends.change(id, |backend| backend.gone = true),
+        };
+        self.gone.entry(number).or_insert(now_ms);
+    }
+
+    /// Every port and backend that has a number.
+    pub(super) fn remembered(&self) -> impl Iterator<Item = Remembered> {
+        let ports = self
+            .ports
+            .iter()
+            .map(|(number, _)| Remembered::Port(number));
+        let backends = self.backends.iter();
+        ports.chain(backends.map(|(id, _)| Remembered::Backend(id)))
+    }
+
+    /// Forgets a list's number. The list itself may be in the kernel for a while.
+    pub(super) fn drop_list(&mut self, list: u32) {
+        self.lists.remove(list);
+    }
+
+    /// The same of a table's.
+    pub(super) fn drop_table(&mut self, table: u32) {
+        self.tables.remove(table);
+    }
+
+    pub(super) fn list_numbers(&self) -> impl Iterator<Item = u32> {
+        self.lists.iter().map(|(number, _)| number)
+    }
+
+    pub(super) fn table_numbers(&self) -> impl Iterator<Item = u32> {
+        self.tables.iter().map(|(number, _)| number)
+    }
+
+    /// Forgets who has been gone for [`KEPT_MS`] and of whom the kernel knows
+    /// nothing. A port is known as long as one of its backends is.
+    pub fn forget(&mut self, now_ms: u64, is_in_kernel: impl Fn(Remembered) -> bool) {
+        let due = self.gone.iter();
+        let due = due.filter(|(number, since)| {
+            now_ms.saturating_sub(**since) >= KEPT_MS && !is_in_kernel(**number)
+        });
+        let due: Vec<Remembered> = due.map(|(number, _)| *number).collect();
+        for number in &due {
+            if let Remembered::Backend(id) = number {
+                self.backends.remove(*id);
+                self.gone.remove(number);
+            }
+        }
+        let kept: std::collections::BTreeSet<u32> = self
+            .backends
+            .iter()
+            .map(|(_, known)| known.service)
+            .collect();
+        for number in &due {
+            if let Remembered::Port(port) = number
+                && !kept.contains(port)
+            {
+                self.ports.remove(*port);
+                self.gone.remove(number);
+            }
+        }
+    }
+
+    /// Tells one state from the next without comparing everything.
+    pub(crate) fn stamp(&self) -> u64 {
+        let books = (&self.ports, &self.backends, &self.lists, &self.tables);
+        books.0.changes() + books.1.changes() + books.2.changes() + books.3.changes()
+    }
+
+    /// What has changed since this was asked last.
+    pub fn take_change(&mut self) -> NumbersChange {
+        NumbersChange {
+            ports: self.ports.take_change(),
+            backends: self.backends.take_change(),
+            lists: self.lists.take_change(),
+            tables: self.tables.take_change(),
+            generation: self.generation,
+        }
+    }
+
+    /// Carries out a change of another life.
+    pub fn apply(&mut self, change: NumbersChange) {
+        if !change.is_empty() {
+            self.generation = change.generation;
+        }
+        self.ports.apply(change.ports);
+        self.backends.apply(change.backends);
+        self.lists.apply(change.lists);
+        self.tables.apply(change.tables);
     }
 }

@@ -79,19 +79,19 @@ impl<'a> State<'a> {
         let cluster = &mut self.cluster;
         match object {
             Object::Node(node) => {
-                cluster.nodes.insert(key.name, node.to_model()?);
+                cluster.nodes.insert(key.name, node.to_model()?.into());
             }
             Object::Pod(pod) => {
-                cluster.pods.insert(key, pod.to_model()?);
+                cluster.pods.insert(key, pod.to_model()?.into());
             }
             Object::Service(service) => {
-                cluster.services.insert(key, service.to_model());
+                cluster.services.insert(key, service.to_model().into());
             }
             Object::EndpointSlice(slice) => {
-                cluster.slices.insert(key, slice.to_model());
+                cluster.slices.insert(key, slice.to_model().into());
             }
             Object::CiliumLocalRedirectPolicy(policy) => {
-                cluster.redirects.insert(key, policy.to_model()?);
+                cluster.redirects.insert(key, policy.to_model()?.into());
             }
             Object::Namespace(_)
             | Object::Policy(_)
@@ -146,7 +146,7 @@ impl<'a> State<'a> {
     /// The pod that answers at the address: each does, at every port that is asked
     /// of it. Of those that share their node's, the one that declares the port.
     pub(super) fn pod_at(&self, addr: IpAddr, port: u16, protocol: Protocol) -> Option<&Pod> {
-        let pods = self.cluster.pods.values();
+        let pods = self.cluster.pods.values().map(|pod| &**pod);
         let pods = pods.filter(|pod| !pod.is_finished && pod.ips.contains(&addr));
         let pods: Vec<&Pod> = pods.collect();
         let declares = pods.iter().find(|pod| declares(pod, port, protocol));
