@@ -362,7 +362,9 @@ impl Engine {
             turn.got.frontends.get(&key).copied()
         });
         let (Some(owner), Some(entry)) = (owner, entry) else {
-            self.frontends.remove(&key);
+            if self.frontends.remove(&key).is_some() {
+                work.unstamped.extend(self.overs.get(&key).cloned());
+            }
             work.pending.services.insert(key, None);
             return;
         };

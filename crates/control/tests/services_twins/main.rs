@@ -147,7 +147,7 @@ impl Meanings {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
     fn the_engine_holds_what_the_slow_function_gives(
