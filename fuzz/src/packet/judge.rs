@@ -274,7 +274,7 @@ fn read(packet: &MemPacket) -> Result<Seen<'_>, String> {
     let aggregate = packet.gso_size != 0;
     let sliced = match SlicedPacket::from_ethernet(&packet.bytes) {
         Ok(sliced) => sliced,
-        Err(error) if is_excused(&error, is_v4(packet), aggregate) => {
+        Err(error) if is_excused(&error, is_sealed(packet), aggregate) => {
             let (source, destination) = addresses(&packet.bytes).ok_or("no addresses")?;
             return Ok(Seen {
                 source,
@@ -306,25 +306,27 @@ fn read(packet: &MemPacket) -> Result<Seen<'_>, String> {
     })
 }
 
-fn is_v4(packet: &MemPacket) -> bool {
+/// Whether a packet is IPv4 of protocol AH. To IPv4 that is one as any other; the
+/// other parser reads what is in it too.
+fn is_sealed(packet: &MemPacket) -> bool {
     packet.bytes.get(12..ETHERNET_LEN) == Some(&[0x08, 0x00])
+        && packet.bytes.get(ETHERNET_LEN + 9) == Some(&51)
 }
 
-/// What the other parser refuses without need: the payload of ICMP messages, that
-/// of an IPv4 packet whose protocol is AH, which to IPv4 is one as any other, and
-/// lengths that an aggregate does not keep to.
-fn is_excused(error: &SliceError, v4: bool, aggregate: bool) -> bool {
+/// What the other parser refuses without need: the payload of ICMP messages, what
+/// is in a `sealed` packet, and lengths that an aggregate does not keep to.
+fn is_excused(error: &SliceError, sealed: bool, aggregate: bool) -> bool {
     match error {
         SliceError::Len(error) => {
             let icmp = matches!(
                 error.layer,
                 Layer::Icmpv4Timestamp | Layer::Icmpv4TimestampReply
             );
-            icmp || aggregate || v4 && error.layer == Layer::IpAuthHeader
+            let outer = matches!(error.layer, Layer::Ipv4Header | Layer::Ipv4Packet);
+            icmp || aggregate || (sealed && !outer)
         }
-        SliceError::Ipv4Exts(_) => true,
         SliceError::Ipv4(_) => aggregate,
-        _ => false,
+        _ => sealed,
     }
 }
 
