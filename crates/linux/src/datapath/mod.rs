@@ -370,6 +370,7 @@ impl Datapath {
             .repair(place.is_ok(), endpoints, uplinks, |hook| {
                 self.programs.stub_fd(hook)
             });
+        let unpinned = self.stubs.take_unpinned();
         let mounted = place?;
         let maps = self.repair_maps()?;
         let (stubs, links) = stubs?;
@@ -379,9 +380,11 @@ impl Datapath {
             stubs,
         };
         if mounted || repair.pins > 0 {
+            // What kept links from having pins is over.
             self.stubs.forgive();
+            return Ok(repair);
         }
-        Ok(repair)
+        unpinned.map_or(Ok(repair), Err)
     }
 
     /// Makes the root a bpffs that this process holds; whether one was mounted.

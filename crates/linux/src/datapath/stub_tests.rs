@@ -243,6 +243,32 @@ fn links_without_a_place_for_their_pins_become_filters_until_there_is_one() {
     assert!(repair(&mut datapath).expect("whole").is_nothing());
 }
 
+#[test]
+fn a_link_that_is_made_while_there_is_no_place_does_not_hide_that_it_comes_back() {
+    let Some((root, [device, _])) = root("moment") else {
+        return;
+    };
+    let mut datapath = root.open();
+    crate::mount::unmount_tree(&root.path()).expect("unmounted");
+    // As a new endpoint's stubs are settled in the moment before a repair.
+    root.run(|| datapath.attach_endpoint(device))
+        .expect("as filters");
+    assert_eq!(filters(&root).len(), 2);
+    let repair = |datapath: &mut Datapath| root.run(|| datapath.repair(&[device], &[]));
+    let done = repair(&mut datapath).expect("repaired");
+    assert!(done.mounted, "{done:?}");
+    while root.run(|| datapath.settle()).expect("settled") {}
+    assert_eq!(linked(&root, device), ENDPOINT_HOOKS);
+    assert!(repair(&mut datapath).expect("whole").is_nothing());
+    // Where only the links have no place, that is told, and mended when there is one.
+    let links = root.pin("links");
+    std::fs::remove_dir_all(&links).expect("removed");
+    root.run(|| datapath.detach_endpoint(device)).expect("off");
+    root.run(|| datapath.attach_endpoint(device))
+        .expect("as filters");
+    assert!(repair(&mut datapath).is_err());
+}
+
 /// A program that lets everything through; the kernel takes none twice.
 fn passes() -> OwnedFd {
     // r0 = -1; exit

@@ -311,6 +311,11 @@ impl Stubs {
         Ok(())
     }
 
+    /// Why the last link that became a filter could have no pin.
+    pub(super) fn take_unpinned(&mut self) -> Option<DatapathError> {
+        self.unpinned.take()
+    }
+
     /// Lets filters that could be no links be tried again.
     pub(super) fn forgive(&mut self) {
         self.refused.clear();
@@ -417,10 +422,10 @@ impl Stubs {
         uplinks: &[u32],
         stub: impl Fn(Hook) -> Result<BorrowedFd<'a>, DatapathError>,
     ) -> Result<(usize, usize), DatapathError> {
-        let mut refused = self.unpinned.take();
+        let mut refused = None;
         if place {
             let made = fs::create_dir_all(&self.dir).map_err(path_error("making", &self.dir));
-            refused = made.err().or(refused);
+            refused = made.err();
         }
         let mut pins = 0;
         for (ifindex, hook) in self.without_pin(place) {
@@ -450,10 +455,6 @@ impl Stubs {
                     }
                 }
             }
-        }
-        if !place {
-            // That there is none is told already.
-            self.unpinned = None;
         }
         refused.map_or(Ok((stubs, pins)), Err)
     }
