@@ -277,20 +277,38 @@ fn a_storm_from_the_network_is_counted_or_left_to_the_stack() {
     among_others(maps, &socket, &frames, &pods, &beyond);
 }
 
+/// What is sent drops what it says it shall, and nothing else. Kernels at the ends
+/// of links ask for neighbours and groups when they like: what one look has too
+/// much the next has not.
+fn drops_exactly(maps: &Maps, name: &str, send: impl Fn() -> BTreeMap<(u8, String), u64>) {
+    let mut looks = Vec::new();
+    for _ in 0..5 {
+        let before = counts(maps);
+        let shall = send();
+        let counted = drops(maps, &before);
+        if counted == shall {
+            return;
+        }
+        looks.push((counted, shall));
+    }
+    panic!("{name}: {looks:?}");
+}
+
 /// One of each kind: its own reason or none, and no pod gets anything.
 fn alone(node: &Node, maps: &Maps, socket: &OwnedFd, frames: &Frames, pods: &[Pod; 2]) {
     for one in &frames.dropped {
-        let (before, got) = (counts(maps), pods.each_ref().map(received));
+        let got = pods.each_ref().map(received);
         let list = std::slice::from_ref(one);
-        let sent = storm(socket, list, 1);
-        assert_eq!(drops(maps, &before), expected(list, &sent), "{}", one.name);
+        drops_exactly(maps, one.name, || expected(list, &storm(socket, list, 1)));
         assert_eq!(pods.each_ref().map(received), got, "{}", one.name);
     }
     for one in &frames.left {
-        let (before, got) = (counts(maps), pods.each_ref().map(received));
+        let got = pods.each_ref().map(received);
         let stack = in_stack(node);
-        storm(socket, std::slice::from_ref(one), 1);
-        assert_eq!(drops(maps, &before), BTreeMap::new(), "{}", one.name);
+        drops_exactly(maps, one.name, || {
+            storm(socket, std::slice::from_ref(one), 1);
+            BTreeMap::new()
+        });
         assert_eq!(pods.each_ref().map(received), got, "{}", one.name);
         let is_ip = matches!(one.frame.get(12..14), Some([0x08, 0x00] | [0x86, 0xdd]));
         if is_ip && one.frame.len() > 14 {
