@@ -1,9 +1,9 @@
-//! One line in, one line out.
+//! Answers questions about policy.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::strict::Strict;
+use crate::wire::{line, read};
 use crate::{Cluster, Judgement, Probe, Problem, Settings, World, judge};
 
 /// A question: a cluster, its policies, and connections.
@@ -75,17 +75,8 @@ pub fn refusal(error: &str) -> String {
     })
 }
 
-fn line(answer: &Answer) -> String {
-    serde_json::to_string(answer)
-        .unwrap_or_else(|error| format!("{{\"error\":\"{}\"}}", error.to_string().escape_default()))
-}
-
 fn answer_to(text: &[u8]) -> Result<Answer, Problem> {
-    let mut json = serde_json::Deserializer::from_slice(text);
-    let Strict(tree) = serde_path_to_error::deserialize(&mut json)?;
-    json.end()
-        .map_err(|error| Problem::new(".", error.to_string()))?;
-    let question: Question = serde_path_to_error::deserialize(tree)?;
+    let question: Question = read(text)?;
     let config = World::config(&question.cluster, &question.config)?;
     let mut accepted = Vec::new();
     let mut acceptances = Vec::new();

@@ -45,6 +45,7 @@ mod strict;
 mod suggest;
 mod tables;
 mod verdict;
+mod wire;
 mod world;
 
 pub use answer::{answer, refusal};

@@ -21,10 +21,6 @@ use crate::{FileStatus, NotKept, SourceStatus};
 /// How often a directory that cannot be read is looked at again.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// How long a file that is held open for writing is waited for: then it is
-/// read if nothing of it is in force, or told.
-const WRITER_MAX: Duration = Duration::from_secs(2);
-
 /// What a directory source is told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -36,6 +32,9 @@ pub struct Config {
     /// How long a file must have been as it is to be read, unless its writer was
     /// seen to close or rename it: then it is read at once.
     pub settle: Duration,
+    /// How long a file that is held open for writing is waited for: then it is
+    /// read if nothing of it is in force, or told.
+    pub writer: Duration,
     /// How often everything is looked at again although nothing seems to have
     /// changed: notifications can be lost.
     pub rescan: Duration,
@@ -48,6 +47,7 @@ impl Config {
             directories,
             last_good: None,
             settle: Duration::from_millis(20),
+            writer: Duration::from_secs(2),
             rescan: Duration::from_secs(5),
         }
     }
@@ -187,11 +187,11 @@ impl Scanner {
         let walk = walk(&self.config.directories);
         let files = self.watcher.files(self.config.settle);
         // After that: what was lost is told by it.
-        let blind = self.watcher.seen_for() < WRITER_MAX;
+        let blind = self.watcher.seen_for() < self.config.writer;
         let now_ns = now_ns();
         let writing = |path: &Path, stamp: &Stamp| {
             let since_ns = now_ns - stamp.changed_ns();
-            writing(files.get(path), since_ns, self.config.settle, blind)
+            writing(files.get(path), since_ns, &self.config, blind)
         };
         let mut pass = self.files.follow(&walk, writing);
         pass.changed |= self.status.directories != walk.unreadable;
@@ -282,16 +282,16 @@ fn tell(sender: &watch::Sender<Arc<SourceStatus>>, status: &SourceStatus) {
 /// Whether a file may be in the middle of being written: what its watcher has
 /// seen, how long ago it changed by the wall clock, and whether the watcher has
 /// been blind lately.
-fn writing(seen: Option<&FileState>, since_ns: i128, settle: Duration, blind: bool) -> Writing {
+fn writing(seen: Option<&FileState>, since_ns: i128, config: &Config, blind: bool) -> Writing {
     // A time that lies ahead tells nothing.
     let within = |time| (0..nanoseconds(time)).contains(&since_ns);
-    let young = within(settle);
+    let young = within(config.settle);
     match seen {
-        Some(FileState::Open(since)) if *since > WRITER_MAX => Writing::Long,
+        Some(FileState::Open(since)) if *since > config.writer => Writing::Long,
         Some(FileState::Open(_)) => Writing::Now,
         Some(FileState::Closed) if young => Writing::Closed,
         None if young => Writing::Now,
-        None if blind && within(WRITER_MAX) => Writing::Unseen,
+        None if blind && within(config.writer) => Writing::Unseen,
         Some(FileState::Closed) | None => Writing::No,
     }
 }
@@ -333,17 +333,15 @@ impl Keeping {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::{WRITER_MAX, Writing, writing};
+    use super::{Config, Writing, writing};
     use crate::watcher::FileState;
 
     #[test]
     fn a_wall_clock_that_jumps_has_no_file_wait() {
-        let settle = Duration::from_millis(20);
+        let config = Config::new(Vec::new());
         let (moment, hour) = (1_000_000_i128, 3_600_000_000_000_i128);
-        let open = Some(FileState::Open(settle));
-        let long = Some(FileState::Open(WRITER_MAX * 2));
+        let open = Some(FileState::Open(config.settle));
+        let long = Some(FileState::Open(config.writer * 2));
         let closed = Some(FileState::Closed);
         for (what, seen, since_ns, expected) in [
             ("long ago", &None, hour, Writing::No),
@@ -364,7 +362,7 @@ mod tests {
             ("the same, ahead", &long, -hour, Writing::Long),
         ] {
             for blind in [false, true] {
-                let found = writing(seen.as_ref(), since_ns, settle, blind);
+                let found = writing(seen.as_ref(), since_ns, &config, blind);
                 let expected = match (what, blind) {
                     ("settled", true) => Writing::Unseen,
                     _ => expected,

@@ -252,20 +252,19 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use notify::event::{Event, EventKind, Flag};
 
-    use super::Watcher;
+    use super::{Watcher, lock};
 
     #[test]
     fn what_was_lost_is_known_to_be_lost() {
         let watcher = Watcher::new();
-        let moment = Duration::from_millis(100);
-        std::thread::sleep(moment);
-        assert!(watcher.seen_for() >= moment);
+        let blind = || *lock(&watcher.state.blind);
+        let start = blind();
+        watcher.state.tell(Ok(Event::new(EventKind::Other)));
+        assert_eq!(blind(), start, "nothing was");
         let lost = Event::new(EventKind::Other).set_flag(Flag::Rescan);
         watcher.state.tell(Ok(lost));
-        assert!(watcher.seen_for() < moment);
+        assert!(blind() > start);
     }
 }

@@ -30,7 +30,7 @@ use state::{Listeners, State};
 use way::{Arrival, Open, Outcome, Taker, Way};
 
 use crate::Problem;
-use crate::strict::Strict;
+use crate::wire::{line, read};
 
 /// Seconds of the monotonic clock before anything happens: more than any client
 /// is remembered.
@@ -54,17 +54,8 @@ pub fn service_refusal(error: &str) -> String {
     })
 }
 
-fn line(answer: &Answer) -> String {
-    serde_json::to_string(answer)
-        .unwrap_or_else(|error| format!("{{\"error\":\"{}\"}}", error.to_string().escape_default()))
-}
-
 fn answer_to(text: &[u8]) -> Result<Answer, Problem> {
-    let mut json = serde_json::Deserializer::from_slice(text);
-    let Strict(tree) = serde_path_to_error::deserialize(&mut json)?;
-    json.end()
-        .map_err(|error| Problem::new(".", error.to_string()))?;
-    let question: Question = serde_path_to_error::deserialize(tree)?;
+    let question: Question = read(text)?;
     let (config, ignored) = options::read(&question.config)?;
     let listeners = listeners(&question)?;
     let mut numbers: BTreeMap<String, Numbers> = BTreeMap::new();

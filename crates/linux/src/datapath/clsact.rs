@@ -7,8 +7,8 @@
 //! asked of the kernel. Nothing comes before our priority, and the kernel has
 //! filters of one kind and protocol share one: where another's filter of another
 //! kind has it, ours could only stand behind, where what that one accepts would
-//! not be seen. It is refused then, and the other is named. The qdisc goes with its last filter, whosever it is:
-//! without filters it does nothing.
+//! not be seen. It is refused then, and the other is named. The qdisc goes with
+//! its last filter, whosever it is: without filters it does nothing.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Instant;
 
+use nix::libc;
+
 use super::stubs::{StubPlace, device_name, side};
 use super::{clsact, stubs};
 use crate::link::LinkError;
@@ -70,7 +72,7 @@ pub fn others(places: &[StubPlace], until: Instant) -> Result<Vec<OtherProgram>,
             });
         }
         let mut hook = At::new(place);
-        hook.tcx();
+        hook.tcx()?;
         if with_clsact.contains(&place.ifindex) {
             hook.clsact(&mut netlink)?;
         }
@@ -111,8 +113,19 @@ impl<'a> At<'a> {
     }
 
     /// A kernel without tcx and a device that is gone have none.
-    fn tcx(&mut self) {
-        let programs = tcx_programs(self.place.ifindex, side(self.place.hook)).unwrap_or_default();
+    fn tcx(&mut self) -> Result<(), LinkError> {
+        let programs = match tcx_programs(self.place.ifindex, side(self.place.hook)) {
+            Ok(programs) => programs,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)) => {
+                Vec::new()
+            }
+            Err(source) => {
+                return Err(LinkError::Netlink {
+                    what: "listing programs of others by tcx".to_owned(),
+                    source,
+                });
+            }
+        };
         for program in programs {
             if Some(program.link) == self.place.link {
                 self.standing = Standing::Behind;
@@ -123,6 +136,7 @@ impl<'a> At<'a> {
             let name = name_of_program(program.id).unwrap_or_default();
             self.push(name, Some(program.id), Hanging::Tcx { link });
         }
+        Ok(())
     }
 
     /// Filters come after tcx.

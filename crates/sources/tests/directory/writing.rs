@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -11,17 +12,27 @@ use axon_sources::{Config, FileError, SourceStatus, write_manifest_atomic};
 
 use crate::{Running, pod, policy, until_kept};
 
-/// Less than a writer is waited for.
-const SOON: Duration = Duration::from_millis(1500);
+/// Longer than any test waits.
+const NEVER: Duration = Duration::from_secs(3600);
 
 impl Running {
-    async fn until_policy(&self, description: &str, limit: Duration) {
-        let begun = Instant::now();
-        while self.policy().as_deref() != Some(description) {
-            let status = self.source.status();
-            assert!(begun.elapsed() < limit, "{description}: {status:#?}");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+    async fn until_policy(&self, description: &str) {
+        let is = |_: &SourceStatus| self.policy().as_deref() == Some(description);
+        self.until(description, is).await;
+    }
+
+    /// What no writer has closed is not read, however long it takes.
+    async fn patient(dir: &Path) -> Self {
+        let running = Self::start(patient(dir));
+        running.until("complete", |s| s.complete).await;
+        running
+    }
+}
+
+fn patient(dir: &Path) -> Config {
+    Config {
+        writer: NEVER,
+        ..Config::new(vec![dir.to_owned()])
     }
 }
 
@@ -30,7 +41,7 @@ async fn a_file_is_not_read_in_the_middle_of_being_written() {
     let dir = tempfile::tempdir().expect("directory");
     let file = dir.path().join("p.yaml");
     fs::write(&file, policy("one", "") + &pod("a")).expect("write");
-    let running = Running::on(dir.path()).await;
+    let running = Running::patient(dir.path()).await;
     let changes = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&changes);
     running.observed.policies.on_change(move || {
@@ -51,11 +62,7 @@ async fn a_file_is_not_read_in_the_middle_of_being_written() {
         .write_all(policy("two", "").as_bytes())
         .expect("write");
     drop(writer);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while running.policy().as_deref() != Some("two") {
-        assert!(Instant::now() < deadline, "{:?}", running.source.status());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    running.until_policy("two").await;
     assert_eq!(
         changes.load(Ordering::Relaxed),
         1,
@@ -67,44 +74,34 @@ async fn a_file_is_not_read_in_the_middle_of_being_written() {
         assert!(running.policy().is_some());
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while running.policy().as_deref() != Some("n49") {
-        assert!(Instant::now() < deadline, "{:?}", running.policy());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    running.until_policy("n49").await;
 }
 
 #[tokio::test]
 async fn what_is_closed_or_renamed_is_in_force_at_once() {
-    const SETTLE: Duration = Duration::from_secs(2);
     let dir = tempfile::tempdir().expect("directory");
     let file = dir.path().join("p.yaml");
-    fs::write(&file, policy("one", "")).expect("write");
+    // Were it waited for until they settle, nothing would come.
     let running = Running::start(Config {
-        settle: SETTLE,
+        settle: NEVER,
         ..Config::new(vec![dir.path().to_owned()])
     });
     running.until("complete", |s| s.complete).await;
     // Many of them within what a file's time can tell apart.
     for n in 10..60 {
-        let text = policy(&format!("n{n}"), "");
-        let begun = Instant::now();
+        let name = format!("n{n}");
+        let text = policy(&name, "");
         if n % 2 == 0 {
             write_manifest_atomic(dir.path(), "p.yaml", &text).expect("write");
         } else {
             fs::write(&file, text).expect("write");
         }
-        while running.policy() != Some(format!("n{n}")) {
-            assert!(begun.elapsed() < SETTLE / 2, "n{n}: {:?}", running.policy());
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        running.until_policy(&name).await;
     }
-    let begun = Instant::now();
     fs::remove_file(&file).expect("remove");
-    while running.policy().is_some() {
-        assert!(begun.elapsed() < SETTLE / 2, "removed");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    running
+        .until("removed", |_| running.policy().is_none())
+        .await;
 }
 
 #[tokio::test]
@@ -181,21 +178,19 @@ async fn a_link_made_while_it_runs_is_followed_like_any_other() {
     let running = Running::on(path).await;
     // A key that a ConfigMap has got.
     symlink("..data/p.yaml", path.join("p.yaml")).expect("link");
-    running.until_policy("one", SOON).await;
-    // Longer than a writer is waited for.
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    running.until_policy("one").await;
     symlink("..2", path.join("..data_tmp")).expect("link");
     fs::rename(path.join("..data_tmp"), path.join("..data")).expect("swap");
-    running.until_policy("two", SOON).await;
+    running.until_policy("two").await;
     fs::remove_file(path.join("p.yaml")).expect("remove");
     fs::write(path.join("plain"), policy("three", "")).expect("write");
     // Never closed under this name.
     fs::hard_link(path.join("plain"), path.join("p.yaml")).expect("link");
     fs::remove_file(path.join("plain")).expect("remove");
-    running.until_policy("three", SOON).await;
+    running.until_policy("three").await;
     symlink("..data/p.yaml", path.join("link")).expect("link");
     fs::rename(path.join("link"), path.join("p.yaml")).expect("rename");
-    running.until_policy("two", SOON).await;
+    running.until_policy("two").await;
     assert!(running.source.status().is_ok());
 }
 
@@ -204,7 +199,7 @@ async fn a_file_that_is_renamed_while_it_is_written_is_not_read_half() {
     let dir = tempfile::tempdir().expect("directory");
     let (file, hidden) = (dir.path().join("p.yaml"), dir.path().join(".p.tmp"));
     fs::write(&file, policy("one", "")).expect("write");
-    let running = Running::on(dir.path()).await;
+    let running = Running::patient(dir.path()).await;
     for description in ["two", "three"] {
         let mut writer = fs::File::create(&hidden).expect("open");
         writer.write_all(pod("a").as_bytes()).expect("write");
@@ -217,10 +212,10 @@ async fn a_file_that_is_renamed_while_it_is_written_is_not_read_half() {
         let rest = policy(description, "");
         writer.write_all(rest.as_bytes()).expect("write");
         drop(writer);
-        running.until_policy(description, SOON).await;
+        running.until_policy(description).await;
         assert_eq!(running.pods(), ["default/a"]);
         fs::write(&file, policy("between", "")).expect("write");
-        running.until_policy("between", SOON).await;
+        running.until_policy("between").await;
     }
 }
 
@@ -231,7 +226,7 @@ async fn what_was_being_written_before_the_start_is_not_read_half() {
     let file = dir.path().join("p.yaml");
     let config = || Config {
         last_good: Some(kept.path().to_owned()),
-        ..Config::new(vec![dir.path().to_owned()])
+        ..patient(dir.path())
     };
     fs::write(&file, policy("one", "")).expect("write");
     let first = Running::start(config());
@@ -249,6 +244,6 @@ async fn what_was_being_written_before_the_start_is_not_read_half() {
     let rest = policy("two", "");
     writer.write_all(rest.as_bytes()).expect("write");
     drop(writer);
-    second.until_policy("two", SOON).await;
+    second.until_policy("two").await;
     second.until("complete", |s| s.complete).await;
 }
