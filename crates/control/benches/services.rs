@@ -6,71 +6,18 @@
 //! ```
 #![expect(clippy::disallowed_methods, reason = "it measures time")]
 
-use std::sync::Arc;
+#[path = "../tests/services_twins/shop.rs"]
+mod shop;
+
 use std::time::{Duration, Instant};
 
 use axon_control::services::{Engine, Numbers, ServicesConfig, resolve};
-use axon_model::{
-    EndpointSlice, ObjectKey, Protocol, Service, ServicePort, ServiceSpec, SliceEndpoint,
-    SlicePort, TargetPort, Written,
-};
+use shop::{service, slice};
 
-const SERVICES: u32 = 5_000;
-const ENDPOINTS: u32 = 10;
+const SERVICES: usize = 5_000;
+const ENDPOINTS: usize = 10;
 /// Changes; the median and the last of a hundred are told.
-const CHANGES: u32 = 1_000;
-
-fn written(first: u32, n: u32) -> Written {
-    let [_, b, c, d] = n.to_be_bytes();
-    Written {
-        field: "spec.clusterIP".to_owned(),
-        addr: [10, u8::try_from(first).unwrap_or(0) + b, c, d].into(),
-    }
-}
-
-fn service(n: u32) -> (ObjectKey, Arc<Service>) {
-    let key = ObjectKey::new("shop", &format!("s{n}"));
-    let service = Service {
-        namespace: key.namespace.clone(),
-        name: key.name.clone(),
-        spec: ServiceSpec {
-            has_v4: true,
-            cluster_ips: vec![written(200, n)],
-            ports: vec![ServicePort {
-                index: 0,
-                name: String::new(),
-                protocol: Protocol::TCP,
-                port: 80,
-                target: TargetPort::Number(8080),
-                node_port: 0,
-            }],
-            ..ServiceSpec::default()
-        },
-        ..Service::default()
-    };
-    (key, service.into())
-}
-
-fn slice(n: u32, endpoints: u32) -> (ObjectKey, Arc<EndpointSlice>) {
-    let endpoint = |e: u32| SliceEndpoint {
-        addresses: vec![written(e, n)],
-        is_ready: true,
-        is_serving: true,
-        node: "b".to_owned(),
-        ..SliceEndpoint::default()
-    };
-    let slice = EndpointSlice {
-        service: format!("s{n}"),
-        endpoints: (0..endpoints).map(endpoint).collect(),
-        ports: vec![SlicePort {
-            name: String::new(),
-            protocol: Protocol::TCP,
-            port: 8080,
-        }],
-        ..EndpointSlice::default()
-    };
-    (ObjectKey::new("shop", &format!("s{n}-1")), slice.into())
-}
+const CHANGES: usize = 1_000;
 
 fn main() {
     let config = ServicesConfig::default();
@@ -98,7 +45,7 @@ fn main() {
         let (key, new) = slice(n / 2 * 7 % SERVICES, fewer);
         let begin = Instant::now();
         engine.set_slice(&key, Some(new));
-        let stepped = engine.step(u64::from(n), &mut numbers);
+        let stepped = engine.step(n as u64, &mut numbers);
         times.push(begin.elapsed());
         rows = rows.max(stepped.rows);
     }

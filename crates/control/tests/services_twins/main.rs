@@ -2,6 +2,7 @@
 //! rows that the slow function gives, after every edit.
 
 mod numbers;
+mod shop;
 mod worlds;
 
 use std::collections::{BTreeMap, BTreeSet};
