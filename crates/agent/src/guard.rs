@@ -50,7 +50,7 @@ fn look(node: &Node) {
         node.engine.wake();
     }
     // Where they cannot be listed, nobody knows which are endpoints': the rest is looked after.
-    let devices = device::list().unwrap_or_default();
+    let devices = device::list_links().unwrap_or_default();
     let records = node.endpoints.records.all();
     let known = with_device(&records, &devices);
     let mut attached = lock(&node.datapath).attached();

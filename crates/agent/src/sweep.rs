@@ -19,7 +19,9 @@ use crate::clock::monotonic_s;
 use crate::node::{Node, lock};
 use crate::problem::chain;
 
-/// Between two sweeps of tables that are nearly empty, and of full ones.
+/// Between two sweeps of tables with next to nothing in them, of nearly empty and of
+/// full ones. A pass walks whole tables, whatever they hold: tens of milliseconds.
+const IDLE: Duration = Duration::from_secs(90);
 const CALM: Duration = Duration::from_secs(30);
 const FIRST: Duration = Duration::from_secs(10);
 const BUSY: Duration = Duration::from_secs(2);
@@ -111,7 +113,8 @@ pub(crate) async fn run(node: Arc<Node>) -> anyhow::Result<()> {
         wait = match configured {
             0 if fullest > 0.5 => BUSY,
             0 if fullest > 0.25 => FIRST,
-            0 => CALM,
+            0 if fullest > 0.01 => CALM,
+            0 => IDLE,
             seconds => Duration::from_secs(seconds.into()),
         };
         lock(&node.sweeps).interval = wait;

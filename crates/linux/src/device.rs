@@ -9,7 +9,9 @@ use std::time::Duration;
 use axon_model::Mac;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -49,15 +51,7 @@ pub struct Device {
 /// [`LinkError::Netlink`].
 pub fn list() -> Result<Vec<Device>, LinkError> {
     let mut netlink = Netlink::open()?;
-    let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let mut devices: Vec<Device> = netlink
-        .dump("listing devices", &links)?
-        .into_iter()
-        .filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewLink(link) => Some(read_link(link)),
-            _ => None,
-        })
-        .collect();
+    let mut devices = links(&mut netlink)?;
     let addresses = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     for answer in netlink.dump("listing addresses", &addresses)? {
         let RouteNetlinkMessage::NewAddress(message) = answer else {
@@ -71,6 +65,27 @@ pub fn list() -> Result<Vec<Device>, LinkError> {
         }
     }
     Ok(devices)
+}
+
+/// Every device, without addresses.
+///
+/// # Errors
+/// [`LinkError::Netlink`].
+pub fn list_links() -> Result<Vec<Device>, LinkError> {
+    links(&mut Netlink::open()?)
+}
+
+fn links(netlink: &mut Netlink) -> Result<Vec<Device>, LinkError> {
+    let mut asked = LinkMessage::default();
+    // Counters are most of the work of an answer.
+    let brief = vec![LinkExtentMask::SkipStats];
+    asked.attributes.push(LinkAttribute::ExtMask(brief));
+    let answers = netlink.dump("listing devices", &RouteNetlinkMessage::GetLink(asked))?;
+    let links = answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(read_link(link)),
+        _ => None,
+    });
+    Ok(links.collect())
 }
 
 fn read_link(link: LinkMessage) -> Device {

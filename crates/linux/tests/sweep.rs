@@ -2,7 +2,9 @@
 
 mod common;
 
-use axon_abi::{CtEntry, CtKey4, CtKey6, CtState, IpKey, NatEntry, NatKey, RuntimeConfig};
+use axon_abi::{
+    CtEntry, CtKey4, CtKey6, CtState, EndpointRow, IpKey, NatEntry, NatKey, RuntimeConfig,
+};
 use axon_linux::Sweeper;
 use common::{Node, open, root};
 
@@ -52,6 +54,19 @@ fn the_sweep_removes_what_has_expired_and_counts_anew() {
     assert_eq!((count(5), count(6), count(9)), (5, 1, 0));
     assert!(maps.ct4.get(&flow(4)).expect("a look-up").is_none());
     assert!(maps.ct4.get(&flow(5)).expect("a look-up").is_some());
+
+    // Later passes look at those who own flows, owned some at the last pass, or are endpoints:
+    // of the last kind somebody whose only flows came and went in between.
+    let newcomer = EndpointRow {
+        id: 7,
+        ..EndpointRow::default()
+    };
+    maps.endpoint.insert(&70, &newcomer).expect("an endpoint");
+    for (owner, wrong) in [(5, 50), (6, 60), (7, 70)] {
+        maps.ct_count.insert(&owner, &wrong).expect("a count");
+    }
+    sweeper.pass(2000).expect("a pass");
+    assert_eq!((count(5), count(6), count(7)), (0, 0, 0));
 }
 
 #[test]

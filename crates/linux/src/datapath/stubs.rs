@@ -13,6 +13,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -444,11 +445,13 @@ impl Stubs {
         // One that cannot be put back does not keep the others away.
         let mut stubs = 0;
         for (devices, hooks) in [(endpoints, ENDPOINT_HOOKS), (uplinks, UPLINK_HOOKS)] {
-            for ifindex in devices.iter().filter(|ifindex| exists(**ifindex)) {
-                for hook in hooks
-                    .into_iter()
-                    .filter(|hook| !on.contains(&(*ifindex, *hook)))
-                {
+            for ifindex in devices {
+                let missing = |hook: &Hook| !on.contains(&(*ifindex, *hook));
+                // Asked of each device only once something is amiss.
+                for hook in hooks.into_iter().filter(missing) {
+                    if !exists(*ifindex) {
+                        continue;
+                    }
                     match self.attach(*ifindex, hook, stub(hook)?) {
                         Ok(()) => stubs += 1,
                         Err(error) => refused = refused.or(Some(error)),
@@ -462,11 +465,16 @@ impl Stubs {
     /// Live links without a pin. What lies in a place that is not for pins is
     /// none, whatever its name.
     fn without_pin(&self, place: bool) -> Vec<(u32, Hook)> {
+        let names = || {
+            let entries = fs::read_dir(&self.dir).ok()?;
+            Some(entries.flatten().map(|entry| entry.file_name()).collect())
+        };
+        let pinned: BTreeSet<OsString> = place.then(names).flatten().unwrap_or_default();
         let links = self.attached.iter().filter(|(_, link)| link.is_some());
         links
             .map(|(key, _)| *key)
+            .filter(|(ifindex, hook)| !pinned.contains(OsStr::new(&pin_name(*ifindex, *hook))))
             .filter(|(ifindex, hook)| self.is_live(*ifindex, *hook))
-            .filter(|(ifindex, hook)| !place || !self.dir.join(pin_name(*ifindex, *hook)).exists())
             .collect()
     }
 

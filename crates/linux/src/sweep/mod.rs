@@ -56,6 +56,8 @@ pub struct SweepReport {
 #[derive(Debug)]
 pub struct Sweeper {
     maps: Maps,
+    /// Who owned flows at the last pass; `None` before the first.
+    owners: Option<BTreeSet<u32>>,
 }
 
 /// What a flow's key tells.
@@ -99,7 +101,7 @@ impl<K: Ord> Keys<K> {
 impl Sweeper {
     /// A sweeper of these maps.
     pub fn new(maps: Maps) -> Self {
-        Self { maps }
+        Self { maps, owners: None }
     }
 
     /// Removes what has expired at `now_s` ([`crate::monotonic_s`]).
@@ -121,11 +123,13 @@ impl Sweeper {
             &self.maps.nat,
             |key, entry| nat::is_stale(key, entry, &timeouts, now_s, &ct4.live, &ct6.live),
             |_, entry| u64::from(entry.seen_s),
+            |_| {},
         )?;
         let fragment = sweep(
             &self.maps.fragment,
             |_, ports| ports.seen_s.saturating_add(timeouts.fragment_s.max(1)) <= now_s,
             |_, ports| u64::from(ports.seen_s),
+            |_| {},
         )?;
         Ok(SweepReport {
             maps: vec![ct4.sweep, ct6.sweep, nat.sweep, fragment.sweep],
@@ -135,17 +139,35 @@ impl Sweeper {
 
     /// Sets the counts of flows by owner right; the programs count up, and
     /// neither expiry nor eviction counts down.
-    fn recount(&self, owners: &BTreeMap<u32, u32>) -> Result<(), MapError> {
+    ///
+    /// The first pass looks at all counts there may be, which costs as much as all
+    /// else in a quiet one; the others at those of who owns flows, did, or could.
+    fn recount(&mut self, owners: &BTreeMap<u32, u32>) -> Result<(), MapError> {
+        let right = |owner: u32| owners.get(&owner).copied().unwrap_or(0);
         let mut wrong = Vec::new();
-        self.maps.ct_count.for_each(|owner, count| {
-            let right = owners.get(&owner).copied().unwrap_or(0);
-            if count != right {
-                wrong.push((owner, right));
+        let mut compare = |owner: u32, count: u32| {
+            if count != right(owner) {
+                wrong.push((owner, right(owner)));
             }
-        })?;
+        };
+        if let Some(mut known) = self.owners.take() {
+            known.extend(owners.keys());
+            let endpoints = &self.maps.endpoint;
+            endpoints.for_each(|_, row| {
+                known.insert(row.id.into());
+            })?;
+            for owner in known {
+                if let Some(count) = self.maps.ct_count.get(&owner)? {
+                    compare(owner, count);
+                }
+            }
+        } else {
+            self.maps.ct_count.for_each(compare)?;
+        }
         for (owner, right) in wrong {
             self.maps.ct_count.insert(&owner, &right)?;
         }
+        self.owners = Some(owners.keys().copied().collect());
         Ok(())
     }
 
@@ -189,14 +211,23 @@ fn sweep_flows<K: FlowKey>(
     now_s: u32,
     owners: &mut BTreeMap<u32, u32>,
 ) -> Result<Swept<K>, MapError> {
+    let mut found = BTreeMap::new();
+    let mut count = |entry: &CtEntry| *found.entry(u32::from(entry.owner)).or_insert(0) += 1;
     let swept = sweep(
         map,
         |_, entry: &CtEntry| entry.expires_s <= now_s,
         early_order,
+        &mut count,
     )?;
-    map.for_each(|_, entry: CtEntry| {
-        *owners.entry(u32::from(entry.owner)).or_insert(0) += 1;
-    })?;
+    if swept.sweep.evicted_early > 0 {
+        found.clear();
+        map.for_each(|_, entry: CtEntry| {
+            *found.entry(u32::from(entry.owner)).or_insert(0) += 1;
+        })?;
+    }
+    for (owner, count) in found {
+        *owners.entry(owner).or_insert(0) += count;
+    }
     Ok(swept)
 }
 
@@ -212,11 +243,12 @@ fn early_order<K>(_: &K, entry: &CtEntry) -> u64 {
 }
 
 /// Removes what is `expired`; if the map is still too full, the least by their
-/// `early` order too.
+/// `early` order too. What has not expired is `seen`.
 fn sweep<K, V>(
     map: &Map<K, V>,
     expired: impl Fn(&K, &V) -> bool,
     early: impl Fn(&K, &V) -> u64,
+    mut seen: impl FnMut(&V),
 ) -> Result<Swept<K>, MapError>
 where
     K: FromBytes + IntoBytes + Immutable + Copy + Ord,
@@ -228,6 +260,7 @@ where
             stale.push(key);
             return;
         }
+        seen(&value);
         live.push(key);
     })?;
     let mut sweep = MapSweep {
