@@ -47,6 +47,11 @@ impl PolicySetFlags {
     pub const DEFAULT_DENY_INGRESS: u32 = 1 << 0;
     /// Egress that no entry allows is denied.
     pub const DEFAULT_DENY_EGRESS: u32 = 1 << 1;
+    /// No ingress entry of [`class::ANY`] has a port prefix of more than 0 bits:
+    /// nobody need look for one. Where it is not set there may be such entries or not.
+    pub const NO_ANYONE_PORTS_INGRESS: u32 = 1 << 2;
+    /// The same for egress.
+    pub const NO_ANYONE_PORTS_EGRESS: u32 = 1 << 3;
 }
 
 /// Asks for the class of an identity in a set version: the key of
@@ -109,9 +114,10 @@ pub mod class {
 /// One entry of a set version: the key of `axon_policy_v1`.
 ///
 /// The look-up probes, for each prefix length in use by the set, the masked
-/// port with the remote's class and with [`class::ANY`], with the packet's
-/// protocol; then protocol 0 (any) with port 0 and prefix 0. Of all hits the
-/// one with the highest precedence decides.
+/// port with the remote's class and (unless the set's row says that there is
+/// none) with [`class::ANY`], with the packet's protocol; then protocol 0 (any)
+/// with port 0 and prefix 0. Of all hits the one with the highest precedence
+/// decides.
 #[repr(C)]
 #[derive(
     Clone,

@@ -59,13 +59,21 @@ pub fn evaluate(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropR
     let row = tables
         .policy_set(question.set)
         .ok_or(DropReason::NoPolicyConfiguration)?;
-    let (prefixes, closed) = if question.egress {
-        (row.egress_prefixes, PolicySetFlags::DEFAULT_DENY_EGRESS)
+    let (prefixes, closed, no_anyone) = if question.egress {
+        (
+            row.egress_prefixes,
+            PolicySetFlags::DEFAULT_DENY_EGRESS,
+            PolicySetFlags::NO_ANYONE_PORTS_EGRESS,
+        )
     } else {
-        (row.ingress_prefixes, PolicySetFlags::DEFAULT_DENY_INGRESS)
+        (
+            row.ingress_prefixes,
+            PolicySetFlags::DEFAULT_DENY_INGRESS,
+            PolicySetFlags::NO_ANYONE_PORTS_INGRESS,
+        )
     };
     classify(tables, scratch);
-    probe_all(tables, scratch, prefixes);
+    probe_all(tables, scratch, prefixes, row.flags & no_anyone == 0);
     let decision = &mut scratch.decision;
     if decision.precedence != 0 {
         decision.match_type = match_type(decision) as u8;
@@ -107,9 +115,10 @@ fn classify(tables: &impl Tables, scratch: &mut Scratch) {
     };
 }
 
-/// Probes every port prefix that the set uses, then "any protocol".
+/// Probes every port prefix that the set uses, then "any protocol". With
+/// `anyone`, entries of any remote may have port prefixes too.
 #[inline(never)]
-fn probe_all(tables: &impl Tables, scratch: &mut Scratch, prefixes: u32) {
+fn probe_all(tables: &impl Tables, scratch: &mut Scratch, prefixes: u32, anyone: bool) {
     let question = scratch.question;
     scratch.policy_key.set = question.set;
     scratch.policy_key.protocol = question.protocol;
@@ -121,22 +130,38 @@ fn probe_all(tables: &impl Tables, scratch: &mut Scratch, prefixes: u32) {
         }
         // A shift by 16 would be none at all.
         let mask = (0xffff_0000_u32 >> prefix) as u16;
-        probe_both(tables, scratch, question.port & mask, prefix as u8);
+        aim(scratch, question.port & mask, prefix as u8);
+        probe_own(tables, scratch);
+        if anyone || prefix == 0 {
+            probe_anyone(tables, scratch);
+        }
     }
     if prefixes & 1 != 0 {
         scratch.policy_key.protocol = 0;
-        probe_both(tables, scratch, 0, 0);
+        aim(scratch, 0, 0);
+        probe_own(tables, scratch);
+        probe_anyone(tables, scratch);
     }
 }
 
-/// Looks for the entries of the remote's class and of any remote.
+/// Makes the key, but for the class.
 #[inline(always)]
-fn probe_both(tables: &impl Tables, scratch: &mut Scratch, port: u16, prefix: u8) {
+fn aim(scratch: &mut Scratch, port: u16, prefix: u8) {
     let direction = u8::from(scratch.question.egress) * PolicyKey::EGRESS;
     scratch.policy_key.port = Be16::new(port);
     scratch.policy_key.direction_prefix = prefix | direction;
+}
+
+/// Looks for the entry of the remote's class.
+#[inline(always)]
+fn probe_own(tables: &impl Tables, scratch: &mut Scratch) {
     scratch.policy_key.class = scratch.class;
     probe(tables, scratch);
+}
+
+/// Looks for the entry of any remote.
+#[inline(always)]
+fn probe_anyone(tables: &impl Tables, scratch: &mut Scratch) {
     scratch.policy_key.class = class::ANY;
     probe(tables, scratch);
 }

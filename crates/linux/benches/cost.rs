@@ -142,7 +142,7 @@ fn report(stages: &[Stage], looks: &[lookup::Look], args: &Args) -> Vec<String> 
     let (base, exact, trie) = (least("look_base"), least("look_exact"), least("look_trie"));
     told("who_of_250k", exact - base, ("look_trie", trie - base));
     over.extend(budgets.unmeasured(&names).map(str::to_owned));
-    over.extend(lookup::report(looks, &mut list));
+    over.extend(lookup::report(looks, exact - base, &mut list));
     if let Some(out) = &args.out {
         let text = serde_json::Value::Array(list).to_string();
         std::fs::write(out, text).expect("the results can be written");

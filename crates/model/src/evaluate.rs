@@ -132,13 +132,17 @@ impl Lookup {
                 direction_prefix: bit | bits,
             })
         };
+        // As in the kernel, which trusts the row.
+        let no_anyone = match direction {
+            Direction::Egress => PolicySetFlags::NO_ANYONE_PORTS_EGRESS,
+            Direction::Ingress | Direction::Unknown => PolicySetFlags::NO_ANYONE_PORTS_INGRESS,
+        };
+        let anyone = self.set.flags & no_anyone == 0;
         let of_protocol = (0..=16)
             .filter(|bits| prefixes & (1 << bits) != 0)
             .flat_map(|bits| {
-                [
-                    probe(class, protocol, bits),
-                    probe(class::ANY, protocol, bits),
-                ]
+                let of_anyone = (anyone || bits == 0).then_some(class::ANY);
+                [Some(class), of_anyone].map(|class| probe(class?, protocol, bits))
             });
         // As in the kernel: "any protocol" is asked only if some entry has no
         // port prefix.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use axon_abi::{
-    ClassKey, ClassRow, PolicyEntry, PolicyEntryFlags, PolicyKey, PolicySetRow, Scope, class,
+    ClassKey, ClassRow, PolicyEntry, PolicyEntryFlags, PolicyKey, PolicySetFlags, PolicySetRow,
+    Scope, class,
 };
 use axon_model::PolicyRows;
 
@@ -53,7 +54,7 @@ impl Shape {
     /// those that mean nobody at present: the row never changes.
     pub(crate) fn set_row(&self) -> PolicySetRow {
         let mut row = PolicySetRow {
-            flags: self.compiled.flags,
+            flags: self.compiled.flags | self.without_anyone(),
             ..PolicySetRow::default()
         };
         for term in &self.compiled.terms {
@@ -65,6 +66,25 @@ impl Shape {
             *prefixes |= term.l4.iter().fold(0, |all, l4| all | 1 << l4.bits);
         }
         row
+    }
+
+    /// Flags of the directions in which nothing is said of anyone's ports.
+    fn without_anyone(&self) -> u32 {
+        let terms = self.compiled.terms.iter();
+        let of_anyone = terms.filter(|term| self.compiled.is_anyone(term.who));
+        let said = of_anyone.flat_map(|term| term.l4.iter().map(|l4| (term.direction, l4)));
+        let passed = self.passed.keys().map(|(direction, l4)| (*direction, l4));
+        let ports = said.chain(passed).filter(|(_, l4)| l4.bits != 0);
+        let mut flags =
+            PolicySetFlags::NO_ANYONE_PORTS_INGRESS | PolicySetFlags::NO_ANYONE_PORTS_EGRESS;
+        for (direction, _) in ports {
+            flags &= if direction == PolicyKey::EGRESS {
+                !PolicySetFlags::NO_ANYONE_PORTS_EGRESS
+            } else {
+                !PolicySetFlags::NO_ANYONE_PORTS_INGRESS
+            };
+        }
+        flags
     }
 
     /// The entries that are there whoever exists: of anyone, and of the

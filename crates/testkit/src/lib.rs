@@ -28,4 +28,4 @@ pub use corpus::{keep, replay};
 pub use manifests::{NodeOfPods, node_manifests};
 pub use oracle::{check, sum};
 pub use run::{Action, Backend, Case, Native, Outcome, Step, run_case};
-pub use world::{FakeRoute, Rule, World};
+pub use world::{FakeRoute, NO_RULES, Rule, World};

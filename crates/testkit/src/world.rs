@@ -7,9 +7,17 @@ use std::net::IpAddr;
 use axon_abi::{
     Be16, ClassKey, ConfigFlags, CtEntry, CtKey4, CtKey6, Direction, EndpointRow, EventRecord,
     FragmentKey, FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, NatEntry, NatKey, PolicyEntry,
-    PolicyEntryFlags, PolicyKey, PolicySetRow, RuntimeConfig, Timeouts,
+    PolicyEntryFlags, PolicyKey, PolicySetFlags, PolicySetRow, RuntimeConfig, Timeouts,
 };
 use axon_datapath::{NextHop, Route, RouteQuery, Tables};
+
+/// The row of a set that has no entries, and says so.
+pub const NO_RULES: PolicySetRow = PolicySetRow {
+    ingress_prefixes: 0,
+    egress_prefixes: 0,
+    flags: PolicySetFlags::NO_ANYONE_PORTS_INGRESS | PolicySetFlags::NO_ANYONE_PORTS_EGRESS,
+    pad: 0,
+};
 
 /// Where a fake route leads.
 pub type FakeRoute = (Route, IpKey);
@@ -136,7 +144,7 @@ impl World {
             id,
             ..EndpointRow::default()
         });
-        self.sets.entry(set).or_default();
+        self.sets.entry(set).or_insert(NO_RULES);
     }
 
     /// Says who an address is.
@@ -163,11 +171,16 @@ impl World {
                 class
             }
         };
-        let row = self.sets.entry(set).or_default();
-        if rule.egress {
+        let row = self.sets.entry(set).or_insert(NO_RULES);
+        let no_anyone = if rule.egress {
             row.egress_prefixes |= 1 << rule.prefix;
+            PolicySetFlags::NO_ANYONE_PORTS_EGRESS
         } else {
             row.ingress_prefixes |= 1 << rule.prefix;
+            PolicySetFlags::NO_ANYONE_PORTS_INGRESS
+        };
+        if remote.is_none() && rule.prefix != 0 {
+            row.flags &= !no_anyone;
         }
         let direction = if rule.egress {
             PolicyKey::EGRESS

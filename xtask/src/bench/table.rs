@@ -28,6 +28,8 @@ const LOOKS: &[Column] = &[
     ("look-up", "stage"),
     ("ns", "ns"),
     ("more than beside one row", "more_ns"),
+    ("in look-ups of one key", "more_to_one"),
+    ("goal ns", "goal_ns"),
 ];
 const CNI: &[Column] = &[
     ("plugin", "plugin"),

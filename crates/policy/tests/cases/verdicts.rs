@@ -1,13 +1,13 @@
 //! What sets say, and how many rows that takes.
 
-use axon_abi::{Direction, Identity, PolicySetFlags};
+use axon_abi::{Direction, Identity};
 use axon_model::{
     Action, Entity, HttpRule, L7, L7Rules, Peer, Peers, PolicyObject, PortMatch, PortRule, Ports,
     Protocol, Requirement, RuleEntry, Selector, keys,
 };
 use axon_policy::{
-    Engine, IdentityInfo, Numbers, PolicyConfig, RowCount, Verdict, World, at_least_as_strict,
-    evaluate, reserved_identities, resolve,
+    Engine, IdentityInfo, Numbers, PolicyConfig, PolicySet, RowCount, Verdict, World,
+    at_least_as_strict, evaluate, reserved_identities, resolve,
 };
 
 use crate::server::{app, from, ingress, pod, policy, server_set, server_set_of, tcp};
@@ -65,7 +65,9 @@ fn rows_grow_with_what_is_told_apart_and_not_with_identities() {
 fn the_empty_set_allows_everything_under_a_number() {
     let (set, _) = server_set(&[policy("other", app("db"), vec![])], 3);
     assert_ne!(set.number, 0);
-    assert_eq!(set.rows.set.flags, 0);
+    for egress in [false, true] {
+        assert!(!PolicySet::is_enforced(&set.rows.set, egress));
+    }
     assert_eq!(RowCount::of(&set.rows).entries, 0);
     let verdict = evaluate(&set.rows, Direction::Ingress, Identity(301), 6, 80);
     assert_eq!(verdict, Verdict::AllowedByDefault);
@@ -184,8 +186,9 @@ fn endpoints_without_labels_are_closed() {
     };
     let resolution = resolve(&config, &world, &mut Numbers::default());
     let set = &resolution.sets[&resolution.subjects[&Identity::INIT]];
-    let both = PolicySetFlags::DEFAULT_DENY_INGRESS | PolicySetFlags::DEFAULT_DENY_EGRESS;
-    assert_eq!(set.rows.set.flags, both);
+    for egress in [false, true] {
+        assert!(PolicySet::is_enforced(&set.rows.set, egress));
+    }
 }
 
 #[test]

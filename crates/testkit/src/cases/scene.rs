@@ -1,10 +1,10 @@
 //! The scene of the cases: one node, two endpoints, and who is out there.
 
-use axon_abi::{EndpointRow, Hook, Identity, IpKey, IpcacheFlags, PolicySetRow};
+use axon_abi::{EndpointRow, Hook, Identity, IpKey, IpcacheFlags};
 use axon_datapath::{Route, Verdict};
 
 use crate::run::{Case, Step};
-use crate::world::key;
+use crate::world::{NO_RULES, key};
 use crate::{Build, MemPacket, World};
 
 /// Device of the first endpoint.
@@ -113,7 +113,7 @@ impl Net {
         ));
         world.uplinks.insert(UPLINK);
         for set in [1, 2] {
-            world.sets.insert(set, PolicySetRow::default());
+            world.sets.insert(set, NO_RULES);
         }
         for net in [V4, V6] {
             world.known(net.remote, IDENTITY_REMOTE, IpcacheFlags::WORKLOAD);
