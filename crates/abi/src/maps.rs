@@ -2,9 +2,10 @@
 //! pinned.
 
 use crate::{
-    ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey, FragmentPorts,
-    IdentityRow, IpKey, IpcacheRow, LpmKey, METRICS_ENTRIES, MetricsRow, NatEntry, NatKey,
-    PolicyEntry, PolicyKey, PolicySetRow, RuntimeConfig,
+    AffinityEntry, Backend, ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey,
+    FragmentPorts, IdentityRow, IpKey, IpcacheRow, ListBlock, ListKey, LpmKey, METRICS_ENTRIES,
+    MaglevBlock, MaglevKey, MetricsRow, NatEntry, NatKey, PolicyEntry, PolicyKey, PolicySetRow,
+    RuntimeConfig, ServiceClient, ServiceEntry, ServiceKey, SocketEntry, SocketKey, SourceRangeKey,
 };
 
 /// Kinds of maps, with the kernel's `bpf_map_type` numbers.
@@ -135,6 +136,12 @@ const fn versioned(now: &'static str, next: &'static str) -> &'static str {
 /// Flows of a family unless configuration says otherwise.
 pub(crate) const CT_ENTRIES_MAX: u32 = 524_288;
 
+/// Services unless configuration says otherwise.
+pub(crate) const SERVICES_MAX: u32 = 65_536;
+/// Rows of frontends, of lists and of backends for each service that there is
+/// room for.
+pub(crate) const ROWS_PER_SERVICE: u32 = 4;
+
 /// Every pinned map.
 ///
 /// - `axon_generation_v1`: index 0 holds the generation whose programs the
@@ -151,6 +158,10 @@ pub(crate) const CT_ENTRIES_MAX: u32 = 524_288;
 ///   counted up by the programs, set right by the sweep.
 /// - `axon_lost_v1`: events that found the ring buffer full.
 /// - `axon_nomasq_v1`: destinations towards which pods keep their address.
+/// - `axon_service_affinity_v1`, `axon_socket_v1`: written by the programs; full,
+///   they forget whom nobody has asked about for longest.
+/// - `axon_source_range_v1`, `axon_service_skip_v1`: that a key is there is all that
+///   they say.
 pub const MAPS: &[MapSpec] = &[
     spec::<u32, u32>(
         "axon_programs_v1",
@@ -177,6 +188,19 @@ pub const MAPS: &[MapSpec] = &[
     spec::<NatKey, NatEntry>(NAT, MapKind::LruHash, CT_ENTRIES_MAX / 2, true),
     spec::<LpmKey, u32>("axon_nomasq_v1", MapKind::LpmTrie, 1024, false),
     spec::<FragmentKey, FragmentPorts>("axon_fragment_v1", MapKind::LruHash, 8192, true),
+    on_demand::<ServiceKey, ServiceEntry>("axon_service_v1", ROWS_PER_SERVICE * SERVICES_MAX),
+    on_demand::<ListKey, ListBlock>("axon_service_list_v1", ROWS_PER_SERVICE * SERVICES_MAX),
+    on_demand::<MaglevKey, MaglevBlock>("axon_maglev_v1", 262_144),
+    on_demand::<u32, Backend>("axon_backend_v1", ROWS_PER_SERVICE * SERVICES_MAX),
+    spec::<ServiceClient, AffinityEntry>(
+        "axon_service_affinity_v1",
+        MapKind::LruHash,
+        SERVICES_MAX,
+        true,
+    ),
+    spec::<SourceRangeKey, u32>("axon_source_range_v1", MapKind::LpmTrie, SERVICES_MAX, true),
+    on_demand::<ServiceClient, u32>("axon_service_skip_v1", SERVICES_MAX),
+    spec::<SocketKey, SocketEntry>("axon_socket_v1", MapKind::LruHash, 131_072, true),
     spec::<u32, MetricsRow>(
         "axon_metrics_v1",
         MapKind::PerCpuArray,

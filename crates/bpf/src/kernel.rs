@@ -26,7 +26,7 @@ use crate::{copies, maps, route};
 #[unsafe(no_mangle)]
 static FEATURE_COARSE_CLOCK: Global<u32> = Global::new(1);
 
-const BPF_ANY: u64 = 0;
+pub const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
 const BPF_RB_AVAIL_DATA: u64 = 0;
@@ -50,19 +50,24 @@ impl Kernel {
     #[inline(always)]
     pub fn new(skb: *mut __sk_buff) -> Option<Self> {
         let config = maps::CONFIG.get(0)?;
-        // SAFETY: helpers without preconditions; what the kernel lacks is pruned by the verifier.
-        let now_ns = unsafe {
-            if FEATURE_COARSE_CLOCK.load() != 0 {
-                bpf_ktime_get_coarse_ns()
-            } else {
-                bpf_ktime_get_ns()
-            }
-        };
         Some(Self {
             skb,
             config,
-            now_ns,
+            now_ns: now_ns(),
         })
+    }
+}
+
+/// Nanoseconds of the monotonic clock.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: helpers without preconditions; what the kernel lacks is pruned by the verifier.
+    unsafe {
+        if FEATURE_COARSE_CLOCK.load() != 0 {
+            bpf_ktime_get_coarse_ns()
+        } else {
+            bpf_ktime_get_ns()
+        }
     }
 }
 

@@ -4,9 +4,11 @@
 //! only the scratch space is private to a load.
 
 use axon_abi::{
-    ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey, FragmentPorts,
-    GENERATIONS, HOOKS, IdentityRow, IpKey, IpcacheRow, METRICS_ENTRIES, MetricsRow, NatEntry,
-    NatKey, PolicyEntry, PolicyKey, PolicySetRow, RuntimeConfig,
+    AffinityEntry, Backend, ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey,
+    FragmentPorts, GENERATIONS, HOOKS, IdentityRow, IpKey, IpcacheRow, ListBlock, ListKey,
+    METRICS_ENTRIES, MaglevBlock, MaglevKey, MetricsRow, NatEntry, NatKey, PolicyEntry, PolicyKey,
+    PolicySetRow, RuntimeConfig, ServiceClient, ServiceEntry, ServiceKey, SocketEntry, SocketKey,
+    SourceRangeKey,
 };
 use axon_datapath::Scratch;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
@@ -85,6 +87,39 @@ pub static NOMASQ: LpmTrie<IpKey, u32> = LpmTrie::with_max_entries(1024, 0);
 
 #[map(name = "axon_fragment_v1")]
 pub static FRAGMENT: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(8192, 0);
+
+#[map(name = "axon_service_v1")]
+pub static SERVICE: HashMap<ServiceKey, ServiceEntry> =
+    HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+#[map(name = "axon_service_list_v1")]
+pub static SERVICE_LIST: HashMap<ListKey, ListBlock> =
+    HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+#[map(name = "axon_maglev_v1")]
+pub static MAGLEV: HashMap<MaglevKey, MaglevBlock> =
+    HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+#[map(name = "axon_backend_v1")]
+pub static BACKEND: HashMap<u32, Backend> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+#[map(name = "axon_service_affinity_v1")]
+pub static SERVICE_AFFINITY: LruHashMap<ServiceClient, AffinityEntry> =
+    LruHashMap::with_max_entries(65_536, 0);
+
+/// A service and an address behind the bits of a prefix: what [`SourceRangeKey`]
+/// is in one.
+pub type SourceRange = [u8; size_of::<SourceRangeKey>() - size_of::<u32>()];
+
+#[map(name = "axon_source_range_v1")]
+pub static SOURCE_RANGE: LpmTrie<SourceRange, u32> = LpmTrie::with_max_entries(65_536, 0);
+
+#[map(name = "axon_service_skip_v1")]
+pub static SERVICE_SKIP: HashMap<ServiceClient, u32> =
+    HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+#[map(name = "axon_socket_v1")]
+pub static SOCKET: LruHashMap<SocketKey, SocketEntry> = LruHashMap::with_max_entries(131_072, 0);
 
 #[map(name = "axon_metrics_v1")]
 pub static METRICS: PerCpuArray<MetricsRow> = PerCpuArray::with_max_entries(METRICS_ENTRIES, 0);

@@ -6,9 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axon_abi::{
-    ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey, FragmentPorts, Identity,
-    IdentityRow, IpKey, IpcacheRow, LpmKey, MAPS, MapSpec, MetricsRow, NatEntry, NatKey,
-    PolicyEntry, PolicyKey, PolicySetRow, RuntimeConfig,
+    AffinityEntry, Backend, ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey,
+    FragmentPorts, Identity, IdentityRow, IpKey, IpcacheRow, ListBlock, ListKey, LpmKey, MAPS,
+    MaglevBlock, MaglevKey, MapSpec, MetricsRow, NatEntry, NatKey, PolicyEntry, PolicyKey,
+    PolicySetRow, RuntimeConfig, ServiceClient, ServiceEntry, ServiceKey, SocketEntry, SocketKey,
+    SourceRangeKey,
 };
 
 use super::{Map, MapError, PerCpuArray};
@@ -66,6 +68,22 @@ pub struct Maps {
     pub nomasq: Map<LpmKey, u32>,
     /// Fragmented datagrams.
     pub fragment: Map<FragmentKey, FragmentPorts>,
+    /// Frontends of services.
+    pub service: Map<ServiceKey, ServiceEntry>,
+    /// Lists of backends, in blocks.
+    pub service_list: Map<ListKey, ListBlock>,
+    /// Maglev tables, in blocks.
+    pub maglev: Map<MaglevKey, MaglevBlock>,
+    /// Backends by id.
+    pub backend: Map<u32, Backend>,
+    /// Where clients of services with affinity went last.
+    pub service_affinity: Map<ServiceClient, AffinityEntry>,
+    /// Prefixes that services tell apart.
+    pub source_range: Map<SourceRangeKey, u32>,
+    /// Who passes by a redirection.
+    pub service_skip: Map<ServiceClient, u32>,
+    /// Sockets that were connected to frontends.
+    pub socket: Map<SocketKey, SocketEntry>,
     /// Counters by reason and direction.
     pub metrics: PerCpuArray<MetricsRow>,
     /// Events lost.
@@ -119,6 +137,14 @@ impl Maps {
             nat: map(get(axon_abi::NAT)?)?,
             nomasq: map(get("axon_nomasq_v1")?)?,
             fragment: map(get("axon_fragment_v1")?)?,
+            service: map(get("axon_service_v1")?)?,
+            service_list: map(get("axon_service_list_v1")?)?,
+            maglev: map(get("axon_maglev_v1")?)?,
+            backend: map(get("axon_backend_v1")?)?,
+            service_affinity: map(get("axon_service_affinity_v1")?)?,
+            source_range: map(get("axon_source_range_v1")?)?,
+            service_skip: map(get("axon_service_skip_v1")?)?,
+            socket: map(get("axon_socket_v1")?)?,
             metrics: PerCpuArray::new(get("axon_metrics_v1")?.0, "axon_metrics_v1")?,
             lost: PerCpuArray::new(get("axon_lost_v1")?.0, "axon_lost_v1")?,
         })
@@ -152,7 +178,15 @@ impl Maps {
             ct6,
             nat,
             nomasq,
-            fragment
+            fragment,
+            service,
+            service_list,
+            maglev,
+            backend,
+            service_affinity,
+            source_range,
+            service_skip,
+            socket
         ))
     }
 }
