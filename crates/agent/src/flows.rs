@@ -1,7 +1,7 @@
 //! Events of the kernel as flows, for whoever reads them.
 //!
 //! ```text
-//! ring buffer ── EventReader ── decode with names ──> Flows (the last 4095) ──> readers
+//! ring buffer ── EventReader ── records with names ──> Flows (the last 4095) ── decode ──> readers
 //! ```
 //!
 //! A reader that is slower than the events learns exactly how many it missed;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axon_api::agent::ObserverStatus;
-use axon_hubble::{Filter, LostEvents, LostSource, Query, Response, Ring, Time, decode};
+use axon_hubble::{Entry, Filter, History, LostEvents, LostSource, Query, Response, Time, decode};
 use axon_linux::{EventReader, Lost};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -36,7 +36,7 @@ const CHUNK: usize = 512;
 
 /// The last flows.
 pub(crate) struct Flows {
-    ring: Mutex<Ring<Arc<Response>>>,
+    history: Mutex<History>,
     /// When the first of them can have been seen.
     began: Time,
     /// How many there have ever been.
@@ -46,49 +46,58 @@ pub(crate) struct Flows {
 impl Flows {
     pub(crate) fn new() -> Self {
         Self {
-            ring: Mutex::new(Ring::new(HISTORY)),
+            history: Mutex::new(History::new(HISTORY)),
             began: now(),
             news: watch::Sender::new(0),
         }
     }
 
-    fn push(&self, responses: impl IntoIterator<Item = Response>) {
-        let mut ring = lock(&self.ring);
-        for response in responses {
-            ring.push(Arc::new(response));
+    /// Adds what is told to the history, and wakes those who read.
+    fn add<T>(&self, tell: impl FnOnce(&mut History) -> T) -> T {
+        let mut history = lock(&self.history);
+        let before = history.next();
+        let told = tell(&mut history);
+        let next = history.next();
+        drop(history);
+        if next != before {
+            self.news.send_replace(next);
         }
-        let next = ring.next();
-        drop(ring);
-        self.news.send_replace(next);
+        told
     }
 
     /// How many flows are remembered, and from when on.
     pub(crate) fn observer(&self) -> ObserverStatus {
-        let ring = lock(&self.ring);
-        let oldest = ring.read(ring.oldest(), 1).items;
-        let oldest = oldest.first().filter(|_| ring.oldest() > 0);
-        let complete_since = oldest.map_or(self.began, |response| response.time);
+        let history = lock(&self.history);
+        let complete_since = history.complete_since().unwrap_or(self.began);
         ObserverStatus {
-            current_flows: ring.len() as u64,
-            max_flows: ring.capacity() as u64,
-            seen_flows: ring.next(),
+            current_flows: history.len() as u64,
+            max_flows: history.capacity() as u64,
+            seen_flows: history.next(),
             complete_since: complete_since.to_string(),
         }
     }
 
     /// Starts reading.
     pub(crate) fn reader(&self, query: Query, node: Arc<str>) -> Reader {
-        let ring = lock(&self.ring);
-        let mut backlog: Vec<Arc<Response>> = ring
-            .newest_first()
+        let history = lock(&self.history);
+        let cursor = history.next();
+        let entries = if query.last > 0 {
+            history.newest_first()
+        } else {
+            Vec::new()
+        };
+        // Flows are made while nobody waits for the history.
+        drop(history);
+        let mut backlog: Vec<Arc<Response>> = entries
+            .iter()
+            .map(Entry::response)
             .filter(|response| wanted(&query.filter, response))
             .take(query.last)
-            .cloned()
             .collect();
         backlog.reverse();
         Reader {
             backlog,
-            cursor: ring.next(),
+            cursor,
             query,
             node,
             news: self.news.subscribe(),
@@ -119,7 +128,7 @@ impl Reader {
             return Some(lines(&std::mem::take(&mut self.backlog)));
         }
         while self.query.follow {
-            let read = lock(&flows.ring).read(self.cursor, CHUNK);
+            let read = lock(&flows.history).read(self.cursor, CHUNK);
             let moved = read.next != self.cursor;
             self.cursor = read.next;
             let mut found = Vec::new();
@@ -128,7 +137,8 @@ impl Reader {
             }
             found.extend(
                 read.items
-                    .into_iter()
+                    .iter()
+                    .map(Entry::response)
                     .filter(|r| wanted(&self.query.filter, r)),
             );
             if !found.is_empty() {
@@ -242,20 +252,26 @@ async fn remember(node: &Arc<Node>, told: u64) {
 }
 
 fn drain(node: &Node, reader: &mut EventReader) -> usize {
-    let names = node.names.load();
-    let mut responses = Vec::new();
+    let names = node.names.load_full();
     let quota = node.config.sizes.ct_quota;
-    let taken = reader.next_batch(BATCH, |record| {
-        if node.pressure.take(record, quota) {
-            return;
-        }
-        let mut flow = decode(record, names.as_ref());
-        node.staged.judge(record, &mut flow);
-        responses.push(Response::flow(Arc::new(flow)));
+    // What staged policies say is counted whether anybody reads it or not.
+    let waits = node.staged.is_idle();
+    let taken = node.flows.add(|history| {
+        reader.next_batch(BATCH, |record| {
+            if node.pressure.take(record, quota) {
+                return;
+            }
+            if waits {
+                history.push_record(record, &names);
+                return;
+            }
+            let mut flow = decode(record, names.as_ref());
+            node.staged.judge(record, &mut flow);
+            history.push(Response::flow(Arc::new(flow)));
+        })
     });
     if taken > 0 {
         node.metrics.events_seen(taken as u64);
-        node.flows.push(responses);
     }
     taken
 }
@@ -267,7 +283,8 @@ fn tell_lost(node: &Node, count: u64) {
         ..LostEvents::default()
     };
     let name = Arc::clone(&node.names.load().node);
-    node.flows.push([Response::lost(lost, name, now())]);
+    let response = Response::lost(lost, name, now());
+    node.flows.add(|history| history.push(response));
 }
 
 #[cfg(test)]
@@ -277,6 +294,12 @@ mod tests {
     use axon_hubble::{Flow, Query, Response};
 
     use super::{Flows, HISTORY};
+
+    impl Flows {
+        fn push(&self, responses: impl IntoIterator<Item = Response>) {
+            self.add(|history| responses.into_iter().for_each(|told| history.push(told)));
+        }
+    }
 
     fn flow(n: u64) -> Response {
         Response::flow(Arc::new(Flow {

@@ -47,6 +47,11 @@ impl Rehearsed {
         lock(&self.counts).retain(|count, _| is_staged(count));
     }
 
+    /// Whether nothing is staged.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.sets.load().is_none()
+    }
+
     /// Adds what staged policies say to the flow of an event, and counts it.
     pub(crate) fn judge(&self, record: &EventRecord, flow: &mut Flow) {
         let sets = self.sets.load();

@@ -21,6 +21,7 @@
 mod decode;
 mod filter;
 mod flow;
+mod history;
 mod matchers;
 mod names;
 mod response;
@@ -38,6 +39,7 @@ pub use flow::{
     Endpoint, Ethernet, EventType, Flow, FlowType, Icmp, Interface, Ip, IpVersion, Layer4, Policy,
     Port, Tcp, TcpFlags, TrafficDirection, Verdict,
 };
+pub use history::{Entry, History};
 pub use names::{EndpointName, NameTable, Names};
 pub use response::{LostEvents, LostSource, Response};
 pub use ring::{Read, Ring};

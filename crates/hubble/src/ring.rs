@@ -72,6 +72,16 @@ impl<T: Clone> Ring<T> {
         self.capacity
     }
 
+    /// The items here, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.items.iter()
+    }
+
+    /// The oldest `count` items here.
+    pub fn oldest_mut(&mut self, count: usize) -> impl Iterator<Item = &mut T> {
+        self.items.iter_mut().take(count)
+    }
+
     /// The items here, newest first.
     pub fn newest_first(&self) -> impl Iterator<Item = &T> {
         self.items.iter().rev()
