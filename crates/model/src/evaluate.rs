@@ -1,6 +1,6 @@
 //! What the rows of a set say of a packet: a twin of the datapath's look-up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::PolicyRows;
 use axon_abi::{
@@ -39,6 +39,9 @@ impl Verdict {
         matches!(self, Self::Allowed { .. } | Self::AllowedByDefault)
     }
 }
+
+/// A direction, a protocol, and a port.
+pub(crate) type Point = (Direction, u8, u16);
 
 /// A packet as policy sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +195,7 @@ impl Lookup {
     }
 
     /// Whether packets of a class pass, or those of nobody known (`None`).
-    fn allows(&self, class: Option<u32>, (direction, protocol, port): Point) -> bool {
+    pub(crate) fn allows(&self, class: Option<u32>, (direction, protocol, port): Point) -> bool {
         let verdict = match class {
             Some(class) => self.of_class(direction, class, protocol, port),
             None => self.of_unknown(direction, protocol, port),
@@ -200,19 +203,19 @@ impl Lookup {
         verdict.is_allowed()
     }
 
-    /// Where verdicts may change: protocols named, each with the first ports
-    /// of its prefixes and the ports after their last.
-    fn breakpoints(&self) -> impl Iterator<Item = (u8, u16)> {
-        self.entries.keys().flat_map(|key| {
-            let bits = key.direction_prefix & PolicyKey::PREFIX_MASK;
-            let first = key.port.get();
-            let after = (u32::from(first) + (1 << (16 - bits.min(16)))).min(65535);
-            [
-                (key.protocol, 0),
-                (key.protocol, first),
-                (key.protocol, after as u16),
-            ]
-        })
+    /// What is said of a class and not of anyone, in order.
+    pub(crate) fn own(&self, class: u32) -> impl Iterator<Item = &PolicyKey> {
+        let first = PolicyKey {
+            class,
+            ..PolicyKey::default()
+        };
+        let last = PolicyKey {
+            port: Be16::new(u16::MAX),
+            protocol: u8::MAX,
+            direction_prefix: u8::MAX,
+            ..first
+        };
+        self.entries.range(first..=last).map(|(key, _)| key)
     }
 }
 
@@ -231,217 +234,4 @@ pub fn evaluate(
         protocol,
         port,
     })
-}
-
-/// Whether one set allows nothing that another denies, to any of these
-/// identities or to nobody known, on any protocol and port.
-///
-/// Who is not known does not follow from who is: a set that allows everybody
-/// who is known denies nobody's packets, and one without any entry allows them.
-/// An identity that comes later is asked about when it comes, before any address
-/// is its own.
-pub fn at_least_as_strict(
-    one: &PolicyRows,
-    other: &PolicyRows,
-    identities: impl Iterator<Item = Identity>,
-) -> bool {
-    if allows_nothing(one) {
-        // Whoever there is: endpoints that are locked down wait for room so.
-        return true;
-    }
-    let both = SideBySide::new(one, Some(other));
-    let known = identities.map(|id| Some(both.classes_of(id)));
-    let pairs: BTreeSet<Option<(u32, u32)>> = known.chain([None]).collect();
-    both.points().all(|point| {
-        pairs.iter().all(|pair| {
-            let (a, b) = pair.unzip();
-            !both.one.allows(a, point) || both.other_allows(b, point)
-        })
-    })
-}
-
-/// Whom a set that is in force may be asked about although it is not, or not
-/// yet, as it shall be. What was asked once is known.
-#[derive(Debug)]
-pub struct Newcomers {
-    sets: SideBySide,
-    told: BTreeMap<(u32, u32), bool>,
-}
-
-impl Newcomers {
-    /// What is in force, and what shall be; nothing is allowed by `None`.
-    pub fn new(in_force: &PolicyRows, wanted: Option<&PolicyRows>) -> Self {
-        Self {
-            sets: SideBySide::new(in_force, wanted),
-            told: BTreeMap::new(),
-        }
-    }
-
-    /// Whether an identity may become known: whatever is allowed then it is
-    /// allowed as nobody, or it shall be allowed.
-    pub fn may_come(&mut self, id: Identity) -> bool {
-        let sets = &self.sets;
-        let (a, b) = sets.classes_of(id);
-        *self.told.entry((a, b)).or_insert_with(|| {
-            sets.points().all(|point| {
-                !sets.one.allows(Some(a), point)
-                    || sets.one.allows(None, point)
-                    || sets.other_allows(Some(b), point)
-            })
-        })
-    }
-}
-
-/// A direction, a protocol, and a port.
-type Point = (Direction, u8, u16);
-
-/// Two sets, and where the verdicts of either may change.
-#[derive(Debug)]
-struct SideBySide {
-    one: Lookup,
-    /// `None` allows nothing.
-    other: Option<Lookup>,
-    ports: BTreeSet<(u8, u16)>,
-}
-
-impl SideBySide {
-    fn new(one: &PolicyRows, other: Option<&PolicyRows>) -> Self {
-        let (one, other) = (Lookup::new(one), other.map(Lookup::new));
-        // 255 is reserved: no entry names it, so it stands for every protocol
-        // that none names.
-        let ports = one
-            .breakpoints()
-            .chain(other.iter().flat_map(Lookup::breakpoints))
-            .chain([(255, 0)])
-            .collect();
-        Self { one, other, ports }
-    }
-
-    fn points(&self) -> impl Iterator<Item = Point> {
-        [Direction::Ingress, Direction::Egress]
-            .into_iter()
-            .flat_map(|direction| {
-                self.ports
-                    .iter()
-                    .map(move |(p, port)| (direction, *p, *port))
-            })
-    }
-
-    fn classes_of(&self, id: Identity) -> (u32, u32) {
-        let other = self.other.as_ref();
-        let other = other.map_or(class::ANY, |other| other.class_of(id));
-        (self.one.class_of(id), other)
-    }
-
-    fn other_allows(&self, class: Option<u32>, point: Point) -> bool {
-        let other = self.other.as_ref();
-        other.is_some_and(|other| other.allows(class, point))
-    }
-}
-
-/// Whether no packet of anybody may pass, told without a look at anybody.
-fn allows_nothing(rows: &PolicyRows) -> bool {
-    let both = PolicySetFlags::DEFAULT_DENY_INGRESS | PolicySetFlags::DEFAULT_DENY_EGRESS;
-    rows.set.flags & both == both && rows.entries.is_empty()
-}
-
-#[cfg(test)]
-mod tests {
-    use axon_abi::{
-        Be16, ClassKey, ClassRow, Identity, PolicyEntry, PolicyEntryFlags, PolicyKey,
-        PolicySetFlags, class,
-    };
-
-    use super::Newcomers;
-    use crate::PolicyRows;
-
-    /// Somebody of the cluster, in class 16 where a set tells him apart.
-    const GUEST: Identity = Identity(2000);
-
-    /// A set of entries (class, port, deny); closed if it denies by default.
-    fn set(closed: bool, tells: bool, entries: &[(u32, u16, bool)]) -> PolicyRows {
-        let mut rows = PolicyRows::default();
-        rows.set.ingress_prefixes = if entries.is_empty() { 0 } else { 1 << 16 };
-        rows.set.flags = if closed {
-            PolicySetFlags::DEFAULT_DENY_INGRESS
-        } else {
-            0
-        };
-        if tells {
-            let key = ClassKey {
-                set: 1,
-                identity: GUEST,
-            };
-            rows.classes.insert(key, ClassRow { class: 16 });
-        }
-        for (class, port, deny) in entries {
-            let key = PolicyKey {
-                set: 1,
-                class: *class,
-                port: Be16::new(*port),
-                protocol: 6,
-                direction_prefix: 16,
-            };
-            let entry = PolicyEntry {
-                precedence: if *deny { 2 } else { 1 },
-                flags: u16::from(*deny) * PolicyEntryFlags::DENY,
-                ..PolicyEntry::default()
-            };
-            rows.entries.insert(key, entry);
-        }
-        rows
-    }
-
-    #[test]
-    fn who_would_be_allowed_too_much_may_not_come() {
-        let pods = class::default_of(GUEST.scope());
-        let (open, closed) = (false, true);
-        let of_pods = set(closed, false, &[(pods, 80, false)]);
-        let denied = set(closed, true, &[(pods, 80, false), (16, 80, true)]);
-        let wider = set(closed, true, &[(pods, 80, false), (16, 443, false)]);
-        let nothing = set(closed, false, &[]);
-        let everything = set(open, false, &[]);
-        let all_but_one = set(open, true, &[(16, 80, true)]);
-        let untold = set(open, false, &[(16, 80, true)]);
-        for (what, in_force, wanted, expected) in [
-            (
-                "what all pods may is denied him",
-                &of_pods,
-                Some(&denied),
-                false,
-            ),
-            ("what all pods may, and more", &wider, Some(&wider), true),
-            ("nothing of what he may", &nothing, Some(&wider), true),
-            (
-                "of all pods' in his own class nothing",
-                &of_pods,
-                Some(&wider),
-                false,
-            ),
-            ("nobody may anything", &nothing, None, true),
-            (
-                "the endpoint is to go, and all pods may",
-                &of_pods,
-                None,
-                false,
-            ),
-            (
-                "nobody is denied anything",
-                &everything,
-                Some(&denied),
-                true,
-            ),
-            (
-                "nobody is denied, somebody not yet",
-                &untold,
-                Some(&all_but_one),
-                false,
-            ),
-            ("he is told apart", &all_but_one, Some(&all_but_one), true),
-        ] {
-            let mut newcomers = Newcomers::new(in_force, wanted);
-            assert_eq!(newcomers.may_come(GUEST), expected, "{what}");
-            assert_eq!(newcomers.may_come(GUEST), expected, "{what}, again");
-        }
-    }
 }

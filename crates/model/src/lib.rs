@@ -21,10 +21,11 @@ mod observed;
 mod policy;
 mod selector;
 mod service;
+mod strictness;
 
 pub use desired::{Desired, PolicyRows, Route, RowDiff, Rows};
 pub use endpoint::{Endpoint, EndpointState, Mac, MacError};
-pub use evaluate::{Lookup, Newcomers, Packet, Verdict, at_least_as_strict, evaluate};
+pub use evaluate::{Lookup, Packet, Verdict, evaluate};
 pub use group::{CidrGroup, EndpointSlice, GroupKey, GroupRef, Service};
 pub use l7::{
     HeaderRule, HeaderValue, HttpRule, KafkaRule, L7, L7Rules, Listener, Mismatch, NamePattern,
@@ -43,3 +44,4 @@ pub use service::{
     RedirectPort, ServiceKind, ServicePort, ServiceSpec, SliceEndpoint, SlicePort, TargetPort,
     Written,
 };
+pub use strictness::{Newcomers, at_least_as_strict};
