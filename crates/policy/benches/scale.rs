@@ -9,7 +9,8 @@
 //! 250 subjects
 //! ```
 //!
-//! And one policy of ever more rules, each about one address and one port.
+//! And one policy of ever more rules, each about one address and one port: alone,
+//! and below an Admin tier that passes on what a thousand rules say of everybody.
 #![expect(
     clippy::disallowed_methods,
     reason = "it measures time, and is told by arguments what to write"
@@ -20,11 +21,12 @@ use std::time::{Duration, Instant};
 
 use axon_abi::{Direction, Identity};
 use axon_model::{
-    Action, Label, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch, PortRule, Ports,
-    Protocol, Requirement, Rule, RuleEntry, Selector, Subject, Tier,
+    Action, Entity, Label, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch, PortRule,
+    Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject, Tier,
 };
 use axon_policy::{
-    Engine, IdentityInfo, Numbers, PolicyConfig, World, cidr_labels, reserved_identities, resolve,
+    Engine, IdentityInfo, Numbers, PolicyConfig, World, at_least_as_strict, cidr_labels,
+    reserved_identities, resolve,
 };
 
 const IDENTITIES: u32 = 10_000;
@@ -176,58 +178,122 @@ struct ManyRules {
     entries: usize,
     from_nothing: Duration,
     one_more: Duration,
+    /// To find out that the set before allows no more.
+    compared: Duration,
     engine_kib: u64,
+}
+
+/// The address of a number, its identity, and a rule about it.
+fn host(n: u32) -> ipnet::IpNet {
+    ipnet::IpNet::from(std::net::IpAddr::from((0xac10_0000 + n).to_be_bytes()))
+}
+
+fn host_info(config: &PolicyConfig, n: u32) -> (Identity, IdentityInfo) {
+    let info = IdentityInfo {
+        prefix: Some(host(n)),
+        ..IdentityInfo::labelled(cidr_labels(config, host(n)))
+    };
+    (Identity(Identity::LOCAL_MIN.0 + 1 + n), info)
+}
+
+/// One policy of so many rules.
+fn host_rules(rules: u32) -> PolicyObject {
+    let peer = |n: u32| Peer::Cidr {
+        cidr: host(n),
+        except: Vec::new(),
+    };
+    let rule = |n: u32| entry(Direction::Ingress, Action::Allow, peer(n), 10_000 + n);
+    let mut policy = policy(10, 0);
+    for own in &mut policy.rules {
+        own.subject = Subject::Endpoints(Selector::default());
+        own.entries = (0..rules).map(rule).collect();
+    }
+    policy
+}
+
+fn engine_of(config: &PolicyConfig, rules: u32) -> Engine {
+    let mut engine = Engine::new(config.clone());
+    for (id, info) in reserved_identities(config) {
+        engine.upsert_identity(id, info);
+    }
+    engine.upsert_identity(Identity(1000), pod(0));
+    for n in 0..rules {
+        let (id, info) = host_info(config, n);
+        engine.upsert_identity(id, info);
+    }
+    engine.set_subjects([Identity(1000)].into());
+    engine
+}
+
+/// Rules of one policy below a tier that passes on what is said of everybody.
+const PASSED: [u32; 3] = [1024, 4096, 16_384];
+
+/// So many rules about everybody.
+const ANYBODYS: u32 = 1000;
+
+fn passed(config: &PolicyConfig, rules: u32) -> (Duration, usize) {
+    let anybody = |action, port| RuleEntry {
+        peers: Peers::Any,
+        ..entry(Direction::Ingress, action, Peer::Entity(Entity::All), port)
+    };
+    let mut everybodys = host_rules(rules);
+    for own in &mut everybodys.rules {
+        let ports = (0..ANYBODYS).map(|n| anybody(Action::Allow, 2 * n));
+        own.entries.extend(ports);
+    }
+    let mut admin = policy(1, 0);
+    for own in &mut admin.rules {
+        let every = |action| RuleEntry {
+            ports: Ports::Any,
+            ..anybody(action, 0)
+        };
+        own.entries = vec![every(Action::Pass), every(Action::Deny)];
+    }
+    timed(|| {
+        let mut engine = engine_of(config, rules);
+        engine.upsert_policy(everybodys);
+        engine.upsert_policy(admin);
+        engine
+            .resolution(&mut Numbers::default())
+            .row_count()
+            .entries
+    })
 }
 
 impl ManyRules {
     fn measure(config: &PolicyConfig, rules: u32) -> Self {
-        let host =
-            |n: u32| ipnet::IpNet::from(std::net::IpAddr::from((0xac10_0000 + n).to_be_bytes()));
-        let numbered = |n: u32| Identity(Identity::LOCAL_MIN.0 + 1 + n);
-        let identity = |n: u32| IdentityInfo {
-            prefix: Some(host(n)),
-            ..IdentityInfo::labelled(cidr_labels(config, host(n)))
-        };
-        let of = |rules: u32| {
-            let peer = |n: u32| Peer::Cidr {
-                cidr: host(n),
-                except: Vec::new(),
-            };
-            let rule = |n: u32| entry(Direction::Ingress, Action::Allow, peer(n), 10_000 + n);
-            let mut policy = policy(10, 0);
-            for own in &mut policy.rules {
-                own.subject = Subject::Endpoints(Selector::default());
-                own.entries = (0..rules).map(rule).collect();
-            }
-            policy
-        };
         let (before, mut numbers) = (resident_kib(), Numbers::default());
-        let (policy, more) = (of(rules), of(rules + 1));
+        let policy = host_rules(rules);
         let (from_nothing, mut engine) = timed(|| {
-            let mut engine = Engine::new(config.clone());
-            for (id, info) in reserved_identities(config) {
-                engine.upsert_identity(id, info);
-            }
-            engine.upsert_identity(Identity(1000), pod(0));
-            for n in 0..rules {
-                engine.upsert_identity(numbered(n), identity(n));
-            }
+            let mut engine = engine_of(config, rules);
             engine.upsert_policy(policy);
-            engine.set_subjects([Identity(1000)].into());
             engine.resolution(&mut numbers);
             engine
         });
+        let engine_kib = resident_kib().saturating_sub(before);
+        let the_set = |engine: &mut Engine, numbers: &mut Numbers| {
+            let sets = engine.resolution(numbers).sets.values().next();
+            sets.map(|set| set.rows.clone()).unwrap_or_default()
+        };
+        let less = the_set(&mut engine, &mut numbers);
+        let more = host_rules(rules + 1);
         let (one_more, ()) = timed(|| {
-            engine.upsert_identity(numbered(rules), identity(rules));
+            let (id, info) = host_info(config, rules);
+            engine.upsert_identity(id, info);
             engine.upsert_policy(more);
             engine.resolution(&mut numbers);
         });
+        let more = the_set(&mut engine, &mut numbers);
+        let everybody = engine.identities().keys().copied();
+        let (compared, strict) = timed(|| at_least_as_strict(&less, &more, everybody));
+        assert!(strict, "it allows one less");
         Self {
             rules,
             entries: engine.resolution(&mut numbers).row_count().entries,
             from_nothing,
             one_more,
-            engine_kib: resident_kib().saturating_sub(before),
+            compared,
+            engine_kib,
         }
     }
 }
@@ -293,22 +359,34 @@ fn main() {
     }
     let many = RULES.map(|rules| ManyRules::measure(&config, rules));
     println!(
-        "{:<36}{:>12}{:>16}{:>12}{:>14}",
+        "{:<36}{:>12}{:>16}{:>12}{:>13}{:>12}",
         "rules of one address and one port",
         "entries",
         "from nothing ms",
         "one more ms",
+        "compared ms",
         "engine MiB"
     );
     for one in &many {
         println!(
-            "{:<36}{:>12}{:>16.0}{:>12.0}{:>14}",
+            "{:<36}{:>12}{:>16.0}{:>12.0}{:>13.0}{:>12}",
             one.rules,
             one.entries,
             ms(one.from_nothing),
             ms(one.one_more),
+            ms(one.compared),
             one.engine_kib / 1024
         );
+    }
+    println!(
+        "{:<36}{:>12}{:>16}",
+        format!("the same, and {ANYBODYS} passed on"),
+        "entries",
+        "from nothing ms"
+    );
+    for rules in PASSED {
+        let (time, entries) = passed(&config, rules);
+        println!("{rules:<36}{entries:>12}{:>16.0}", ms(time));
     }
     let rules: Vec<_> = many
         .iter()
@@ -316,6 +394,7 @@ fn main() {
             serde_json::json!({
                 "rules": one.rules, "entries": one.entries, "engine_kib": one.engine_kib,
                 "from_nothing_ms": ms(one.from_nothing), "one_more_ms": ms(one.one_more),
+                "compared_ms": ms(one.compared),
             })
         })
         .collect();

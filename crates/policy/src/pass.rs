@@ -11,6 +11,9 @@
 //! Of two entries in one place the more specific one wins, and each says what
 //! all terms around it come to. So there is at most one entry for each prefix
 //! that some term has, however many terms meet.
+//!
+//! What is said of anyone is looked through once. What a class is told beside is
+//! laid over that, and asked about only where it is.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,107 +35,184 @@ pub(crate) struct Said {
     pub(crate) rule: u32,
 }
 
+impl Said {
+    fn of(term: &Term) -> Self {
+        Self {
+            order: term.order,
+            does: term.does,
+            rule: term.rule,
+        }
+    }
+
+    /// Of equals the lower number wins; what is of no rule (0) comes last.
+    fn rank(&self) -> (Order, Reverse<u32>) {
+        (self.order, Reverse(self.rule.wrapping_sub(1)))
+    }
+}
+
 /// What is said in places of Pass, by direction and ports.
 pub(crate) type Passed = BTreeMap<(u8, L4), Said>;
 
-/// What is said in the places of Pass to anyone.
-pub(crate) fn passed_to_anyone(compiled: &Compiled) -> Passed {
-    let terms = compiled.terms.iter();
-    let view: Vec<&Term> = terms.filter(|term| compiled.is_anyone(term.who)).collect();
-    passed(compiled, &view, |_| true)
+const DIRECTIONS: [u8; 2] = [PolicyKey::INGRESS, PolicyKey::EGRESS];
+
+/// What is said of anyone, with Pass and without.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Anyone {
+    /// By direction.
+    terms: [Terms; 2],
+    /// What is said in places of Pass.
+    pub(crate) passed: Passed,
 }
 
-/// What is said there to somebody whom `view` is about, all terms whose far side
-/// means him, and not to anyone.
-pub(crate) fn passed_to(compiled: &Compiled, view: &[&Term], to_anyone: &Passed) -> Passed {
-    let own = view.iter().filter(|term| !compiled.is_anyone(term.who));
-    let own = own.flat_map(|term| term.l4.iter().map(|l4| (term.direction, *l4)));
-    let own: BTreeSet<(u8, L4)> = own.collect();
-    if own.is_empty() {
-        return Passed::new();
+impl Anyone {
+    pub(crate) fn new(compiled: &Compiled) -> Self {
+        let mut anyone = Self::default();
+        if !compiled.passes {
+            return anyone;
+        }
+        for (direction, terms) in DIRECTIONS.into_iter().zip(&mut anyone.terms) {
+            let own = compiled.terms.iter();
+            let own = own.filter(|t| t.direction == direction && compiled.is_anyone(t.who));
+            // A Pass after which nothing is denied to anyone is kept for the sake of
+            // those to whom something is, so that they need no entries of their own.
+            let last = compiled.last_decision.get(&direction).copied();
+            *terms = Terms::of(own, last);
+            let place = Place {
+                layers: [&*terms, &Terms::default()],
+                default: compiled.default_of(direction),
+            };
+            let said = terms.keys().filter_map(|l4| Some((l4, place.said(l4)?)));
+            let said = said.map(|(l4, said)| ((direction, l4), said));
+            anyone.passed.extend(said);
+        }
+        anyone
     }
-    // Around all other keys there are terms of anyone only.
-    let touched =
-        |(direction, l4): (u8, L4)| l4.around().any(|around| own.contains(&(direction, around)));
-    let mut said = passed(compiled, view, touched);
-    said.retain(|key, said| to_anyone.get(key) != Some(said));
-    said
+
+    /// What is said there to somebody, and not to anyone; `own` are the terms whose
+    /// far side means him and not anyone.
+    pub(crate) fn passed_to<'a>(
+        &self,
+        compiled: &Compiled,
+        own: impl Iterator<Item = &'a Term> + Clone,
+    ) -> Passed {
+        let mut passed = Passed::new();
+        for (direction, anyone) in DIRECTIONS.into_iter().zip(&self.terms) {
+            let own = own.clone().filter(|term| term.direction == direction);
+            let decides = own.clone().filter(|term| decides(term));
+            let last = decides.map(|term| term.order).chain(anyone.last).min();
+            let own = Terms::of(own, last);
+            if own.passes.is_empty() && anyone.passes.is_empty() {
+                continue;
+            }
+            let place = Place {
+                layers: [anyone, &own],
+                default: compiled.default_of(direction),
+            };
+            // Around all other keys there are terms of anyone only.
+            let beneath = own.places.iter().flat_map(|l4| anyone.within(*l4));
+            let touched: BTreeSet<L4> = own.keys().chain(beneath).collect();
+            let said = touched
+                .into_iter()
+                .filter_map(|l4| Some((l4, place.said(l4)?)));
+            let said = said.map(|(l4, said)| ((direction, l4), said));
+            passed.extend(said.filter(|(key, said)| self.passed.get(key) != Some(said)));
+        }
+        passed
+    }
 }
 
-fn passed(compiled: &Compiled, view: &[&Term], asked: impl Fn((u8, L4)) -> bool) -> Passed {
-    let mut passed = Passed::new();
-    if !compiled.passes {
-        return passed;
-    }
-    for direction in [PolicyKey::INGRESS, PolicyKey::EGRESS] {
-        let view = view.iter().filter(|term| term.direction == direction);
-        let view: Vec<&Term> = view.copied().collect();
-        let said = of_direction(compiled, &view, |l4| asked((direction, l4)));
-        passed.extend(said.into_iter().map(|(l4, said)| ((direction, l4), said)));
-    }
-    passed
+fn decides(term: &Term) -> bool {
+    term.order.is_admin() && term.does != Does::Pass
 }
 
-fn of_direction(
-    compiled: &Compiled,
-    view: &[&Term],
-    asked: impl Fn(L4) -> bool,
-) -> BTreeMap<L4, Said> {
-    let Some(direction) = view.first().map(|term| term.direction) else {
-        return BTreeMap::new();
-    };
-    let decides = |term: &&&Term| term.order.is_admin() && term.does != Does::Pass;
-    let last = view.iter().filter(decides).map(|term| term.order).min();
-    // A Pass after which nothing of the tier decides changes nothing. Of anyone
-    // it is kept for the sake of those to whom something does, so that they need
-    // no entries of their own.
-    let matters = |term: &&&Term| {
-        let after = match compiled.is_anyone(term.who) {
-            true => compiled.last_decision.get(&direction).copied(),
-            false => last,
-        };
-        term.does == Does::Pass && after.is_some_and(|last| term.order > last)
-    };
-    let passes = best(view.iter().filter(matters).copied());
-    if passes.is_empty() {
-        return BTreeMap::new();
-    }
-    let below = best(
-        view.iter()
-            .filter(|term| term.order.is_below_admin())
-            .copied(),
-    );
-    let keys: BTreeSet<L4> = passes.keys().chain(below.keys()).copied().collect();
-    let keys = keys.into_iter().filter(|l4| asked(*l4));
-    let said = |l4: L4| {
-        let pass = l4
-            .around()
-            .filter_map(|l4| passes.get(&l4))
-            .max_by_key(|term| term.order)?;
-        let around = l4.around().filter_map(|l4| Some((l4, *below.get(&l4)?)));
-        let decided = around.max_by_key(|(l4, term)| (term.order, l4.specificity()));
-        let (does, rule) = match decided {
-            Some((_, term)) => (term.does, term.rule),
-            None => (compiled.default_of(direction), 0),
-        };
-        let order = pass.order;
-        Some((l4, Said { order, does, rule }))
-    };
-    keys.filter_map(said).collect()
+/// Terms of one direction: under each key the one that wins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Terms {
+    /// Those that pass, if something of the tier decides after them: otherwise
+    /// they change nothing.
+    passes: BTreeMap<L4, Said>,
+    /// Those of the tiers below.
+    below: BTreeMap<L4, Said>,
+    /// The last one of the tier that decides.
+    last: Option<Order>,
+    /// The keys of all, also of those that decide.
+    places: BTreeSet<L4>,
 }
 
-/// The term that wins under each key.
-fn best<'a>(terms: impl Iterator<Item = &'a Term>) -> BTreeMap<L4, &'a Term> {
-    let mut best: BTreeMap<L4, &Term> = BTreeMap::new();
-    // Of equals the lower number; what is of no rule (0) comes last.
-    let order = |term: &Term| (term.order, Reverse(term.rule.wrapping_sub(1)));
-    for term in terms {
-        for l4 in &term.l4 {
-            let known = best.entry(*l4).or_insert(term);
-            if order(term) > order(known) {
-                *known = term;
+impl Terms {
+    /// `last` is the last term of the tier that decides.
+    fn of<'a>(terms: impl Iterator<Item = &'a Term>, last: Option<Order>) -> Self {
+        let mut of = Self::default();
+        for term in terms {
+            of.places.extend(&term.l4);
+            let into = if term.does == Does::Pass {
+                if last.is_none_or(|last| term.order <= last) {
+                    continue;
+                }
+                &mut of.passes
+            } else if term.order.is_below_admin() {
+                &mut of.below
+            } else {
+                of.last = of
+                    .last
+                    .into_iter()
+                    .chain(decides(term).then_some(term.order))
+                    .min();
+                continue;
+            };
+            let said = Said::of(term);
+            for l4 in &term.l4 {
+                let known = into.entry(*l4).or_insert(said);
+                if said.rank() > known.rank() {
+                    *known = said;
+                }
             }
         }
+        of
     }
-    best
+
+    /// The keys of what passes and of what is below.
+    fn keys(&self) -> impl Iterator<Item = L4> {
+        self.passes.keys().chain(self.below.keys()).copied()
+    }
+
+    /// Those of them that are within one.
+    fn within(&self, around: L4) -> impl Iterator<Item = L4> {
+        let maps = [&self.passes, &self.below].into_iter();
+        let keys = maps.flat_map(move |map| map.range(around.span()));
+        keys.map(|(key, _)| *key)
+            .filter(move |key| around.contains(*key))
+    }
+}
+
+/// A place of Pass: what is said there in one direction, of anyone and beside.
+struct Place<'a> {
+    layers: [&'a Terms; 2],
+    /// What is done where nothing is said.
+    default: Does,
+}
+
+impl Place<'_> {
+    /// What the terms around a key come to; nothing if none of them passes.
+    fn said(&self, l4: L4) -> Option<Said> {
+        let passes = |l4: L4| self.layers.map(|terms| terms.passes.get(&l4));
+        let pass = l4
+            .around()
+            .flat_map(passes)
+            .flatten()
+            .map(|said| said.order);
+        let order = pass.max()?;
+        let below = |l4: L4| {
+            let both = self.layers.map(|terms| terms.below.get(&l4)).into_iter();
+            let wins = both.flatten().max_by_key(|said| said.rank())?;
+            Some((l4, *wins))
+        };
+        let around = l4.around().filter_map(below);
+        let decided = around.max_by_key(|(l4, said)| (said.order, l4.specificity()));
+        let (does, rule) = match decided {
+            Some((_, said)) => (said.does, said.rule),
+            None => (self.default, 0),
+        };
+        Some(Said { order, does, rule })
+    }
 }

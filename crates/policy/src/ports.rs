@@ -59,6 +59,26 @@ impl L4 {
         shorter.chain([Self::ANY])
     }
 
+    /// Between which, in order, all are that it stands for.
+    pub(crate) fn span(self) -> std::ops::RangeInclusive<Self> {
+        let others = u16::MAX.checked_shr(u32::from(self.bits)).unwrap_or(0);
+        let (protocol, port) = match self.protocol {
+            0 => (u8::MAX, u16::MAX),
+            protocol => (protocol, self.port | others),
+        };
+        let last = Self {
+            protocol,
+            port,
+            bits: PORT_BITS,
+        };
+        Self { bits: 0, ..self }..=last
+    }
+
+    /// Whether it stands for all that another one stands for.
+    pub(crate) fn contains(self, other: Self) -> bool {
+        self.covers(other.protocol, other.port) && self.bits <= other.bits
+    }
+
     /// How specific it is, for telling which of several entries decided: any,
     /// a protocol, ever longer prefixes.
     pub(crate) fn specificity(self) -> u32 {

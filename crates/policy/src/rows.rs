@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::hash::{Hash, Hasher};
 
 use axon_abi::{
     ClassKey, ClassRow, PolicyEntry, PolicyEntryFlags, PolicyKey, PolicySetFlags, PolicySetRow,
@@ -10,7 +11,7 @@ use axon_abi::{
 use axon_model::PolicyRows;
 
 use crate::compile::{Compiled, Does, Term};
-use crate::pass::{Passed, Said, passed_to, passed_to_anyone};
+use crate::pass::{Anyone, Passed, Said};
 use crate::ports::L4;
 
 /// Indices of the far sides that mean an identity, in order.
@@ -18,15 +19,24 @@ pub(crate) type Vector = Vec<usize>;
 
 /// What a set says, whoever exists: all that its number stands for, but for
 /// how its classes are numbered.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub(crate) compiled: Compiled,
     /// How each scope's stand-in is selected.
     pub(crate) defaults: BTreeMap<Scope, Vector>,
     /// Indices of the terms of each far side.
     terms_of: Vec<Vec<usize>>,
-    /// What is said to anyone in the places of Pass.
-    passed: Passed,
+    anyone: Anyone,
+}
+
+impl Hash for Shape {
+    /// All else follows from this.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.compiled.hash(state);
+        self.defaults.hash(state);
+        self.terms_of.hash(state);
+        self.anyone.passed.hash(state);
+    }
 }
 
 impl Shape {
@@ -38,7 +48,7 @@ impl Shape {
             }
         }
         Self {
-            passed: passed_to_anyone(&compiled),
+            anyone: Anyone::new(&compiled),
             compiled,
             defaults,
             terms_of,
@@ -93,7 +103,7 @@ impl Shape {
         let of_anyone = Entries::new(set, class::ANY);
         let anyone = |who: &usize| self.compiled.is_anyone(*who);
         let whos = (0..self.compiled.whos.len()).filter(anyone);
-        let mut entries = of_anyone.with(whos.flat_map(|who| self.terms(who)), &self.passed);
+        let mut entries = of_anyone.with(whos.flat_map(|who| self.terms(who)), &self.anyone.passed);
         for (scope, vector) in &self.defaults {
             entries.extend(self.entries_of(set, class::default_of(*scope), vector));
         }
@@ -109,16 +119,15 @@ impl Shape {
     ) -> BTreeMap<PolicyKey, PolicyEntry> {
         let own = vector.iter().filter(|who| !self.compiled.is_anyone(**who));
         let own = own.flat_map(|who| self.terms(*who));
-        let mut said = Passed::new();
-        if self.compiled.passes {
-            let view: Vec<&Term> = vector.iter().flat_map(|who| self.terms(*who)).collect();
-            said = passed_to(&self.compiled, &view, &self.passed);
-        }
+        let said = match self.compiled.passes {
+            true => self.anyone.passed_to(&self.compiled, own.clone()),
+            false => Passed::new(),
+        };
         Entries::new(set, class).with(own, &said)
     }
 
     /// The terms of a far side.
-    fn terms(&self, who: usize) -> impl Iterator<Item = &Term> {
+    fn terms(&self, who: usize) -> impl Iterator<Item = &Term> + Clone {
         let terms = self.terms_of.get(who).into_iter().flatten();
         terms.filter_map(|n| self.compiled.terms.get(*n))
     }
