@@ -1,6 +1,6 @@
 //! Labels with a source, as Cilium writes them: `source:key=value`.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -73,6 +73,10 @@ impl Label {
             value: value.to_owned(),
         }
     }
+
+    fn cmp_name(&self, source: &str, key: &str) -> Ordering {
+        (&*self.source, &*self.key).cmp(&(source, key))
+    }
 }
 
 impl FromStr for Label {
@@ -118,14 +122,30 @@ impl fmt::Display for Label {
     }
 }
 
-/// A set of labels: at most one value for each source and key, in order.
+/// A set of labels: at most one value for each source and key, in order. There are
+/// hundreds of thousands of sets, each of a few: a list takes the least memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Labels(BTreeMap<(String, String), String>);
+pub struct Labels(Vec<Label>);
 
 impl Labels {
     /// Adds a label, in place of one of the same source and key.
     pub fn insert(&mut self, label: Label) {
-        self.0.insert((label.source, label.key), label.value);
+        match self.find(&label.source, &label.key) {
+            Ok(n) => {
+                if let Some(old) = self.0.get_mut(n) {
+                    *old = label;
+                }
+            }
+            Err(n) => {
+                self.0.reserve_exact(1);
+                self.0.insert(n, label);
+            }
+        }
+    }
+
+    /// Where a label is, or would be.
+    fn find(&self, source: &str, key: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|label| label.cmp_name(source, key))
     }
 
     /// The value of a key of one source.
@@ -133,24 +153,20 @@ impl Labels {
         if source == source::ANY {
             return self.values_of(key).next();
         }
-        self.0
-            .get(&(source.to_owned(), key.to_owned()))
-            .map(String::as_str)
+        let label = self.0.get(self.find(source, key).ok()?)?;
+        Some(&label.value)
     }
 
     /// The values of a key, whatever their source.
     pub fn values_of<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a str> {
-        self.0
-            .iter()
-            .filter(move |((_, k), _)| k == key)
-            .map(|(_, v)| v.as_str())
+        let labels = self.0.iter().filter(move |label| label.key == key);
+        labels.map(|label| label.value.as_str())
     }
 
     /// Every label as (source, key, value), in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &str)> {
-        self.0
-            .iter()
-            .map(|((s, k), v)| (s.as_str(), k.as_str(), v.as_str()))
+        let labels = self.0.iter();
+        labels.map(|label| (&*label.source, &*label.key, &*label.value))
     }
 
     /// Whether there is no label.
@@ -166,11 +182,14 @@ impl Labels {
 
 impl FromIterator<Label> for Labels {
     fn from_iter<I: IntoIterator<Item = Label>>(labels: I) -> Self {
-        let mut set = Self::default();
-        for label in labels {
-            set.insert(label);
-        }
-        set
+        let mut all: Vec<Label> = labels.into_iter().collect();
+        // The sort is stable: of one name the last one counts.
+        all.sort_by(|a, b| a.cmp_name(&b.source, &b.key));
+        all.reverse();
+        all.dedup_by(|a, b| a.cmp_name(&b.source, &b.key).is_eq());
+        all.reverse();
+        all.shrink_to_fit();
+        Self(all)
     }
 }
 
@@ -245,5 +264,22 @@ mod tests {
             .collect();
         assert_eq!(labels.get("k8s", "a"), Some("2"));
         assert_eq!(labels.values_of("a").collect::<Vec<_>>(), ["3", "2"]);
+    }
+
+    #[test]
+    fn one_by_one_or_at_once_labels_are_the_same() {
+        let labels = ["k8s:b=1", "k8s:a=1", "any:b=1", "k8s:b=2", "k8s:a=2"];
+        let labels = labels.map(|text| text.parse::<Label>().expect(text));
+        let all: Labels = labels.iter().cloned().collect();
+        assert_eq!(all.to_string(), "any:b=1,k8s:a=2,k8s:b=2");
+        let mut one_by_one = Labels::default();
+        labels
+            .into_iter()
+            .for_each(|label| one_by_one.insert(label));
+        assert_eq!(one_by_one, all);
+        assert_eq!(
+            (all.get("k8s", "b"), all.get("k8s", "c")),
+            (Some("2"), None)
+        );
     }
 }

@@ -2,6 +2,7 @@
 //! port prefixes each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use axon_abi::{Direction, Identity, PolicyKey, PolicySetFlags};
 use axon_model::{Action, Entity, Peer, Peers, PortMatch, Ports, Protocol, Rule, RuleEntry, Tier};
@@ -103,7 +104,7 @@ pub(crate) struct Compiled {
     /// [`PolicySetFlags`].
     pub(crate) flags: u32,
     /// Every far side, once.
-    pub(crate) whos: Vec<Who>,
+    pub(crate) whos: Vec<Arc<Who>>,
     /// What is said.
     pub(crate) terms: Vec<Term>,
     /// Numbers of the rules.
@@ -117,7 +118,7 @@ pub(crate) struct Compiled {
 impl Compiled {
     /// Whether a far side is everybody, known or not.
     pub(crate) fn is_anyone(&self, who: usize) -> bool {
-        self.whos.get(who).is_some_and(Who::is_anyone)
+        self.whos.get(who).is_some_and(|who| who.is_anyone())
     }
 
     /// What becomes of that of which no term speaks.
@@ -217,7 +218,7 @@ pub(crate) struct Compiler<'a> {
     proxy: bool,
     subject: &'a NamedPorts,
     declared: &'a NamedPorts,
-    whos: BTreeMap<Who, usize>,
+    whos: BTreeMap<Arc<Who>, usize>,
     pub(crate) terms: Vec<Term>,
 }
 
@@ -287,7 +288,8 @@ impl Compiler<'_> {
 
     fn push(&mut self, head: Head, who: Who, l4: Vec<L4>) {
         let next = self.whos.len();
-        let who = *self.whos.entry(who).or_insert(next);
+        let known = self.whos.get(&who).copied();
+        let who = known.unwrap_or_else(|| *self.whos.entry(Arc::new(who)).or_insert(next));
         self.terms.push(Term {
             direction: head.direction,
             does: head.does,
@@ -299,7 +301,8 @@ impl Compiler<'_> {
     }
 
     fn finish(self, flags: u32, rules: &[(u32, &Rule)]) -> Compiled {
-        let mut whos: Vec<(usize, Who)> = self.whos.into_iter().map(|(w, n)| (n, w)).collect();
+        let whos = self.whos.into_iter();
+        let mut whos: Vec<(usize, Arc<Who>)> = whos.map(|(who, n)| (n, who)).collect();
         whos.sort_by_key(|(n, _)| *n);
         let mut last_decision = BTreeMap::new();
         for term in &self.terms {

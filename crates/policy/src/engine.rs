@@ -437,10 +437,10 @@ fn add_set(
     (id, whos): (SetId, &mut Whos),
     numbers: &mut Numbers,
 ) -> SetState {
-    let compiled = compile(config, &key.traits, rules, declared);
+    let mut compiled = compile(config, &key.traits, rules, declared);
     let held: Vec<_> = compiled
         .whos
-        .iter()
+        .iter_mut()
         .map(|who| whos.hold(who, id, identities, stand_ins))
         .collect();
     let mut defaults: BTreeMap<Scope, Vector> = stand_ins

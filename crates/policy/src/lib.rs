@@ -25,6 +25,7 @@
 mod compile;
 mod engine;
 mod failsafe;
+mod few;
 mod fit;
 mod groups;
 mod known;

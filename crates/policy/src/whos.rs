@@ -9,11 +9,13 @@
 //! identity at the far sides under its own, and nobody at everybody.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use axon_abi::{Identity, Scope};
 use axon_model::{Entity, GroupKey, NamePattern, Operator, Peer, Selector};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::few::Few;
 use crate::select::Who;
 use crate::{IdentityInfo, NamedPorts};
 
@@ -46,28 +48,28 @@ pub(crate) enum Pivot {
 
 #[derive(Debug)]
 struct InUse {
-    who: Who,
+    who: Arc<Who>,
     /// Scopes whose stand-in it means.
     scopes: BTreeSet<Scope>,
     pivots: Box<[Pivot]>,
     /// Identities that it means though not their scope's stand-in, or the
     /// other way round.
-    told: BTreeSet<Identity>,
+    told: Few<Identity>,
     /// Sets that hold it.
-    users: BTreeSet<SetId>,
+    users: Few<SetId>,
 }
 
 /// Every far side in use.
 #[derive(Debug, Default)]
 pub(crate) struct Whos {
     last: WhoId,
-    ids: BTreeMap<Who, WhoId>,
+    ids: BTreeMap<Arc<Who>, WhoId>,
     in_use: BTreeMap<WhoId, InUse>,
-    by_pivot: BTreeMap<Pivot, BTreeSet<WhoId>>,
+    by_pivot: BTreeMap<Pivot, Few<WhoId>>,
     /// By identity, the far sides that tell it apart.
-    told: BTreeMap<Identity, BTreeSet<WhoId>>,
-    /// Every known identity.
-    identities: BTreeMap<Pivot, BTreeSet<Identity>>,
+    told: BTreeMap<Identity, Few<WhoId>>,
+    /// Every known identity. Who has a key is found by its values.
+    identities: BTreeMap<Pivot, Few<Identity>>,
 }
 
 type Known = BTreeMap<Identity, IdentityInfo>;
@@ -80,15 +82,19 @@ impl Whos {
         old: Option<&IdentityInfo>,
         new: Option<&IdentityInfo>,
     ) {
-        for pivot in old.into_iter().flat_map(|info| pivots_of(id, info)) {
+        let pivots = |info: &IdentityInfo| {
+            let pivots = pivots_of(id, info).into_iter();
+            pivots.filter(|pivot| !matches!(pivot, Pivot::Key(_)))
+        };
+        for pivot in old.into_iter().flat_map(pivots) {
             if let Some(ids) = self.identities.get_mut(&pivot) {
-                ids.remove(&id);
+                ids.remove(id);
                 if ids.is_empty() {
                     self.identities.remove(&pivot);
                 }
             }
         }
-        for pivot in new.into_iter().flat_map(|info| pivots_of(id, info)) {
+        for pivot in new.into_iter().flat_map(pivots) {
             self.identities.entry(pivot).or_default().insert(id);
         }
     }
@@ -100,19 +106,27 @@ impl Whos {
     ) -> BTreeSet<Identity> {
         let mut under = BTreeSet::new();
         for pivot in pivots {
-            let Pivot::Within(around) = pivot else {
-                under.extend(self.identities.get(pivot).into_iter().flatten());
-                continue;
+            let from = match pivot {
+                Pivot::Within(around) => Pivot::Within(within(around).0),
+                Pivot::Key(key) => Pivot::Label(key.clone(), String::new()),
+                one => {
+                    under.extend(self.identities.get(one).into_iter().flat_map(Few::iter));
+                    continue;
+                }
             };
-            let (from, to) = within(around);
-            let range = self
-                .identities
-                .range(Pivot::Within(from)..=Pivot::Within(to));
-            let inside = range.filter(|(own, _)| match own {
-                Pivot::Within(own) => around.contains(own),
+            let may_be = |own: &Pivot| match (pivot, own) {
+                (Pivot::Within(around), Pivot::Within(own)) => *own <= within(around).1,
+                (Pivot::Key(key), Pivot::Label(own, _)) => own == key,
                 _ => false,
-            });
-            under.extend(inside.flat_map(|(_, ids)| ids));
+            };
+            let is = |own: &Pivot| match (pivot, own) {
+                (Pivot::Within(around), Pivot::Within(own)) => around.contains(own),
+                _ => true,
+            };
+            let near = self.identities.range(from..);
+            let near = near.take_while(|(own, _)| may_be(own));
+            let inside = near.filter(|(own, _)| is(own));
+            under.extend(inside.flat_map(|(_, ids)| ids.iter()));
         }
         under
     }
@@ -121,7 +135,7 @@ impl Whos {
     fn candidates(&self, id: Identity, info: &IdentityInfo) -> BTreeSet<WhoId> {
         let mut candidates = BTreeSet::new();
         let mut add = |pivot: &Pivot| {
-            candidates.extend(self.by_pivot.get(pivot).into_iter().flatten());
+            candidates.extend(self.by_pivot.get(pivot).into_iter().flat_map(Few::iter));
         };
         for pivot in pivots_of(id, info) {
             match pivot {
@@ -167,27 +181,28 @@ impl Whos {
         self.identities.contains_key(&pivot)
     }
 
-    /// Has a set hold a far side.
+    /// Has a set hold a far side, which is then the one that others share.
     pub(crate) fn hold(
         &mut self,
-        who: &Who,
+        who: &mut Arc<Who>,
         set: SetId,
         known: &Known,
         stand_ins: &[(Scope, Identity, IdentityInfo)],
     ) -> WhoId {
         let id = match self.ids.get(who) {
             Some(id) => *id,
-            None => self.add(who.clone(), known, stand_ins),
+            None => self.add(Arc::clone(who), known, stand_ins),
         };
         if let Some(in_use) = self.in_use.get_mut(&id) {
             in_use.users.insert(set);
+            who.clone_from(&in_use.who);
         }
         id
     }
 
     fn add(
         &mut self,
-        who: Who,
+        who: Arc<Who>,
         known: &Known,
         stand_ins: &[(Scope, Identity, IdentityInfo)],
     ) -> WhoId {
@@ -217,11 +232,11 @@ impl Whos {
             self.told.entry(*identity).or_default().insert(id);
         }
         let in_use = InUse {
-            who: who.clone(),
+            who: Arc::clone(&who),
             scopes,
             pivots,
-            told,
-            users: BTreeSet::new(),
+            told: told.into_iter().collect(),
+            users: Few::default(),
         };
         self.in_use.insert(id, in_use);
         self.ids.insert(who, id);
@@ -233,7 +248,7 @@ impl Whos {
         let Some(in_use) = self.in_use.get_mut(&id) else {
             return;
         };
-        in_use.users.remove(&set);
+        in_use.users.remove(set);
         if !in_use.users.is_empty() {
             return;
         }
@@ -243,20 +258,20 @@ impl Whos {
         self.ids.remove(&gone.who);
         for pivot in &gone.pivots {
             if let Some(ids) = self.by_pivot.get_mut(pivot) {
-                ids.remove(&id);
+                ids.remove(id);
                 if ids.is_empty() {
                     self.by_pivot.remove(pivot);
                 }
             }
         }
-        for identity in &gone.told {
-            self.untell(*identity, id);
+        for identity in gone.told.iter() {
+            self.untell(identity, id);
         }
     }
 
     fn untell(&mut self, identity: Identity, id: WhoId) {
         if let Some(told) = self.told.get_mut(&identity) {
-            told.remove(&id);
+            told.remove(id);
             if told.is_empty() {
                 self.told.remove(&identity);
             }
@@ -266,7 +281,8 @@ impl Whos {
     /// Looks again at whom an identity is told apart by; hands back the sets
     /// for which that has changed.
     pub(crate) fn follow(&mut self, id: Identity, info: Option<&IdentityInfo>) -> BTreeSet<SetId> {
-        let old = self.told.get(&id).cloned().unwrap_or_default();
+        let old = self.told.get(&id).into_iter().flat_map(Few::iter);
+        let old: BTreeSet<WhoId> = old.collect();
         let tells = |who: &WhoId| {
             self.in_use.get(who).is_some_and(|in_use| {
                 info.is_some_and(|info| {
@@ -281,30 +297,30 @@ impl Whos {
             let Some(in_use) = self.in_use.get_mut(who) else {
                 continue;
             };
-            sets.extend(&in_use.users);
+            sets.extend(in_use.users.iter());
             if new.contains(who) {
                 in_use.told.insert(id);
             } else {
-                in_use.told.remove(&id);
+                in_use.told.remove(id);
             }
         }
         if new.is_empty() {
             self.told.remove(&id);
         } else {
-            self.told.insert(id, new);
+            self.told.insert(id, new.into_iter().collect());
         }
         sets
     }
 
     /// The far sides that tell an identity apart from its scope.
     pub(crate) fn telling(&self, id: Identity) -> impl Iterator<Item = WhoId> {
-        self.told.get(&id).into_iter().flatten().copied()
+        self.told.get(&id).into_iter().flat_map(Few::iter)
     }
 
     /// The identities that a far side tells apart from their scopes.
     pub(crate) fn told(&self, id: WhoId) -> impl Iterator<Item = Identity> {
         let in_use = self.in_use.get(&id);
-        in_use.into_iter().flat_map(|w| &w.told).copied()
+        in_use.into_iter().flat_map(|w| w.told.iter())
     }
 
     /// The scopes whose stand-in a far side means.
