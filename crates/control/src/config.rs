@@ -1,7 +1,7 @@
 //! What the controller is told once, at start.
 
 use axon_abi::Timeouts;
-use axon_policy::{Enforcement, Failsafe, PolicyConfig};
+use axon_policy::{Enforcement, Failsafe, Numbers, PolicyConfig, PolicySet, RowCount};
 use ipnet::IpNet;
 
 use crate::labels::LabelFilter;
@@ -31,6 +31,25 @@ pub struct Capacity {
     pub ipcache: usize,
     /// `axon_ipcache_cidr_v1`.
     pub ipcache_cidrs: usize,
+}
+
+impl Capacity {
+    /// What is left of it for policy. Where it is enforced on the node itself there is
+    /// always room for the set that leaves open what is never denied.
+    pub(crate) fn for_policy(config: &Config) -> Self {
+        let lockdown = || {
+            let set = PolicySet::lockdown_of_host(&config.policy(), &mut Numbers::default());
+            RowCount::of(&set.rows)
+        };
+        let kept = config.host_firewall.then(lockdown).unwrap_or_default();
+        let all = &config.capacity;
+        Self {
+            policy_sets: all.policy_sets.saturating_sub(kept.sets),
+            classes: all.classes.saturating_sub(kept.classes),
+            entries: all.entries.saturating_sub(kept.entries),
+            ..*all
+        }
+    }
 }
 
 impl Default for Capacity {

@@ -8,7 +8,7 @@ use axon_model::{Desired, Labels, ObjectKey, Observed};
 use axon_policy::{Engine, Rehearsal, reserved_identities};
 use ipnet::IpNet;
 
-use crate::config::{Config, IdentityMode};
+use crate::config::{Capacity, Config, IdentityMode};
 use crate::follow::host_claim;
 use crate::identity::{Exhausted, Range};
 use crate::ipcache::{Claim, Claims, single};
@@ -46,6 +46,8 @@ pub struct Adopted {
 #[derive(Debug)]
 pub struct Controller {
     pub(crate) config: Config,
+    /// The rows that policy may take.
+    pub(crate) policy_capacity: Capacity,
     pub(crate) persisted: Persisted,
     /// The last numbers of sets and rules that somebody was told.
     pub(crate) told_numbers: Option<(u32, u32)>,
@@ -130,6 +132,7 @@ impl Controller {
         claims.set(&(IpSource::World, String::new()), world);
         Self {
             numbering: Numbering::new(config.identity_mode),
+            policy_capacity: Capacity::for_policy(&config),
             config,
             persisted,
             told_numbers: None,

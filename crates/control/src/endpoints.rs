@@ -149,7 +149,7 @@ impl Controller {
             };
             let mut waiting = status.waiting;
             let mut number = wanted.number;
-            if let Err(message) = self.sets.admit(wanted, &self.config.capacity) {
+            if let Err(message) = self.sets.admit(wanted, &self.policy_capacity) {
                 number = self.stricter(status.policy_set, wanted);
                 if overflown.insert(wanted.number) {
                     conditions.push(self.overflow(wanted, &message));
@@ -185,7 +185,7 @@ impl Controller {
         let lockdown = Arc::new(PolicySet::lockdown(&mut self.persisted.numbers));
         // A row is kept free for it; where a capacity has none, the endpoint
         // has no set, and the programs drop what has none.
-        match self.sets.admit(&lockdown, &self.config.capacity) {
+        match self.sets.admit(&lockdown, &self.policy_capacity) {
             Ok(()) => lockdown.number,
             Err(_) => 0,
         }
@@ -196,7 +196,7 @@ impl Controller {
         let identities = || self.engine.identities().keys().copied();
         self.sets.get(current).cloned().is_some_and(|set| {
             at_least_as_strict(&set.rows, &wanted.rows, identities())
-                && self.sets.admit(&set, &self.config.capacity).is_ok()
+                && self.sets.admit(&set, &self.policy_capacity).is_ok()
         })
     }
 

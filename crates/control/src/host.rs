@@ -64,7 +64,7 @@ impl Controller {
         }
         let number = resolution.subjects.get(&Identity::HOST)?;
         let wanted = resolution.sets.get(number)?;
-        let (policy_set, waiting, condition) = match self.sets.admit(wanted, &self.config.capacity)
+        let (policy_set, waiting, condition) = match self.sets.admit(wanted, &self.policy_capacity)
         {
             Ok(()) => (wanted.number, None, None),
             Err(message) => (
@@ -90,8 +90,9 @@ impl Controller {
 
     /// What the node gets whose set does not fit: the set it has, if that allows
     /// nothing that the wanted one denies, else the one that allows nothing but
-    /// what is never denied. Should there be no room for that either, it keeps what
-    /// it has: a node that nobody reaches is a node that nobody mends.
+    /// what is never denied, for which room is kept. Should the maps be smaller than
+    /// that, it keeps what it has: a node that nobody reaches is a node that nobody
+    /// mends.
     fn stricter_for_host(&mut self, wanted: &PolicySet) -> u32 {
         let current = self.host.policy_set;
         if self.may_keep(current, wanted) {

@@ -162,6 +162,52 @@ fn what_does_not_fit_is_not_open() {
     assert!(!may(&c, Identity::REMOTE_NODE, 22));
 }
 
+#[test]
+fn what_closes_the_node_finds_room_among_everybody_elses_policy() {
+    let port = |n: u16| PortRule {
+        port: PortMatch::Range(n, n),
+        protocol: Protocol::TCP,
+    };
+    let mut c = Cluster::new(Config {
+        capacity: Capacity {
+            entries: 8,
+            ..Capacity::default()
+        },
+        failsafe: Failsafe {
+            ingress: [22, 179, 6443, 10250].map(port).into(),
+            egress: Vec::new(),
+        },
+        ..firewall()
+    });
+    let ports = |count: u16| -> Vec<_> {
+        let ports = (0..count).map(|n| 1000 + 2 * n);
+        ports
+            .map(|port| ingress(Action::Allow, Peers::Any, port))
+            .collect()
+    };
+    c.pod("web", "one", "");
+    c.endpoint(5, "web");
+    c.policy("p", "web", ports(6));
+    c.complete();
+    let report = c.step();
+    let kinds: Vec<_> = report.conditions.iter().map(|c| c.kind).collect();
+    assert_eq!(kinds, [ConditionKind::PolicyOverflow], "four are kept free");
+    c.policy("p", "web", ports(4));
+    assert_eq!(c.step().conditions, []);
+    guard(&c, "edge");
+    pool(&c, "edge");
+    let report = c.step();
+    let policies: Vec<_> = report
+        .conditions
+        .iter()
+        .map(|c| c.policies.clone())
+        .collect();
+    assert_eq!(policies, [[guard_origin()]]);
+    let (far, near) = (Identity::WORLD_IPV4, Identity::REMOTE_NODE);
+    assert!(may(&c, far, 22) && !may(&c, far, 80) && !may(&c, near, 80));
+    assert!(row(&c).is_some() && c.allowed(9, 5, 1000));
+}
+
 /// The row that shall be in force for the node itself.
 pub(crate) fn row(c: &Cluster) -> Option<EndpointRow> {
     c.desired.endpoints.get(&HOST_DEVICE).map(|row| *row)
