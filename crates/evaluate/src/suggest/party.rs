@@ -22,6 +22,8 @@ const LOCAL_NODE: u32 = 2;
 /// bytes, and what each label is counted beside its text.
 const ROOM: usize = 64 << 20;
 const LABEL_ROOM: usize = 64;
+/// How many of them there may be: each is told from all others.
+const WORKLOADS_MAX: usize = 10_000;
 
 /// Pods that policies can tell from others, by labels that do not change from
 /// one pod to the next.
@@ -63,6 +65,8 @@ pub(crate) struct Parties<'a> {
     workloads: Vec<Arc<Workload>>,
     /// What is left of [`ROOM`].
     room: usize,
+    /// What is left of [`WORKLOADS_MAX`].
+    left: usize,
 }
 
 impl<'a> Parties<'a> {
@@ -71,6 +75,7 @@ impl<'a> Parties<'a> {
         let mut parties = Self {
             described,
             room: ROOM,
+            left: WORKLOADS_MAX,
             ..Self::default()
         };
         let world = described.map(|(_, world)| world);
@@ -169,8 +174,11 @@ impl<'a> Parties<'a> {
         if let Some(number) = self.numbers.get(&workload) {
             return Ok(*number);
         }
+        let left = self.left.checked_sub(1);
+        let left = left.ok_or_else(|| format!("more than {WORKLOADS_MAX} workloads"))?;
         let room = self.room.checked_sub(workload.room());
         self.room = room.ok_or("more labels of workloads than are kept")?;
+        self.left = left;
         Ok(self.number(workload))
     }
 
@@ -258,5 +266,10 @@ mod tests {
         assert_eq!(parties.workload(&labels("c")), why);
         assert_eq!(parties.workload(&labels("b")), Ok(1), "still known");
         assert_eq!((parties.workloads.len(), parties.numbers.len()), (2, 2));
+        (parties.room, parties.left) = (super::ROOM, 1);
+        assert_eq!(parties.workload(&labels("c")), Ok(2));
+        let why = Err("more than 10000 workloads".to_owned());
+        assert_eq!(parties.workload(&labels("d")), why);
+        assert_eq!(parties.workload(&labels("c")), Ok(2), "still known");
     }
 }

@@ -62,22 +62,24 @@ impl Policy {
 
 /// The policies, by namespace and name.
 pub(crate) fn policies(rules: &Rules<'_>, parties: &Parties<'_>) -> Vec<Policy> {
-    let mut subjects: Vec<(&Workload, &(Peers, Peers))> = rules
+    let mut subjects: Vec<(usize, &Workload, &(Peers, Peers))> = rules
         .subjects
         .iter()
-        .filter_map(|(number, peers)| Some((parties.get(*number)?, peers)))
+        .filter_map(|(number, peers)| Some((*number, parties.get(*number)?, peers)))
         .collect();
-    subjects.sort_by_key(|(workload, _)| *workload);
-    let mut taken = BTreeSet::new();
+    subjects.sort_by_key(|(_, workload, _)| *workload);
+    let selectors = selectors(rules, parties);
+    let mut names = Names::default();
     let mut policies: Vec<Policy> = Vec::new();
-    for (workload, (ingress, egress)) in subjects {
-        let selector = Selector::of(workload, parties.beside(workload));
-        let name = name(&selector, &mut |name: &str| {
-            taken.insert((workload.namespace.clone(), name.to_owned()))
-        });
+    for (number, workload, (ingress, egress)) in subjects {
+        let Some(selector) = selectors.get(&number) else {
+            continue;
+        };
+        let name = names.name(&workload.namespace, selector);
         let writer = Writer {
             subject: workload,
             parties,
+            selectors: &selectors,
             cluster: rules.cluster(),
         };
         let side = |direction, peers| {
@@ -96,26 +98,56 @@ pub(crate) fn policies(rules: &Rules<'_>, parties: &Parties<'_>) -> Vec<Policy> 
     policies
 }
 
-/// A name after the labels, that nobody else has: `take` tells whether it does.
-fn name(selector: &Selector, take: &mut impl FnMut(&str) -> bool) -> String {
-    let values: Vec<&str> = selector.labels.values().map(String::as_str).collect();
-    let mut called: String = values.join("-").to_ascii_lowercase();
-    called = called
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .take(NAME_MAX)
-        .collect();
-    let called = match called.trim_matches('-') {
-        "" => "all",
-        called => called,
+/// What selects each workload that is spoken of: found once, as it is told from
+/// all others.
+fn selectors(rules: &Rules<'_>, parties: &Parties<'_>) -> BTreeMap<usize, Selector> {
+    let sides = rules.subjects.values();
+    let peers = sides.flat_map(|(ingress, egress)| ingress.keys().chain(egress.keys()));
+    let peers = peers.filter_map(|peer| match peer {
+        Peer::Workload(number) => Some(*number),
+        Peer::Entity(_) | Peer::Name(_) | Peer::Address(_) => None,
+    });
+    let numbers: BTreeSet<usize> = rules.subjects.keys().copied().chain(peers).collect();
+    let selector = |number: usize| {
+        let workload = parties.get(number)?;
+        Some((number, Selector::of(workload, parties.beside(workload))))
     };
-    let mut name = format!("suggested-{called}");
-    let mut number = 1_u32;
-    while !take(&name) {
-        number += 1;
-        name = format!("suggested-{called}-{number}");
+    numbers.into_iter().filter_map(selector).collect()
+}
+
+/// Names that are given, by namespace; each with how often it was asked for.
+#[derive(Default)]
+struct Names(BTreeMap<(String, String), u32>);
+
+impl Names {
+    /// A name after the labels, that nobody else has.
+    fn name(&mut self, namespace: &str, selector: &Selector) -> String {
+        let values: Vec<&str> = selector.labels.values().map(String::as_str).collect();
+        let mut called: String = values.join("-").to_ascii_lowercase();
+        called = called
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .take(NAME_MAX)
+            .collect();
+        let called = match called.trim_matches('-') {
+            "" => "all",
+            called => called,
+        };
+        let first = format!("suggested-{called}");
+        let key = |name: &str| (namespace.to_owned(), name.to_owned());
+        let mut number = self.0.get(&key(&first)).copied().unwrap_or_default();
+        let mut name = first.clone();
+        while number > 0 {
+            number += 1;
+            name = format!("{first}-{number}");
+            if !self.0.contains_key(&key(&name)) {
+                break;
+            }
+        }
+        self.0.insert(key(&name), 1);
+        self.0.insert(key(&first), number.max(1));
+        name
     }
-    name
 }
 
 /// What rules can be about, each in a list of its own.
@@ -140,6 +172,7 @@ fn kind(peer: &Peer) -> Kind {
 struct Writer<'a> {
     subject: &'a Workload,
     parties: &'a Parties<'a>,
+    selectors: &'a BTreeMap<usize, Selector>,
     cluster: &'a str,
 }
 
@@ -190,15 +223,17 @@ impl Writer<'_> {
 
     fn peer(&self, peer: &Peer) -> Option<Value> {
         Some(match peer {
-            Peer::Workload(number) => self.endpoints(self.parties.get(*number)?),
+            Peer::Workload(number) => {
+                let selector = self.selectors.get(number)?.clone();
+                self.endpoints(self.parties.get(*number)?, selector)
+            }
             Peer::Entity(word) => json!(word),
-            Peer::Name(name) => json!({"matchName": name}),
+            Peer::Name(name) => json!({"matchName": &**name}),
             Peer::Address(ip) => json!(ipnet::IpNet::from(*ip).to_string()),
         })
     }
 
-    fn endpoints(&self, workload: &Workload) -> Value {
-        let mut selector = Selector::of(workload, self.parties.beside(workload));
+    fn endpoints(&self, workload: &Workload, mut selector: Selector) -> Value {
         if workload.namespace != self.subject.namespace {
             let key = format!("k8s:{NAMESPACE}");
             selector.labels.insert(key, workload.namespace.clone());

@@ -1,6 +1,7 @@
 //! What was seen, line by line.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use axon_model::{NamePattern, Protocol};
 
@@ -14,8 +15,13 @@ use super::rules::Rules;
 use super::sight::{Side, Sight, sight};
 use super::{Options, Suggestion};
 
-/// Different flows that are kept.
-const FLOWS_MAX: usize = 1_000_000;
+/// What flows may take together, in bytes, here and in what is suggested: a record
+/// may tell of as many as it likes.
+const ROOM: usize = 512 << 20;
+/// What each is counted; an answer; each name that one is known by.
+const FLOW_ROOM: usize = 1024;
+const REPLY_ROOM: usize = 128;
+const NAMED_ROOM: usize = 512;
 /// Names that one flow is known by: more say nothing.
 const NAMES_MAX: usize = 16;
 
@@ -47,7 +53,7 @@ pub(crate) struct Seen {
     /// Lines that tell of it, without answers and denials.
     pub(crate) count: u64,
     /// Names of its receiver.
-    pub(crate) names: BTreeSet<String>,
+    pub(crate) names: Vec<Arc<str>>,
     egress: Last,
     ingress: Last,
 }
@@ -60,6 +66,10 @@ pub struct Record<'a> {
     seen: BTreeMap<Key, Seen>,
     /// The last answers, by what they answer.
     replies: BTreeMap<Key, u64>,
+    /// Every name, once.
+    names: BTreeSet<Arc<str>>,
+    /// What is left of [`ROOM`].
+    room: usize,
     notes: Notes,
     /// How many lines each cluster's agents have told of its own pods.
     clusters: BTreeMap<String, u64>,
@@ -74,6 +84,8 @@ impl<'a> Record<'a> {
             parties: Parties::new(described),
             seen: BTreeMap::new(),
             replies: BTreeMap::new(),
+            names: BTreeSet::new(),
+            room: ROOM,
             notes: Notes::default(),
             clusters: BTreeMap::new(),
         }
@@ -145,8 +157,10 @@ impl<'a> Record<'a> {
             protocol: answer.protocol,
             port,
         };
-        if self.replies.len() < FLOWS_MAX || self.replies.contains_key(&key) {
+        if self.replies.contains_key(&key) || take(&mut self.room, REPLY_ROOM) {
             self.replies.insert(key, number);
+        } else {
+            self.notes.add(number, NO_ROOM);
         }
     }
 
@@ -166,16 +180,10 @@ impl<'a> Record<'a> {
             return;
         }
         self.count_cluster(&key, side);
-        let Some(seen) = self.seen(number, key) else {
+        let Some(seen) = self.seen(number, &key) else {
             return;
         };
         seen.count += 1;
-        for name in &line.destination_names {
-            let name = name.trim_end_matches('.').to_ascii_lowercase();
-            if seen.names.len() < NAMES_MAX && is_name(&name) {
-                seen.names.insert(name);
-            }
-        }
         if outgoing {
             seen.egress.passed = seen.egress.passed.max(number);
         }
@@ -184,13 +192,41 @@ impl<'a> Record<'a> {
             // It has left its sender, or would not have come.
             seen.egress.passed = seen.egress.passed.max(number);
         }
+        if !line.destination_names.is_empty() {
+            self.name(number, &key, line);
+        }
+    }
+
+    /// Notes the names that a flow's receiver is known by. Where there is no room
+    /// for one its other names tell of the flow, or its address.
+    fn name(&mut self, number: u64, key: &Key, line: &Line) {
+        let Some(seen) = self.seen.get_mut(key) else {
+            return;
+        };
+        for name in &line.destination_names {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            let is_known = seen.names.iter().any(|known| **known == *name);
+            if is_known || seen.names.len() >= NAMES_MAX || !is_name(&name) {
+                continue;
+            }
+            let known = self.names.get(name.as_str()).cloned();
+            let text = if known.is_some() { 0 } else { name.len() };
+            if !take(&mut self.room, NAMED_ROOM + text) {
+                self.notes
+                    .add(number, "a name is left out: more than are kept");
+                continue;
+            }
+            let name = known.unwrap_or_else(|| name.into());
+            self.names.insert(Arc::clone(&name));
+            seen.names.push(name);
+        }
     }
 
     fn denied(&mut self, number: u64, key: Key, (side, line): (Side, &Line)) {
         if self.options.denied {
             return self.passed(number, key, (Side::Ingress, line));
         }
-        let Some(seen) = self.seen(number, key) else {
+        let Some(seen) = self.seen(number, &key) else {
             return;
         };
         if side != Side::Ingress {
@@ -201,13 +237,15 @@ impl<'a> Record<'a> {
         }
     }
 
-    fn seen(&mut self, number: u64, key: Key) -> Option<&mut Seen> {
-        if self.seen.len() >= FLOWS_MAX && !self.seen.contains_key(&key) {
-            let why = format!("left out: more than {FLOWS_MAX} different flows");
-            self.notes.add(number, &why);
-            return None;
+    fn seen(&mut self, number: u64, key: &Key) -> Option<&mut Seen> {
+        if !self.seen.contains_key(key) {
+            if !take(&mut self.room, FLOW_ROOM) {
+                self.notes.add(number, NO_ROOM);
+                return None;
+            }
+            self.seen.insert(key.clone(), Seen::default());
         }
-        Some(self.seen.entry(key).or_default())
+        self.seen.get_mut(key)
     }
 
     fn count_cluster(&mut self, key: &Key, side: Side) {
@@ -230,8 +268,8 @@ impl<'a> Record<'a> {
         let cluster = most.map(|(name, _)| name.clone()).unwrap_or_default();
         let mut rules = Rules::new(&self.options, &cluster);
         let mut flows = 0;
-        for (key, seen) in &mut self.seen {
-            if let Some(answered) = self.replies.get(key) {
+        for (key, mut seen) in std::mem::take(&mut self.seen) {
+            if let Some(answered) = self.replies.get(&key) {
                 seen.egress.passed = seen.egress.passed.max(*answered);
                 seen.ingress.passed = seen.ingress.passed.max(*answered);
             }
@@ -255,8 +293,9 @@ impl<'a> Record<'a> {
                 self.notes.add(seen.egress.passed, why);
             }
             flows += seen.count;
-            rules.add(key, seen, &self.parties);
+            rules.add(&key, &seen, &self.parties);
         }
+        drop(self.replies);
         let policies = policies(&rules, &self.parties);
         let mut notes = self.notes.told();
         notes.extend(rules.notes());
@@ -266,6 +305,16 @@ impl<'a> Record<'a> {
             flows,
         }
     }
+}
+
+/// What is told of a line for which there is none left of [`ROOM`].
+const NO_ROOM: &str = "left out: more different flows than are kept";
+
+/// Takes so much of a room, if it is there.
+fn take(room: &mut usize, bytes: usize) -> bool {
+    let left = room.checked_sub(bytes);
+    *room = left.unwrap_or(*room);
+    left.is_some()
 }
 
 fn is_pod(party: &Party) -> bool {
@@ -282,4 +331,88 @@ fn is_service(key: &Key, line: &Line) -> bool {
 /// Whether a name can stand in a policy.
 fn is_name(name: &str) -> bool {
     NamePattern::new(name).is_ok_and(|pattern| pattern.name().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{FLOW_ROOM, NAMED_ROOM, Options, REPLY_ROOM, Record};
+
+    fn line(addr: u8, names: &[&str], is_reply: bool) -> Vec<u8> {
+        let pod = json!({"labels": ["k8s:io.kubernetes.pod.namespace=farm", "k8s:app=cow"]});
+        let (own, other) = ("10.0.0.1".to_owned(), format!("198.51.100.{addr}"));
+        let world = json!({"labels": ["reserved:world"]});
+        let mut flow = json!({
+            "verdict": "FORWARDED", "is_reply": is_reply, "traffic_direction": "EGRESS",
+            "IP": {"source": own, "destination": other},
+            "l4": {"TCP": {"source_port": 40000, "destination_port": 443}},
+            "source": pod, "destination": world, "destination_names": names,
+        });
+        if is_reply {
+            (flow["source"], flow["destination"]) = (world, pod);
+            flow["IP"] = json!({"source": other, "destination": own});
+        }
+        flow.to_string().into_bytes()
+    }
+
+    /// What comes of lines where there is so much room.
+    fn suggested(room: usize, lines: &[Vec<u8>]) -> (String, Vec<String>) {
+        let mut record = Record::new(Options::default(), None);
+        record.room = room;
+        for (n, line) in (1..).zip(lines) {
+            record.add(n, line).expect("a flow");
+        }
+        let suggestion = record.suggest();
+        (suggestion.yaml(), suggestion.notes)
+    }
+
+    #[test]
+    fn what_finds_no_room_is_told_by_its_line() {
+        let lines = [1, 2, 1, 3, 2].map(|addr| line(addr, &[], false));
+        let (text, notes) = suggested(2 * FLOW_ROOM + REPLY_ROOM, &lines);
+        assert!(
+            text.contains("198.51.100.2/32") && !text.contains("198.51.100.3"),
+            "{text}"
+        );
+        assert_eq!(
+            notes[0],
+            "line 4: left out: more different flows than are kept"
+        );
+
+        let mut lines = lines.to_vec();
+        lines.extend([1, 2].map(|addr| line(addr, &[], true)));
+        let (_, notes) = suggested(2 * FLOW_ROOM + REPLY_ROOM, &lines);
+        assert_eq!(
+            notes[0],
+            "lines 4, 7: left out: more different flows than are kept"
+        );
+    }
+
+    #[test]
+    fn a_flow_whose_name_finds_no_room_is_known_by_its_address() {
+        let names = ["a.example", "b.example"];
+        let lines = [
+            line(1, &names[..1], false),
+            line(2, &names, false),
+            line(3, &names[1..], false),
+        ];
+        let room = 3 * FLOW_ROOM + 2 * NAMED_ROOM + names[0].len();
+        let (text, notes) = suggested(room, &lines);
+        let told = "lines 2, 3: a name is left out: more than are kept".to_owned();
+        assert!(notes.contains(&told), "{notes:?}");
+        assert!(
+            text.contains("matchName: a.example") && !text.contains(names[1]),
+            "{text}"
+        );
+        assert!(
+            text.contains("198.51.100.3/32") && !text.contains("198.51.100.2"),
+            "{text}"
+        );
+        let (text, _) = suggested(room + NAMED_ROOM + names[1].len(), &lines);
+        assert!(
+            text.contains(names[1]) && text.contains("198.51.100.3/32"),
+            "{text}"
+        );
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axon_abi::Direction;
 use axon_model::Protocol;
@@ -23,7 +24,7 @@ pub(crate) enum Peer {
     /// A word of policies.
     Entity(&'static str),
     /// A name that resolves to addresses.
-    Name(String),
+    Name(Arc<str>),
     /// An address.
     Address(IpAddr),
 }
