@@ -120,6 +120,8 @@ impl EventFlags {
     pub const AUDIT: u16 = 1 << 2;
     /// The packet is a fragment other than the first.
     pub const FRAGMENT: u16 = 1 << 3;
+    /// Of a verdict for want of authentication: none would have been good enough.
+    pub const AUTH_FAIL: u16 = 1 << 4;
 }
 
 /// Observation points of traces, with Cilium's numbers.

@@ -193,6 +193,12 @@ impl PolicyEntryFlags {
     /// The entry stands for what the set does where no entry matches: what it
     /// denies is denied by no rule.
     pub const DEFAULT: u16 = 1 << 3;
+    /// What the entry allows is allowed to those alone who have proved who they
+    /// are. Always beside [`Self::DENY`]: nobody has, and programs that do not
+    /// know this bit drop it too.
+    pub const AUTH: u16 = 1 << 4;
+    /// Beside [`Self::AUTH`]: no proof is good enough (`test-always-fail`).
+    pub const AUTH_FAIL: u16 = 1 << 5;
 }
 
 /// A known identity: the value of `axon_identity_v1`, whose key is the

@@ -114,6 +114,17 @@ drop_reasons! {
     FragmentNotFoundWorld = 207, "DROP_FRAG_NOT_FOUND_WORLD", "First logical datagram fragment not found from world";
 }
 
+impl DropReason {
+    /// Whether the policy of one of a flow's ends says so.
+    #[inline(always)]
+    pub const fn is_policy(self) -> bool {
+        matches!(
+            self,
+            Self::PolicyDenied | Self::PolicyDeny | Self::AuthRequired
+        )
+    }
+}
+
 impl core::fmt::Display for DropReason {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(self.text())

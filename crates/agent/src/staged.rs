@@ -109,8 +109,8 @@ mod tests {
     use axon_abi::{Be16, Direction, DropReason, EventKind, EventRecord, Identity};
     use axon_hubble::{Flow, NameTable, Response, Style, decode, line};
     use axon_model::{
-        Action, Label, Labels, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch, PortRule,
-        Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject, Tier,
+        Action, Auth, Label, Labels, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch,
+        PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject, Tier,
     };
     use axon_policy::{Engine, IdentityInfo, Numbers, PolicyConfig, Rehearsal};
 
@@ -140,6 +140,7 @@ mod tests {
                 port: PortMatch::Range(port, port),
             }]),
             l7: None,
+            auth: Auth::Unsaid,
         };
         PolicyObject {
             origin: Origin {

@@ -2,7 +2,7 @@
 
 use axon_abi::Direction;
 use axon_api::manifest::parse;
-use axon_model::{Action, Entity, Peer, Peers, PortMatch, Ports, Protocol, Rule, Subject};
+use axon_model::{Action, Auth, Entity, Peer, Peers, PortMatch, Ports, Protocol, Rule, Subject};
 
 mod common;
 
@@ -60,7 +60,11 @@ fn short(rule: &Rule) -> String {
                 format!(" on {}", list.join(" "))
             }
         };
-        text.push_str(&format!("; {action}{direction} {peers}{ports}"));
+        let auth = match entry.auth {
+            Auth::Unsaid => String::new(),
+            auth => format!(" ({})", auth.mode()),
+        };
+        text.push_str(&format!("; {action}{direction} {peers}{ports}{auth}"));
     }
     text
 }
@@ -180,7 +184,18 @@ fn ciliums_rules_are_the_models() {
             "deny, default deny switched off, null is absent",
             "spec: {endpointSelector: {}, enableDefaultDeny: {ingress: false}, ingressDeny: [{fromEntities: [host], fromEndpoints: null}], \
              egress: [{toEntities: [all], authentication: {mode: disabled}}], log: {value: x}, labels: [{key: a}, {key: b, source: k8s, value: c}]}",
-            format!("{own} !out; deny from Host; to All"),
+            format!("{own} !out; deny from Host; to All (disabled)"),
+        ),
+        (
+            "authentication, on all ports and on each of several lists",
+            "spec: {endpointSelector: {}, ingress: [{fromEntities: [all], authentication: {mode: required}}, \
+             {fromEntities: [host], authentication: {mode: disabled}, toPorts: [{ports: [{port: '1', protocol: TCP}]}, \
+             {ports: [{port: '2', protocol: TCP}], rules: {http: [{}]}}]}, {fromEntities: [world]}], \
+             egress: [{toEntities: [all], icmps: [{fields: [{type: 8}]}], authentication: {mode: test-always-fail}}]}",
+            format!(
+                "{own} !in !out; from All (required); from Host on TCP/1 (disabled); \
+                 from Host on TCP/2 (disabled); from world; to All on ICMP/8 (test-always-fail)"
+            ),
         ),
     ] {
         let found: Vec<_> = rules("CiliumNetworkPolicy", spec)
@@ -281,7 +296,13 @@ fn refusals_name_the_field() {
         (CNP, item("toCIDRSet: [{cidrGroupRef: a, cidrGroupSelector: {}}]"), at("toCIDRSet[0]"), "one of cidr"),
         (CNP, item("toCIDRSet: [{cidrGroupRef: a, except: [10.0.0.1]}]"), at("toCIDRSet[0].except[0]"), "address/length"),
         (CNP, item("toCIDRSet: [{cidrGroupSelector: {matchLabels: {a: b c}}}]"), at("toCIDRSet[0].cidrGroupSelector.matchLabels.a"), "b c"),
-        (CNP, item("toEntities: [all], authentication: {mode: required}"), at("authentication"), later),
+        (CNP, item("toEntities: [all], authentication: {mode: Required}"), at("authentication.mode"), "test-always-fail"),
+        (
+            CNP,
+            "spec: {endpointSelector: {}, egressDeny: [{toEntities: [all], authentication: {mode: disabled}}]}".to_owned(),
+            "spec.egressDeny[0].authentication".to_owned(),
+            "a deny rule",
+        ),
         (CNP, item("toPorts: [{ports: [{port: '80', protocol: VRRP}]}]"), at("toPorts[0].ports[0].port"), "VRRP"),
         (CNP, item("toEntities: [World]"), at("toEntities[0]"), "\"World\""),
         (CNP, item("toCIDR: [10.0.0.0/33]"), at("toCIDR[0]"), "10.0.0.0/33"),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::Identity;
 use axon_model::{
-    Action, GroupRef, Peer, Peers, PolicyKind, PolicyObject, Ports, Rule, RuleEntry, Subject,
+    Action, Auth, GroupRef, Peer, Peers, PolicyKind, PolicyObject, Ports, Rule, RuleEntry, Subject,
 };
 use axon_policy::{
     Group, PolicyConfig, RuleNumbers, Unmet, closed, groups_in_use, is_extended, policy_groups,
@@ -67,7 +67,9 @@ impl Controller {
         let unsupported = policies.filter_map(|policy| unsupported(&self.config, policy));
         let refused = view.policies.rows.values();
         let refused = refused.filter_map(|policy| refused_by(&config, policy));
-        self.unsupported = unsupported.chain(refused).collect();
+        let enforced = self.engine.policies().values().filter(|p| !p.staged);
+        let unproved = enforced.filter_map(unproved);
+        self.unsupported = unsupported.chain(refused).chain(unproved).collect();
         self.rules_due = true;
     }
 
@@ -251,6 +253,24 @@ fn unsupported(config: &Config, policy: &PolicyObject) -> Option<Condition> {
         policies: vec![policy.origin.clone()],
         message: format!("{}: {message}", policy.origin),
         remedy: remedy.to_owned(),
+    })
+}
+
+/// That a policy demands a proof that nobody can give yet. Where no proof is to be
+/// good enough, that is what its author wants.
+fn unproved(policy: &PolicyObject) -> Option<Condition> {
+    let mut entries = policy.rules.iter().flat_map(|rule| &rule.entries);
+    let demands = entries.any(|entry| entry.auth == Auth::Required);
+    demands.then(|| Condition {
+        kind: ConditionKind::PolicyUnsupported,
+        policies: vec![policy.origin.clone()],
+        message: format!(
+            "{}: there is no mutual authentication yet: connections on which it is required are \
+             dropped",
+            policy.origin
+        ),
+        remedy: "set authentication.mode to disabled, or leave it out, to allow them without"
+            .to_owned(),
     })
 }
 

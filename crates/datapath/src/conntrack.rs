@@ -165,10 +165,12 @@ fn claims_ours(entry: &CtEntry, forward: bool) -> bool {
 /// The reason kept in an entry that policy has turned against.
 #[inline(always)]
 fn refusal(denied: u8) -> DropReason {
-    if denied == DropReason::PolicyDeny as u8 {
-        DropReason::PolicyDeny
-    } else {
-        DropReason::PolicyDenied
+    const BY_RULE: u8 = DropReason::PolicyDeny as u8;
+    const UNPROVED: u8 = DropReason::AuthRequired as u8;
+    match denied {
+        BY_RULE => DropReason::PolicyDeny,
+        UNPROVED => DropReason::AuthRequired,
+        _ => DropReason::PolicyDenied,
     }
 }
 
@@ -301,7 +303,7 @@ fn renew(
     let said = decide(packet, tables, scratch);
     entry.denied = match said {
         Ok(()) => 0,
-        Err(reason @ (DropReason::PolicyDenied | DropReason::PolicyDeny)) => reason as u8,
+        Err(reason) if reason.is_policy() => reason as u8,
         // Nothing was decided: the next packet asks again.
         Err(reason) => return Err(reason),
     };

@@ -2,7 +2,7 @@
 
 use axon_abi::{
     Be16, ConfigFlags, Direction, DropReason, EventFlags, EventKind, EventRecord, ObservationPoint,
-    TraceReason,
+    PolicyEntryFlags, TraceReason,
 };
 
 use crate::header::Ethernet;
@@ -20,8 +20,7 @@ pub fn report_drop(
     scratch: &mut Scratch,
     reason: DropReason,
 ) -> Direction {
-    let judged =
-        scratch.judged && matches!(reason, DropReason::PolicyDenied | DropReason::PolicyDeny);
+    let judged = scratch.judged && reason.is_policy();
     let direction = match (judged, scratch.question.egress) {
         (false, _) => scratch.direction,
         (true, true) => Direction::Egress,
@@ -91,6 +90,9 @@ pub(crate) fn report_verdict(
     event.flags |= EventFlags::REPLY_KNOWN;
     if *audit && said.is_err() {
         event.flags |= EventFlags::AUDIT;
+    }
+    if decision.flags & PolicyEntryFlags::AUTH_FAIL != 0 {
+        event.flags |= EventFlags::AUTH_FAIL;
     }
     if !*forward {
         turn(event);

@@ -95,9 +95,8 @@ fn refuse<F: Family>(
     reason: DropReason,
 ) -> Result<Verdict, DropReason> {
     let told = tables.config().flags & ConfigFlags::DENY_RESPONSE != 0;
-    let by_policy = matches!(reason, DropReason::PolicyDenied | DropReason::PolicyDeny);
     let own = scratch.judged && scratch.question.egress && scratch.forward;
-    if told && by_policy && own {
+    if told && reason.is_policy() && own {
         scratch.refusal = Some(reason);
         return icmp_error::prohibited::<F>(packet, tables, scratch);
     }

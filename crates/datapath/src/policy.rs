@@ -8,9 +8,6 @@ use axon_abi::{
 use crate::scratch::Scratch;
 use crate::tables::Tables;
 
-/// Flags of an entry in whose place nothing is allowed.
-const DENIED_BY_DEFAULT: u16 = PolicyEntryFlags::DENY | PolicyEntryFlags::DEFAULT;
-
 /// What policy is asked.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,16 +74,27 @@ pub fn evaluate(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropR
     let decision = &mut scratch.decision;
     if decision.precedence != 0 {
         decision.match_type = match_type(decision) as u8;
-        return match decision.flags & (PolicyEntryFlags::DENY | PolicyEntryFlags::DEFAULT) {
-            PolicyEntryFlags::DENY => Err(DropReason::PolicyDeny),
-            DENIED_BY_DEFAULT => Err(DropReason::PolicyDenied),
-            _ => Ok(()),
-        };
+        return says(decision.flags);
     }
     if row.flags & closed != 0 || prefixes != 0 && scratch.class == class::ANY {
         Err(DropReason::PolicyDenied)
     } else {
         Ok(())
+    }
+}
+
+/// What an entry of these flags says.
+#[inline(always)]
+fn says(flags: u16) -> Result<(), DropReason> {
+    if flags & PolicyEntryFlags::DENY == 0 {
+        Ok(())
+    } else if flags & PolicyEntryFlags::DEFAULT != 0 {
+        Err(DropReason::PolicyDenied)
+    } else if flags & PolicyEntryFlags::AUTH != 0 {
+        // Nothing that anybody has proved is on record here.
+        Err(DropReason::AuthRequired)
+    } else {
+        Err(DropReason::PolicyDeny)
     }
 }
 

@@ -154,6 +154,7 @@ fn slow(
         .max_by_key(|(_, rule)| rule.precedence);
     match best {
         Some((_, rule)) if rule.deny && rule.default => Err(DropReason::PolicyDenied),
+        Some((_, rule)) if rule.deny && rule.auth => Err(DropReason::AuthRequired),
         Some((_, rule)) if rule.deny => Err(DropReason::PolicyDeny),
         Some(_) => Ok(()),
         None => Err(DropReason::PolicyDenied),
@@ -168,8 +169,8 @@ fn rule() -> impl Strategy<Value = (Option<Identity>, Rule)> {
         any::<u16>(),
         0..=16u8,
     );
-    let flags = any::<(bool, bool)>();
-    (remote, shape, flags).prop_map(|(remote, shape, (deny, default))| {
+    let flags = any::<(bool, bool, bool)>();
+    (remote, shape, flags).prop_map(|(remote, shape, (deny, default, auth))| {
         let (egress, protocol, port, prefix) = shape;
         let prefix = if protocol == 0 { 0 } else { prefix };
         let port = port & 0xff & (0xffff_0000u32 >> prefix) as u16;
@@ -184,6 +185,7 @@ fn rule() -> impl Strategy<Value = (Option<Identity>, Rule)> {
                 failsafe: false,
                 deny,
                 default,
+                auth,
             },
         )
     })

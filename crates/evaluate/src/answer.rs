@@ -1,5 +1,6 @@
 //! Answers questions about policy.
 
+use axon_model::Auth;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -56,6 +57,9 @@ struct Outcome {
     verdict: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     l7: Option<&'static str>,
+    /// The mode of the authentication for want of which it is denied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth: Option<&'static str>,
 }
 
 /// Answers a question: JSON in, one line of JSON out. Whatever is wrong is said
@@ -118,6 +122,9 @@ fn outcome(world: &World, tree: &Value) -> Outcome {
             l7: verdict
                 .l7
                 .map(|passes| if passes { "allow" } else { "deny" }),
+            auth: Some(verdict.auth())
+                .filter(|auth| auth.demands())
+                .map(Auth::mode),
         },
         Err(problem) => Outcome {
             id,

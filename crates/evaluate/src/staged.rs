@@ -71,7 +71,7 @@ impl StagedSets {
         } else {
             record.destination_port.get()
         };
-        let (passes, decision) = self.tables.ask(Question {
+        let (said, decision) = self.tables.ask(Question {
             set,
             remote,
             port,
@@ -79,7 +79,7 @@ impl StagedSets {
             egress,
         });
         let default = decision.rule == 0 || decision.flags & PolicyEntryFlags::DEFAULT != 0;
-        let by: &[Origin] = match (passes, default) {
+        let by: &[Origin] = match (said.is_ok(), default) {
             (_, false) => self
                 .rules
                 .get(&decision.rule)
@@ -94,11 +94,7 @@ impl StagedSets {
             }
             (true, true) => &[],
         };
-        let drop = match (passes, default) {
-            (true, _) => None,
-            (false, true) => Some(DropReason::PolicyDenied),
-            (false, false) => Some(DropReason::PolicyDeny),
-        };
+        let drop = said.err();
         Some(StagedVerdict { drop, by })
     }
 }

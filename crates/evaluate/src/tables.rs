@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axon_abi::{
-    ClassKey, CtEntry, CtKey4, CtKey6, Direction, EndpointRow, EventRecord, FragmentKey,
-    FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, NatEntry, NatKey, PolicyEntry, PolicyKey,
-    PolicySetRow, RuntimeConfig,
+    ClassKey, CtEntry, CtKey4, CtKey6, Direction, DropReason, EndpointRow, EventRecord,
+    FragmentKey, FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, NatEntry, NatKey, PolicyEntry,
+    PolicyKey, PolicySetRow, RuntimeConfig,
 };
 use axon_datapath::{Decision, NextHop, Question, Route, RouteQuery, Scratch, Tables, evaluate};
 use axon_model::PolicyRows;
@@ -55,13 +55,12 @@ impl PolicyTables {
         &self.entries
     }
 
-    /// Asks policy as a packet does: whether it may pass, and the entry that
-    /// decided.
-    pub(crate) fn ask(&self, question: Question) -> (bool, Decision) {
+    /// Asks policy as a packet does: what it says, and the entry that decided.
+    pub(crate) fn ask(&self, question: Question) -> (Result<(), DropReason>, Decision) {
         let mut scratch = Scratch::default();
         scratch.question = question;
-        let passes = evaluate(self, &mut scratch).is_ok();
-        (passes, scratch.decision)
+        let said = evaluate(self, &mut scratch);
+        (said, scratch.decision)
     }
 }
 

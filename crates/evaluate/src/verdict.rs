@@ -1,8 +1,8 @@
 //! What becomes of a connection.
 
-use axon_abi::{Direction, Identity, PolicyEntryFlags};
+use axon_abi::{Direction, DropReason, Identity, PolicyEntryFlags};
 use axon_datapath::Question;
-use axon_model::{Labels, Protocol, Tier};
+use axon_model::{Auth, Labels, Protocol, Tier};
 use axon_policy::{Connection, IdentityInfo, Request, is_about, passes};
 
 use crate::world::{NodeView, Owner, World};
@@ -37,6 +37,9 @@ pub struct Side {
     pub word: Word,
     /// Number of the rule that decided; 0 if none did.
     pub rule: u32,
+    /// How the far side would have to have proved who it is, if it is denied for
+    /// want of that.
+    pub auth: Auth,
 }
 
 /// What becomes of a connection.
@@ -55,6 +58,14 @@ impl Verdict {
     pub fn word(&self) -> Word {
         self.egress.word.max(self.ingress.word)
     }
+
+    /// How the ends would have to prove who they are, if it does not pass for
+    /// want of that: what is asked first, by the source's end.
+    pub fn auth(&self) -> Auth {
+        let refusing = [self.egress, self.ingress];
+        let mut refusing = refusing.iter().filter(|side| side.word == Word::Deny);
+        refusing.next().map_or(Auth::Unsaid, |side| side.auth)
+    }
 }
 
 impl Side {
@@ -62,6 +73,7 @@ impl Side {
     const UNPOLICED: Self = Self {
         word: Word::Allow,
         rule: 0,
+        auth: Auth::Unsaid,
     };
 }
 
@@ -281,7 +293,7 @@ fn side(own: &Party<'_>, remote: &Party<'_>, direction: Direction, l4: (Protocol
     let Some(enforced) = &own.enforced else {
         return Side::UNPOLICED;
     };
-    let (passes, decision) = enforced.view.tables.ask(Question {
+    let (said, decision) = enforced.view.tables.ask(Question {
         set: enforced.set,
         remote: remote.identity,
         port: l4.1,
@@ -290,11 +302,15 @@ fn side(own: &Party<'_>, remote: &Party<'_>, direction: Direction, l4: (Protocol
     });
     let redirects = decision.flags & PolicyEntryFlags::REDIRECT != 0;
     Side {
-        word: match (redirects, passes) {
+        word: match (redirects, said.is_ok()) {
             (true, _) => Word::Redirect,
             (false, true) => Word::Allow,
             (false, false) => Word::Deny,
         },
         rule: decision.rule,
+        auth: match said {
+            Err(DropReason::AuthRequired) => Auth::of_flags(decision.flags),
+            Ok(()) | Err(_) => Auth::Unsaid,
+        },
     }
 }

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use axon_api::manifest::policy_documents;
 use axon_evaluate::{Cluster, Judgement, Probe, Settings, Verdict, Word, World, judge};
+use axon_model::Auth;
 use axon_replay::{
     Closest, DecidedBy, Explanation, JudgementView, Node, NotHere, Outcome, Packet, PlaceView,
     Said, Transport, explain,
@@ -163,9 +164,19 @@ impl Scene {
             return Err(format!("let through: {}", explanation.reason));
         }
         let end = &self.ends[direction];
-        let causes = end.denying.iter();
-        let causes = causes.filter(|(_, world)| denies(world, probe, direction));
-        let causes: Vec<&Leaf> = causes.map(|(leaf, _)| leaf).collect();
+        let demanded = auth(&self.world, probe, direction);
+        let causes: Vec<&Leaf> = if demanded.demands() {
+            let demanding = end.allowing.iter();
+            let demanding = demanding.filter(|a| auth(&a.alone, probe, direction) == demanded);
+            demanding.map(|allowing| &allowing.leaf).collect()
+        } else {
+            let denying = end.denying.iter();
+            let denying = denying.filter(|(_, world)| denies(world, probe, direction));
+            denying.map(|(leaf, _)| leaf).collect()
+        };
+        if demanded.demands() && causes.is_empty() {
+            return Err("nobody demands it".to_owned());
+        }
         match causes[..] {
             [] => {
                 count.by_default += 1;
@@ -306,6 +317,15 @@ fn world_of(cluster: &Cluster, settings: &Settings, policy: &Value) -> Option<Wo
 
 fn denies(world: &World, probe: &Probe, direction: &str) -> bool {
     word(&world.verdict(probe).expect("a verdict"), direction) == Word::Deny
+}
+
+/// What is lacking at an end.
+fn auth(world: &World, probe: &Probe, direction: &str) -> Auth {
+    let verdict = world.verdict(probe).expect("a verdict");
+    match direction {
+        "egress" => verdict.egress.auth,
+        _ => verdict.ingress.auth,
+    }
 }
 
 fn word(verdict: &Verdict, direction: &str) -> Word {

@@ -11,8 +11,8 @@ use axon_abi::{
 use axon_model::Mac;
 
 use crate::{
-    Endpoint, Ethernet, EventType, Flow, FlowType, Icmp, Interface, Ip, IpVersion, Layer4, Names,
-    Policy, Port, Tcp, TcpFlags, TrafficDirection, Uuid, Verdict,
+    AuthType, Endpoint, Ethernet, EventType, Flow, FlowType, Icmp, Interface, Ip, IpVersion,
+    Layer4, Names, Policy, Port, Tcp, TcpFlags, TrafficDirection, Uuid, Verdict,
 };
 
 /// IP protocol numbers (IANA).
@@ -58,6 +58,7 @@ pub fn decode(record: &EventRecord, names: &impl Names) -> Flow {
             Some(EventKind::PolicyVerdict) => u32::from(record.match_type),
             Some(EventKind::Drop | EventKind::Trace) | None => 0,
         },
+        auth_type: auth_type(record, kind),
         trace_observation_point: observation_point(record, kind),
         trace_reason: trace_reason(record, kind),
         drop_reason_desc: if dropped {
@@ -95,6 +96,17 @@ fn verdict(record: &EventRecord, kind: Option<EventKind>) -> Verdict {
         Some(EventKind::PolicyVerdict) if record.flags & EventFlags::AUDIT != 0 => Verdict::Audit,
         Some(EventKind::PolicyVerdict) => Verdict::Dropped,
         None => Verdict::VerdictUnknown,
+    }
+}
+
+fn auth_type(record: &EventRecord, kind: Option<EventKind>) -> AuthType {
+    let reason = DropReason::from_u8(record.reason);
+    match (kind, reason, record.flags & EventFlags::AUTH_FAIL) {
+        (Some(EventKind::PolicyVerdict), Some(DropReason::AuthRequired), 0) => AuthType::Spire,
+        (Some(EventKind::PolicyVerdict), Some(DropReason::AuthRequired), _) => {
+            AuthType::TestAlwaysFail
+        }
+        _ => AuthType::Disabled,
     }
 }
 
@@ -307,11 +319,8 @@ fn correlate(
     dropped: bool,
     names: &impl Names,
 ) {
-    let by_policy = !dropped
-        || matches!(
-            DropReason::from_u8(record.reason),
-            Some(DropReason::PolicyDenied | DropReason::PolicyDeny)
-        );
+    let by_policy =
+        !dropped || DropReason::from_u8(record.reason).is_some_and(DropReason::is_policy);
     if !by_policy || record.policy_set == 0 {
         return;
     }

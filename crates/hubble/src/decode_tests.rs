@@ -1,4 +1,4 @@
-use axon_abi::{Direction, EventRecord, Identity};
+use axon_abi::{Direction, EventFlags, EventKind, EventRecord, Identity};
 use serde_json::json;
 
 use super::decode;
@@ -105,6 +105,15 @@ fn policies_are_named_on_the_side_that_decided() {
             [0, 0, 1, 0],
         ),
         (
+            "authentication",
+            EventRecord {
+                reason: 189,
+                rule: 3,
+                ..denied_syn()
+            },
+            [0, 1, 0, 0],
+        ),
+        (
             "a rule that is gone",
             EventRecord {
                 rule: 99,
@@ -137,6 +146,32 @@ fn policies_are_named_on_the_side_that_decided() {
             flow.egress_denied_by.len(),
         ];
         assert_eq!(seen, counts, "{name}");
+    }
+}
+
+/// Only verdicts say how the ends would have to prove who they are, as Hubble's.
+#[test]
+fn verdicts_tell_of_authentication() {
+    let kinds = [EventKind::PolicyVerdict, EventKind::Drop].map(|kind| kind as u8);
+    for (reason, flags, names_of) in [
+        (189, 0, ["SPIRE", ""]),
+        (189, EventFlags::AUTH_FAIL, ["TEST_ALWAYS_FAIL", ""]),
+        (181, 0, ["", ""]),
+        (0, 0, ["", ""]),
+    ] {
+        for (kind, expected) in kinds.into_iter().zip(names_of) {
+            let record = EventRecord {
+                kind,
+                reason,
+                flags,
+                ..denied_syn()
+            };
+            let flow = decode(&record, &names());
+            let json = serde_json::to_value(&flow).expect("json");
+            let told = json["auth_type"].as_str().unwrap_or_default();
+            assert_eq!(told, expected, "{kind} {reason} {flags}");
+            assert_eq!(serde_json::from_value::<Flow>(json).expect("a flow"), flow);
+        }
     }
 }
 

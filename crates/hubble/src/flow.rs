@@ -60,6 +60,9 @@ pub struct Flow {
     /// Which parts of a policy entry matched (of a policy verdict).
     #[serde(skip_serializing_if = "is_default")]
     pub policy_match_type: u32,
+    /// How its ends would have to prove who they are (of a policy verdict).
+    #[serde(skip_serializing_if = "is_default")]
+    pub auth_type: AuthType,
     /// Where it was seen (of a trace), as `TO_ENDPOINT`.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub trace_observation_point: Cow<'static, str>,
@@ -158,6 +161,30 @@ pub enum FlowType {
     /// Addresses and ports.
     #[serde(rename = "L3_L4")]
     L3L4,
+}
+
+/// How ends prove who they are, in Hubble's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum AuthType {
+    /// They need not.
+    #[default]
+    Disabled,
+    /// By certificates.
+    Spire,
+    /// In no way.
+    TestAlwaysFail,
+}
+
+impl AuthType {
+    /// Its name in Hubble's enumeration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Disabled => "DISABLED",
+            Self::Spire => "SPIRE",
+            Self::TestAlwaysFail => "TEST_ALWAYS_FAIL",
+        }
+    }
 }
 
 /// The packet's way, as an endpoint sees it.

@@ -36,8 +36,8 @@ mod uuid;
 pub use decode::decode;
 pub use filter::{Filter, FilterError, Query};
 pub use flow::{
-    Endpoint, Ethernet, EventType, Flow, FlowType, Icmp, Interface, Ip, IpVersion, Layer4, Policy,
-    Port, Tcp, TcpFlags, TrafficDirection, Verdict,
+    AuthType, Endpoint, Ethernet, EventType, Flow, FlowType, Icmp, Interface, Ip, IpVersion,
+    Layer4, Policy, Port, Tcp, TcpFlags, TrafficDirection, Verdict,
 };
 pub use history::{Entry, History};
 pub use names::{EndpointName, NameTable, Names};

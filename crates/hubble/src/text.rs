@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use axon_abi::{DropReason, Identity, MatchType, ObservationPoint};
 
 use crate::{
-    Endpoint, EventType, Flow, Layer4, LostEvents, LostSource, Policy, Response, Staged,
+    AuthType, Endpoint, EventType, Flow, Layer4, LostEvents, LostSource, Policy, Response, Staged,
     TrafficDirection, Verdict,
 };
 
@@ -56,9 +56,13 @@ fn flow_text(text: &mut String, flow: &Flow, style: Style) {
         None => write!(text, "{source} <> {destination}"),
     };
     let _ = write!(text, " {} {}", type_text(flow), verdict_text(flow, style));
-    if !flow.summary.is_empty() {
-        let _ = write!(text, " ({})", clean(&flow.summary));
-    }
+    let summary = clean(&flow.summary);
+    let _ = match (flow.auth_type, summary.is_empty()) {
+        (AuthType::Disabled, true) => Ok(()),
+        (AuthType::Disabled, false) => write!(text, " ({summary})"),
+        (auth, true) => write!(text, " (Auth: {})", auth.name()),
+        (auth, false) => write!(text, " ({summary}; Auth: {})", auth.name()),
+    };
     if let Some(why) = policy_text(flow) {
         let _ = write!(text, "; {}", clean(&why));
     }
@@ -75,10 +79,14 @@ fn staged_text(staged: &Staged) -> String {
     let names: Vec<String> = staged.policies.iter().map(Policy::to_string).collect();
     let names = names.join(", ");
     let by_default = staged.drop_reason_desc == DropReason::PolicyDenied.name();
+    let unproved = staged.drop_reason_desc == DropReason::AuthRequired.name();
     match (staged.verdict, names.as_str()) {
         (Verdict::Dropped, "") => "would be denied".to_owned(),
         (_, "") => "would be allowed".to_owned(),
         (Verdict::Dropped, names) if by_default => format!("no rule of {names} would allow it"),
+        (Verdict::Dropped, names) if unproved => {
+            format!("{names} would demand authentication")
+        }
         (Verdict::Dropped, names) => format!("{names} would deny it"),
         (_, names) => format!("{names} would allow it"),
     }
@@ -278,9 +286,14 @@ fn policy_text(flow: &Flow) -> Option<String> {
         let names: Vec<String> = lists.into_iter().flatten().map(Policy::to_string).collect();
         (!names.is_empty()).then(|| names.join(", "))
     };
-    let by_default = flow.drop_reason == u32::from(DropReason::PolicyDenied as u8);
+    let is = |reason: DropReason| flow.drop_reason == u32::from(reason as u8);
     match names(denied) {
-        Some(policies) if by_default => Some(format!("no rule of {policies} allows it")),
+        Some(policies) if is(DropReason::PolicyDenied) => {
+            Some(format!("no rule of {policies} allows it"))
+        }
+        Some(policies) if is(DropReason::AuthRequired) => {
+            Some(format!("{policies} demands authentication"))
+        }
         Some(policies) => Some(format!("denied by {policies}")),
         None => names(allowed).map(|policies| format!("allowed by {policies}")),
     }

@@ -57,6 +57,30 @@ fn flows_read_as_hubble_prints_them() {
              policy-verdict:L3-L4 INGRESS DENIED (TCP Flags: SYN); denied by default/no-rebels [rebels]",
         ),
         (
+            "its verdict",
+            EventRecord {
+                reason: DropReason::AuthRequired as u8,
+                rule: 3,
+                match_type: 2,
+                ..syn
+            },
+            "Nov 20 17:30:00.123: default/xwing:41234 (ID:1234) -> default/deathstar-1:80 (ID:5678) \
+             policy-verdict:L3-L4 INGRESS DENIED (TCP Flags: SYN; Auth: SPIRE); \
+             default/rule1 demands authentication",
+        ),
+        (
+            "a rule that demands authentication",
+            EventRecord {
+                kind: EventKind::Drop as u8,
+                reason: DropReason::AuthRequired as u8,
+                rule: 3,
+                match_type: 2,
+                ..syn
+            },
+            "Nov 20 17:30:00.123: default/xwing:41234 (ID:1234) -> default/deathstar-1:80 (ID:5678) \
+             Authentication required DROPPED (TCP Flags: SYN); default/rule1 demands authentication",
+        ),
+        (
             "allowed by a rule",
             EventRecord {
                 reason: 0,

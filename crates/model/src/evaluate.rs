@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::PolicyRows;
+use crate::{Auth, PolicyRows};
 use axon_abi::{
     Be16, ClassKey, Direction, Identity, PolicyEntry, PolicyEntryFlags, PolicyKey, PolicySetFlags,
     class,
@@ -26,6 +26,14 @@ pub enum Verdict {
     Redirected {
         /// Number of the rule.
         rule: u32,
+    },
+    /// An entry of this rule allows it to who has proved who he is. Nobody has: it
+    /// is dropped.
+    Unproved {
+        /// Number of the rule.
+        rule: u32,
+        /// What is demanded.
+        auth: Auth,
     },
     /// No entry speaks of it, and the direction is not enforced.
     AllowedByDefault,
@@ -98,6 +106,10 @@ impl Lookup {
                     _ => Verdict::DeniedByDefault,
                 }
             }
+            Some(entry) if Auth::of_flags(entry.flags).demands() => Verdict::Unproved {
+                rule: entry.rule,
+                auth: Auth::of_flags(entry.flags),
+            },
             Some(entry) if entry.flags & PolicyEntryFlags::REDIRECT != 0 => {
                 Verdict::Redirected { rule: entry.rule }
             }
@@ -177,7 +189,7 @@ impl Lookup {
             return Verdict::Allowed { rule: entry.rule };
         }
         match self.of_class(direction, class::ANY, protocol, port) {
-            Verdict::Denied { rule } => Verdict::Denied { rule },
+            said @ (Verdict::Denied { .. } | Verdict::Unproved { .. }) => said,
             // With entries, one that stands for the default counts as little as any
             // that allows.
             Verdict::AllowedByDefault if prefixes == 0 => Verdict::AllowedByDefault,

@@ -35,7 +35,7 @@ pub use label::{Label, LabelError, Labels, keys, source};
 pub use node::{Namespace, Node, NodeAddress, NodeAddressKind, Pod, PodPort};
 pub use observed::{CiliumEndpoint, IdentityRecord, NameAnswer, NameKey, ObjectKey, Observed};
 pub use policy::{
-    Action, Entity, EntityError, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch,
+    Action, Auth, Entity, EntityError, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch,
     PortRule, Ports, Protocol, ProtocolError, Rule, RuleEntry, Subject, Tier,
 };
 pub use selector::{Operator, Requirement, Selector};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use axon_abi::Direction;
+use axon_abi::{Direction, PolicyEntryFlags};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -132,6 +132,61 @@ pub enum Action {
     Pass,
 }
 
+/// Whether the far side must have proved who it is (mutual authentication), in
+/// the words of Cilium's `authentication.mode`. Of several that are said of the
+/// same, the last in this order counts.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Auth {
+    /// That is not said: what broader entries say holds.
+    #[default]
+    Unsaid,
+    /// It need not.
+    Disabled,
+    /// It must.
+    Required,
+    /// No proof is good enough.
+    #[serde(rename = "test-always-fail")]
+    AlwaysFail,
+}
+
+impl Auth {
+    /// The mode of these words.
+    pub fn of_mode(mode: &str) -> Option<Self> {
+        let modes = [Self::Disabled, Self::Required, Self::AlwaysFail];
+        modes.into_iter().find(|known| known.mode() == mode)
+    }
+
+    /// The words of the mode; none where none is said.
+    pub fn mode(self) -> &'static str {
+        match self {
+            Self::Unsaid => "",
+            Self::Disabled => "disabled",
+            Self::Required => "required",
+            Self::AlwaysFail => "test-always-fail",
+        }
+    }
+
+    /// Whether anything must be proved.
+    pub fn demands(self) -> bool {
+        matches!(self, Self::Required | Self::AlwaysFail)
+    }
+
+    /// What is demanded by an entry of the kernel with these
+    /// [`axon_abi::PolicyEntryFlags`].
+    pub fn of_flags(flags: u16) -> Self {
+        if flags & PolicyEntryFlags::AUTH == 0 {
+            Self::Unsaid
+        } else if flags & PolicyEntryFlags::AUTH_FAIL == 0 {
+            Self::Required
+        } else {
+            Self::AlwaysFail
+        }
+    }
+}
+
 /// One entry of a rule: peers and ports, both must match.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RuleEntry {
@@ -147,6 +202,10 @@ pub struct RuleEntry {
     /// What must be said there; `None`: anything. A denying entry has none.
     #[serde(default)]
     pub l7: Option<Arc<L7>>,
+    /// What the far side must have proved. Only an allowing entry of the Normal
+    /// tier says so.
+    #[serde(default)]
+    pub auth: Auth,
 }
 
 /// The far side of an entry.

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use axon_abi::{Direction, Identity};
 use axon_model::{
-    Action, Entity, Label, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch, PortRule,
-    Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject, Tier,
+    Action, Auth, Entity, Label, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch,
+    PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject, Tier,
 };
 use axon_policy::{
     Engine, IdentityInfo, Numbers, PolicyConfig, World, at_least_as_strict, cidr_labels,
@@ -69,6 +69,7 @@ fn entry(direction: Direction, action: Action, peer: Peer, port: u32) -> RuleEnt
             port: PortMatch::Range(port, port),
         }]),
         l7: None,
+        auth: Auth::Unsaid,
     }
 }
 

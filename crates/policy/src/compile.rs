@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axon_abi::{Direction, Identity, PolicyKey, PolicySetFlags};
-use axon_model::{Action, Entity, Peer, Peers, PortMatch, Ports, Protocol, Rule, RuleEntry, Tier};
+use axon_model::{
+    Action, Auth, Entity, Peer, Peers, PortMatch, Ports, Protocol, Rule, RuleEntry, Tier,
+};
 
 use crate::order::Order;
+use crate::pass::Said;
 use crate::ports::{L4, PortTerm, terms};
 use crate::select::Who;
 use crate::tiers::{self, Closed};
@@ -80,6 +83,9 @@ pub(crate) enum Does {
     Failsafe,
     /// The next tier decides. No entry says so: see [`crate::pass`].
     Pass,
+    /// It may pass if it comes from somebody, or goes to somebody, who has proved
+    /// who he is. No term does so: see [`crate::auth`].
+    Authenticate(Auth),
 }
 
 /// Something that a set says of somebody.
@@ -96,6 +102,15 @@ pub(crate) struct Term {
     pub(crate) l4: Vec<L4>,
     /// Number of the rule.
     pub(crate) rule: u32,
+    /// What its far side must have proved.
+    pub(crate) auth: Auth,
+}
+
+impl Term {
+    /// Whether it allows something in the Normal tier.
+    pub(crate) fn is_normal_allow(&self) -> bool {
+        Said::of(self).is_normal_allow()
+    }
 }
 
 /// A set's rules, taken apart.
@@ -111,6 +126,8 @@ pub(crate) struct Compiled {
     pub(crate) rules: Vec<u32>,
     /// A term of the Admin tier passes.
     pub(crate) passes: bool,
+    /// A term demands that something be proved.
+    pub(crate) demands: bool,
     /// By direction, the last term of the Admin tier that decides.
     pub(crate) last_decision: BTreeMap<u8, Order>,
 }
@@ -202,6 +219,7 @@ pub(crate) fn from_host() -> RuleEntry {
         peers: Peers::List(vec![Peer::Entity(Entity::Host)]),
         ports: Ports::Any,
         l7: None,
+        auth: Auth::Unsaid,
     }
 }
 
@@ -212,6 +230,7 @@ struct Head {
     does: Does,
     order: Order,
     rule: u32,
+    auth: Auth,
 }
 
 pub(crate) struct Compiler<'a> {
@@ -236,6 +255,7 @@ impl Compiler<'_> {
             does,
             order: order.unwrap_or_else(|| Order::normal(self.rank(does))),
             rule,
+            auth: entry.auth,
         };
         let who = Who::new(&entry.peers, entry.action);
         for term in terms(&entry.ports) {
@@ -256,7 +276,7 @@ impl Compiler<'_> {
     /// rank.
     fn rank(&self, does: Does) -> u8 {
         match does {
-            Does::Deny | Does::Close | Does::Pass | Does::Failsafe => 3,
+            Does::Deny | Does::Close | Does::Pass | Does::Failsafe | Does::Authenticate(_) => 3,
             // The proxy knows also what passes whatever is said.
             Does::Redirect if self.proxy => 2,
             Does::Allow | Does::Open => 1,
@@ -297,6 +317,7 @@ impl Compiler<'_> {
             who,
             l4,
             rule: head.rule,
+            auth: head.auth,
         });
     }
 
@@ -315,6 +336,10 @@ impl Compiler<'_> {
             flags,
             whos: whos.into_iter().map(|(_, who)| who).collect(),
             passes: self.terms.iter().any(|term| term.does == Does::Pass),
+            demands: self
+                .terms
+                .iter()
+                .any(|term| term.is_normal_allow() && term.auth.demands()),
             terms: self.terms,
             rules: rules.iter().map(|(number, _)| *number).collect(),
             last_decision,

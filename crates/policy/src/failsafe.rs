@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axon_abi::{Direction, PolicyKey, PolicySetFlags};
-use axon_model::{Action, Entity, Peer, Peers, PortRule, Ports, RuleEntry};
+use axon_model::{Action, Auth, Entity, Peer, Peers, PortRule, Ports, RuleEntry};
 
 use crate::compile::{Compiler, Does, SubjectTraits, compile};
 use crate::order::Order;
@@ -31,6 +31,7 @@ impl Failsafe {
             peers,
             ports,
             l7: None,
+            auth: Auth::Unsaid,
         };
         let ports = match direction {
             Direction::Egress => &self.egress,

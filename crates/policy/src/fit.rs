@@ -226,8 +226,8 @@ pub fn ports_words(ports: &Ports) -> String {
 mod tests {
     use axon_abi::{Direction, Identity};
     use axon_model::{
-        Action, Entity, Label, Peer, Peers, PortMatch, PortRule, Ports, Protocol, Requirement,
-        RuleEntry, Selector,
+        Action, Auth, Entity, Label, Peer, Peers, PortMatch, PortRule, Ports, Protocol,
+        Requirement, RuleEntry, Selector,
     };
 
     use super::{fit, peers_words, ports_words};
@@ -240,6 +240,7 @@ mod tests {
             peers: Peers::List(peers),
             ports,
             l7: None,
+            auth: Auth::Unsaid,
         }
     }
 

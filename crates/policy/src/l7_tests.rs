@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axon_abi::{Direction, Identity};
 use axon_model::{
-    Action, HeaderRule, HeaderValue, HttpRule, KafkaRule, L7, L7Rules, Label, Mismatch,
+    Action, Auth, HeaderRule, HeaderValue, HttpRule, KafkaRule, L7, L7Rules, Label, Mismatch,
     NamePattern, Pattern, Peer, Peers, PortMatch, PortRule, Ports, Protocol, Requirement,
     RuleEntry, Selector, TlsContext, source,
 };
@@ -36,6 +36,7 @@ fn from(name: &str, rules: L7Rules) -> RuleEntry {
             port: PortMatch::Range(PORT, PORT),
         }]),
         l7: (l7 != L7::default()).then(|| Arc::new(l7)),
+        auth: Auth::Unsaid,
     }
 }
 

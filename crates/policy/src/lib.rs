@@ -22,6 +22,7 @@
 //! outranks every allow of its tier.
 #![forbid(unsafe_code)]
 
+mod auth;
 mod compile;
 mod engine;
 mod failsafe;

@@ -60,6 +60,11 @@ impl Order {
         self.0 >> TIER_SHIFT == Self::of(ADMIN, 0).0 >> TIER_SHIFT
     }
 
+    /// Whether it is one of the Normal tier.
+    pub(crate) fn is_normal(self) -> bool {
+        self.0 >> TIER_SHIFT == Self::of(NORMAL, 0).0 >> TIER_SHIFT
+    }
+
     /// Whether it is one of a tier that Admin may hand on to.
     pub(crate) fn is_below_admin(self) -> bool {
         self < Self::of(ADMIN, 0)
@@ -108,6 +113,7 @@ mod tests {
             );
             assert_eq!(lower.is_admin(), orders[1..4].contains(lower));
             assert_eq!(lower.is_below_admin(), orders[4..].contains(lower));
+            assert_eq!(lower.is_normal(), orders[4..6].contains(lower));
         }
         assert!(orders[7].precedence(L4::ANY, class::ANY) > 0);
     }

@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::PolicyKey;
 
+use crate::auth::{Demands, Side};
 use crate::compile::{Compiled, Does, Term};
 use crate::order::Order;
 use crate::ports::L4;
@@ -36,12 +37,18 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    fn of(term: &Term) -> Self {
+    /// What a term says in its own place.
+    pub(crate) fn of(term: &Term) -> Self {
         Self {
             order: term.order,
             does: term.does,
             rule: term.rule,
         }
+    }
+
+    /// Whether it allows something in the Normal tier.
+    pub(crate) fn is_normal_allow(&self) -> bool {
+        self.order.is_normal() && matches!(self.does, Does::Allow | Does::Redirect)
     }
 
     /// Of equals the lower number wins; what is of no rule (0) comes last.
@@ -76,7 +83,7 @@ impl Anyone {
             // A Pass after which nothing is denied to anyone is kept for the sake of
             // those to whom something is, so that they need no entries of their own.
             let last = compiled.last_decision.get(&direction).copied();
-            *terms = Terms::of(own, last);
+            *terms = Terms::of(compiled, own, last);
             let place = Place {
                 layers: [&*terms, &Terms::default()],
                 default: compiled.default_of(direction),
@@ -100,7 +107,7 @@ impl Anyone {
             let own = own.clone().filter(|term| term.direction == direction);
             let decides = own.clone().filter(|term| decides(term));
             let last = decides.map(|term| term.order).chain(anyone.last).min();
-            let own = Terms::of(own, last);
+            let own = Terms::of(compiled, own, last);
             if own.passes.is_empty() && anyone.passes.is_empty() {
                 continue;
             }
@@ -133,6 +140,8 @@ struct Terms {
     passes: BTreeMap<L4, Said>,
     /// Those of the tiers below.
     below: BTreeMap<L4, Said>,
+    /// What they say must be proved, in sets in which something must.
+    demands: Side,
     /// The last one of the tier that decides.
     last: Option<Order>,
     /// The keys of all, also of those that decide.
@@ -141,10 +150,17 @@ struct Terms {
 
 impl Terms {
     /// `last` is the last term of the tier that decides.
-    fn of<'a>(terms: impl Iterator<Item = &'a Term>, last: Option<Order>) -> Self {
+    fn of<'a>(
+        compiled: &Compiled,
+        terms: impl Iterator<Item = &'a Term>,
+        last: Option<Order>,
+    ) -> Self {
         let mut of = Self::default();
         for term in terms {
             of.places.extend(&term.l4);
+            if compiled.demands {
+                of.demands.add(term);
+            }
             let into = if term.does == Does::Pass {
                 if last.is_none_or(|last| term.order <= last) {
                     continue;
@@ -210,9 +226,17 @@ impl Place<'_> {
         let around = l4.around().filter_map(below);
         let decided = around.max_by_key(|(l4, said)| (said.order, l4.specificity()));
         let (does, rule) = match decided {
-            Some((_, said)) => (said.does, said.rule),
+            Some((_, said)) => self.demands().of(l4, &said),
             None => (self.default, 0),
         };
         Some(Said { order, does, rule })
+    }
+
+    fn demands(&self) -> Demands<'_> {
+        let [anyone, own] = self.layers;
+        Demands {
+            of_everyone: &anyone.demands,
+            of_remote: &own.demands,
+        }
     }
 }

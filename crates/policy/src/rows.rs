@@ -8,8 +8,9 @@ use axon_abi::{
     ClassKey, ClassRow, PolicyEntry, PolicyEntryFlags, PolicyKey, PolicySetFlags, PolicySetRow,
     Scope, class,
 };
-use axon_model::PolicyRows;
+use axon_model::{Auth, PolicyRows};
 
+use crate::auth::{demanded_of, demanded_of_anyone};
 use crate::compile::{Compiled, Does, Term};
 use crate::pass::{Anyone, Passed, Said};
 use crate::ports::L4;
@@ -27,6 +28,8 @@ pub(crate) struct Shape {
     /// Indices of the terms of each far side.
     terms_of: Vec<Vec<usize>>,
     anyone: Anyone,
+    /// What is demanded of anyone.
+    demanded: Passed,
 }
 
 impl Hash for Shape {
@@ -49,6 +52,7 @@ impl Shape {
         }
         Self {
             anyone: Anyone::new(&compiled),
+            demanded: demanded_of_anyone(&compiled),
             compiled,
             defaults,
             terms_of,
@@ -83,8 +87,9 @@ impl Shape {
         let terms = self.compiled.terms.iter();
         let of_anyone = terms.filter(|term| self.compiled.is_anyone(term.who));
         let said = of_anyone.flat_map(|term| term.l4.iter().map(|l4| (term.direction, l4)));
-        let passed = self.passed.keys().map(|(direction, l4)| (*direction, l4));
-        let ports = said.chain(passed).filter(|(_, l4)| l4.bits != 0);
+        let placed = self.anyone.passed.keys().chain(self.demanded.keys());
+        let placed = placed.map(|(direction, l4)| (*direction, l4));
+        let ports = said.chain(placed).filter(|(_, l4)| l4.bits != 0);
         let mut flags =
             PolicySetFlags::NO_ANYONE_PORTS_INGRESS | PolicySetFlags::NO_ANYONE_PORTS_EGRESS;
         for (direction, _) in ports {
@@ -103,7 +108,9 @@ impl Shape {
         let of_anyone = Entries::new(set, class::ANY);
         let anyone = |who: &usize| self.compiled.is_anyone(*who);
         let whos = (0..self.compiled.whos.len()).filter(anyone);
-        let mut entries = of_anyone.with(whos.flat_map(|who| self.terms(who)), &self.anyone.passed);
+        let mut entries = of_anyone
+            .with(whos.flat_map(|who| self.terms(who)), &self.anyone.passed)
+            .demanding(&self.demanded);
         for (scope, vector) in &self.defaults {
             entries.extend(self.entries_of(set, class::default_of(*scope), vector));
         }
@@ -119,11 +126,16 @@ impl Shape {
     ) -> BTreeMap<PolicyKey, PolicyEntry> {
         let own = vector.iter().filter(|who| !self.compiled.is_anyone(**who));
         let own = own.flat_map(|who| self.terms(*who));
-        let said = match self.compiled.passes {
-            true => self.anyone.passed_to(&self.compiled, own.clone()),
-            false => Passed::new(),
-        };
-        Entries::new(set, class).with(own, &said)
+        let (mut passed, mut demanded) = (Passed::new(), Passed::new());
+        if self.compiled.passes {
+            passed = self.anyone.passed_to(&self.compiled, own.clone());
+        }
+        if self.compiled.demands {
+            let view: Vec<&Term> = vector.iter().flat_map(|who| self.terms(*who)).collect();
+            demanded = demanded_of(&self.compiled, &view, &self.demanded);
+        }
+        let entries = Entries::new(set, class).with(own, &passed);
+        entries.demanding(&demanded)
     }
 
     /// The terms of a far side.
@@ -149,11 +161,7 @@ impl Entries {
         }
     }
 
-    fn with<'a>(
-        mut self,
-        terms: impl Iterator<Item = &'a Term>,
-        passed: &Passed,
-    ) -> BTreeMap<PolicyKey, PolicyEntry> {
+    fn with<'a>(mut self, terms: impl Iterator<Item = &'a Term>, passed: &Passed) -> Self {
         for term in terms.filter(|term| term.does != Does::Pass) {
             let said = Said {
                 order: term.order,
@@ -167,16 +175,34 @@ impl Entries {
         for ((direction, l4), said) in passed {
             self.put(*direction, *l4, said);
         }
+        self
+    }
+
+    /// All entries: what is demanded takes the places of what would be allowed,
+    /// but not of what is above that.
+    fn demanding(mut self, demanded: &Passed) -> BTreeMap<PolicyKey, PolicyEntry> {
+        for ((direction, l4), said) in demanded {
+            let entry = entry(said, *l4, self.class);
+            let slot = self.entries.entry(self.key(*direction, *l4));
+            let slot = slot.or_insert(entry);
+            if slot.precedence <= entry.precedence {
+                *slot = entry;
+            }
+        }
         self.entries
     }
 
     fn put(&mut self, direction: u8, l4: L4, said: &Said) {
-        let key = PolicyKey {
+        let key = self.key(direction, l4);
+        put(&mut self.entries, key, entry(said, l4, self.class));
+    }
+
+    fn key(&self, direction: u8, l4: L4) -> PolicyKey {
+        PolicyKey {
             set: self.set,
             class: self.class,
             ..l4.key(direction)
-        };
-        put(&mut self.entries, key, entry(said, l4, self.class));
+        }
     }
 }
 
@@ -201,7 +227,12 @@ fn entry(said: &Said, l4: L4, class: u32) -> PolicyEntry {
         precedence: said.order.precedence(l4, class),
         rule: match said.does {
             Does::Open | Does::Close => 0,
-            Does::Allow | Does::Deny | Does::Redirect | Does::Pass | Does::Failsafe => said.rule,
+            Does::Allow
+            | Does::Deny
+            | Does::Redirect
+            | Does::Pass
+            | Does::Failsafe
+            | Does::Authenticate(_) => said.rule,
         },
         flags: match said.does {
             Does::Allow => 0,
@@ -211,6 +242,11 @@ fn entry(said: &Said, l4: L4, class: u32) -> PolicyEntry {
             // Nothing carries it there yet: nobody passes whom nobody listens to.
             Does::Redirect => PolicyEntryFlags::DENY | PolicyEntryFlags::REDIRECT,
             Does::Failsafe => PolicyEntryFlags::UNKNOWN_TOO,
+            // Nobody has yet.
+            Does::Authenticate(Auth::AlwaysFail) => {
+                PolicyEntryFlags::DENY | PolicyEntryFlags::AUTH | PolicyEntryFlags::AUTH_FAIL
+            }
+            Does::Authenticate(_) => PolicyEntryFlags::DENY | PolicyEntryFlags::AUTH,
         },
         ..PolicyEntry::default()
     }

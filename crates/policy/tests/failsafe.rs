@@ -2,7 +2,7 @@
 
 use axon_abi::{Direction, Identity, PolicySetFlags};
 use axon_model::{
-    Action, Lookup, Origin, Peers, PolicyKind, PolicyObject, PolicyRows, PortMatch, PortRule,
+    Action, Auth, Lookup, Origin, Peers, PolicyKind, PolicyObject, PolicyRows, PortMatch, PortRule,
     Ports, Protocol, Rule, RuleEntry, Selector, Subject, Tier,
 };
 use axon_policy::{
@@ -35,6 +35,7 @@ fn policy(entries: &[(Direction, Action)], deny_by_default: bool) -> PolicyObjec
         peers: Peers::Any,
         ports: Ports::Any,
         l7: None,
+        auth: Auth::Unsaid,
     });
     let entries: Vec<RuleEntry> = entries.collect();
     let has = |direction| entries.iter().any(|e| e.direction == direction);

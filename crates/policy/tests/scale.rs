@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use axon_abi::{ClassKey, ClassRow, Direction, Identity};
 use axon_model::{
-    Action, Entity, Label, Origin, Peer, Peers, PolicyKind, PolicyObject, PolicyRows, Ports,
+    Action, Auth, Entity, Label, Origin, Peer, Peers, PolicyKind, PolicyObject, PolicyRows, Ports,
     Requirement, RowDiff, Rule, RuleEntry, Selector, Subject, Tier, source,
 };
 use axon_policy::{Engine, IdentityInfo, Numbers, PolicyConfig, RowCount, reserved_identities};
@@ -34,6 +34,7 @@ fn policy(tier: Tier, action: Action, peer: Peer) -> PolicyObject {
             peers: Peers::List(vec![peer]),
             ports: Ports::Any,
             l7: None,
+            auth: Auth::Unsaid,
         }],
         description: String::new(),
         labels: Vec::new(),

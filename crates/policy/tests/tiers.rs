@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axon_abi::{Direction, Identity};
 use axon_model::{
-    Action, Label, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch, PortRule, Ports,
+    Action, Auth, Label, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch, PortRule, Ports,
     Protocol, Requirement, Rule, RuleEntry, Selector, Subject, Tier,
 };
 use axon_policy::{
@@ -40,6 +40,7 @@ fn entry(action: Action, peers: Peers, ports: Ports) -> RuleEntry {
         peers,
         ports,
         l7: None,
+        auth: Auth::Unsaid,
     }
 }
 
@@ -111,6 +112,7 @@ fn said((set, names): &(PolicySet, BTreeMap<u32, String>), from: Identity, port:
         Verdict::Allowed { rule } => format!("allowed by {}", names[&rule]),
         Verdict::Denied { rule } => format!("denied by {}", names[&rule]),
         Verdict::Redirected { rule } => format!("asked for {}", names[&rule]),
+        Verdict::Unproved { rule, .. } => format!("unproved for {}", names[&rule]),
         Verdict::AllowedByDefault => "allowed".into(),
         Verdict::DeniedByDefault => "denied".into(),
     }

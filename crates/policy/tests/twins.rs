@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axon_abi::{Direction, Identity, PolicyEntry, PolicyKey, PolicySetRow};
 use axon_model::{
-    Action, Entity, GroupKey, GroupRef, Label, Labels, Operator, Peer, Peers, PolicyObject,
+    Action, Auth, Entity, GroupKey, GroupRef, Label, Labels, Operator, Peer, Peers, PolicyObject,
     PortMatch, PortRule, Ports, Protocol, Rule, RuleEntry, Subject, Tier, source,
 };
 use axon_policy::{
@@ -299,6 +299,7 @@ enum Outcome {
     Allowed,
     Asked,
     Denied,
+    Unproved(Auth),
 }
 
 impl From<&Verdict> for Outcome {
@@ -307,6 +308,7 @@ impl From<&Verdict> for Outcome {
             Verdict::Allowed { .. } | Verdict::AllowedByDefault => Self::Allowed,
             Verdict::Redirected { .. } => Self::Asked,
             Verdict::Denied { .. } | Verdict::DeniedByDefault => Self::Denied,
+            Verdict::Unproved { auth, .. } => Self::Unproved(*auth),
         }
     }
 }
@@ -346,9 +348,10 @@ fn says_so(
     (packet, verdict): (Packet, &Verdict),
 ) -> bool {
     let number = match verdict {
-        Verdict::Allowed { rule } | Verdict::Denied { rule } | Verdict::Redirected { rule, .. } => {
-            *rule
-        }
+        Verdict::Allowed { rule }
+        | Verdict::Denied { rule }
+        | Verdict::Redirected { rule }
+        | Verdict::Unproved { rule, .. } => *rule,
         Verdict::AllowedByDefault | Verdict::DeniedByDefault => return true,
     };
     // What is allowed by no rule is the node's own: failsafe ports, allow-localhost.
@@ -366,6 +369,7 @@ fn says_so(
             Outcome::Denied => entry.action == Action::Deny,
             Outcome::Allowed => entry.action == Action::Allow && entry.l7.is_none(),
             Outcome::Asked => entry.action == Action::Allow && entry.l7.is_some(),
+            Outcome::Unproved(auth) => entry.action == Action::Allow && entry.auth == auth,
         })
     })
 }
@@ -430,7 +434,11 @@ fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet
         false => [Outcome::Denied, Outcome::Allowed, Outcome::Asked],
     };
     if let Some(decided) = wins.into_iter().find(|outcome| said.contains(outcome)) {
-        return decided;
+        let auth = naive_auth(&normal, world, subject, packet, localhost);
+        return match decided {
+            Outcome::Allowed | Outcome::Asked if auth.demands() => Outcome::Unproved(auth),
+            decided => decided,
+        };
     }
     let closed = rules.iter().any(|rule| {
         rule.tier == Tier::Normal
@@ -449,6 +457,125 @@ fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet
     match config.enforcement == Enforcement::Always || subject == Identity::INIT {
         true => Outcome::Denied,
         false => Outcome::Allowed,
+    }
+}
+
+/// One matching entry, as one of the two sides of Cilium's map sees it.
+struct Heard {
+    narrowness: u32,
+    auth: Auth,
+    asks: bool,
+}
+
+/// What a side of Cilium's map says: whether the proxy is asked, how narrow what
+/// says it is, whether that says it itself, and what.
+fn naive_side(side: &[Heard]) -> Option<(bool, u32, bool, Auth)> {
+    // An entry that covers narrower ones with the proxy takes those out that
+    // demand nothing of their own.
+    let is_heard = |at: u32| {
+        let mut own = side.iter().filter(|heard| heard.narrowness == at);
+        own.any(|heard| heard.asks || heard.auth != Auth::Unsaid)
+            || !side.iter().any(|heard| heard.narrowness < at && heard.asks)
+    };
+    let narrow = (0..=17).rev().filter(|at| is_heard(*at));
+    let says = |at: u32| {
+        let own = side.iter().filter(|heard| heard.narrowness == at);
+        own.map(|heard| heard.auth).max()
+    };
+    let said: Vec<(u32, Auth)> = narrow.filter_map(|at| Some((at, says(at)?))).collect();
+    let (narrowest, first) = *said.first()?;
+    let auth = said.iter().map(|(_, auth)| *auth);
+    let auth = auth.clone().find(|auth| *auth != Auth::Unsaid);
+    let asks = side
+        .iter()
+        .any(|heard| heard.asks && heard.narrowness <= narrowest);
+    let explicit = first != Auth::Unsaid;
+    Some((asks, narrowest, explicit, auth.unwrap_or_default()))
+}
+
+/// What must be proved where these entries of the Normal tier allow a packet.
+fn naive_auth(
+    matching: &[&RuleEntry],
+    world: &World,
+    subject: Identity,
+    packet: Packet,
+    localhost: bool,
+) -> Auth {
+    let (mut own, mut all) = (Vec::new(), Vec::new());
+    if localhost {
+        own.push(Heard {
+            narrowness: 0,
+            auth: Auth::Unsaid,
+            asks: false,
+        });
+    }
+    let receiver = match packet.direction {
+        Direction::Egress => &world.identities[&packet.remote],
+        _ => &world.identities[&subject],
+    };
+    for entry in matching
+        .iter()
+        .filter(|entry| entry.action == Action::Allow)
+    {
+        let everyone = match &entry.peers {
+            Peers::Any => true,
+            Peers::List(peers) => peers.contains(&Peer::Entity(Entity::All)),
+        };
+        let any = [PortRule {
+            protocol: Protocol::ANY,
+            port: PortMatch::Any,
+        }];
+        let rules = match &entry.ports {
+            Ports::Any => &any[..],
+            Ports::List(rules) => rules,
+        };
+        for rule in rules
+            .iter()
+            .filter(|rule| naive_port(rule, packet, receiver))
+        {
+            // Whose port has a name is one's own.
+            let named = matches!(rule.port, PortMatch::Named(_));
+            let side = match everyone && !(named && packet.direction == Direction::Egress) {
+                true => &mut all,
+                false => &mut own,
+            };
+            side.push(Heard {
+                narrowness: naive_narrowness(rule, packet.port),
+                auth: entry.auth,
+                asks: entry.l7.is_some(),
+            });
+        }
+    }
+    match (naive_side(&own), naive_side(&all)) {
+        (None, None) => Auth::Unsaid,
+        (Some((.., auth)), None) | (None, Some((.., auth))) => auth,
+        (Some(own), Some(all)) => {
+            let own_is_asked = (own.0, own.1) >= (all.0, all.1);
+            let (asked, other) = if own_is_asked { (own, all) } else { (all, own) };
+            match asked.2 {
+                true => asked.3,
+                false => asked.3.max(other.3),
+            }
+        }
+    }
+}
+
+/// How narrow the prefix of a rule's ports is that a port is in: 0 for any
+/// protocol, 1 for any port of one, up to 17 for one port.
+fn naive_narrowness(rule: &PortRule, port: u16) -> u32 {
+    match rule.port {
+        PortMatch::Any if rule.protocol == Protocol::ANY => 0,
+        PortMatch::Any => 1,
+        PortMatch::Named(_) => 17,
+        PortMatch::Range(first, last) => {
+            // The largest block of ports around it that the range holds.
+            let holds = |bits: &u32| {
+                let size = 1_u32 << (16 - bits);
+                let start = u32::from(port) / size * size;
+                u32::from(first) <= start && start + size - 1 <= u32::from(last)
+            };
+            1 + (0..=16).find(holds).expect("the port itself is in it")
+        }
     }
 }
 

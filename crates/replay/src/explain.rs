@@ -197,10 +197,7 @@ fn view(node: &Node, run: HookRun, request: Option<&Request>) -> HookView {
 
 /// Whether a decision may be one that conntrack has kept.
 fn drop_is_policy(decided: Result<Verdict, DropReason>) -> bool {
-    matches!(
-        decided,
-        Ok(_) | Err(DropReason::PolicyDenied | DropReason::PolicyDeny)
-    )
+    decided.map_or_else(DropReason::is_policy, |_| true)
 }
 
 fn decided(node: &Node, decided: Result<Verdict, DropReason>) -> String {
@@ -291,10 +288,7 @@ impl Explanation {
             .iter()
             .flat_map(|hook| &hook.judgements)
             .collect();
-        let is_policy = matches!(
-            denied,
-            Some(DropReason::PolicyDenied | DropReason::PolicyDeny)
-        );
+        let is_policy = denied.is_some_and(DropReason::is_policy);
         let refusing = judgements.iter().rfind(|j| j.said == Said::Denied);
         if let (true, Some(judgement)) = (is_policy, refusing) {
             return sentence(judgement);

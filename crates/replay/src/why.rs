@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use axon_abi::{Direction, Identity, IpKey, PolicyEntry, PolicyEntryFlags};
 use axon_api::manifest::{line_of, policy_leaves};
 use axon_api::state::PolicyRow;
-use axon_model::{Action, Origin, Protocol, Rule, RuleEntry, Tier};
+use axon_model::{Action, Auth, Origin, Protocol, Rule, RuleEntry, Tier};
 use axon_policy::{
     Connection, Fit, IdentityInfo, Request, fit, is_about, passes, peers_words, ports_words,
 };
@@ -17,6 +17,8 @@ use crate::record::Judgement;
 
 /// Rules that are told of as the closest.
 const CLOSEST: usize = 3;
+/// How much farther a rule is that would demand authentication: as another port.
+const DEMANDING: usize = 2;
 /// The last line that a manifest can have; a state may say otherwise.
 const LINE_MAX: usize = 4 << 20;
 
@@ -268,15 +270,19 @@ impl Asked<'_> {
         };
         view.decided_by = DecidedBy::Rule;
         let deny = entry.flags & PolicyEntryFlags::DENY != 0;
-        let action = if deny && !view.asks {
+        let auth = Auth::of_flags(entry.flags);
+        let asks = view.asks;
+        let action = if deny && !asks && !auth.demands() {
             Action::Deny
         } else {
             Action::Allow
         };
-        let asks = view.asks;
-        let decides = |of: &RuleEntry, fit: &Fit| {
-            of.action == action && of.l7.is_some() == asks && fit.is_whole()
+        let says = |of: &RuleEntry| match auth.demands() {
+            // Whether a proxy is asked too comes after that.
+            true => of.auth == auth,
+            false => of.l7.is_some() == asks,
         };
+        let decides = |of: &RuleEntry, fit: &Fit| of.action == action && says(of) && fit.is_whole();
         let mut place = PlaceView {
             kind: origin.kind.to_string(),
             policy: origin.to_string(),
@@ -288,13 +294,16 @@ impl Asked<'_> {
             let of = |rule| rule == *index;
             let pieces = self.pieces(policy, of).into_iter();
             // What has not been told apart is among the entries all the same.
-            let mut pieces = pieces.chain(self.entries(policy, of));
-            pieces.find(|piece| decides(&piece.entry, &piece.fit))
+            let pieces = pieces.chain(self.entries(policy, of));
+            let deciding = pieces.filter(|piece| decides(&piece.entry, &piece.fit));
+            // Of those that allow it, the first that demands nothing.
+            deciding.min_by_key(|piece| piece.entry.auth.demands() && !auth.demands())
         });
         view.words = match &found {
             Some(piece) => {
                 let verb = match (action, asks) {
                     (Action::Deny, _) => "denies",
+                    (Action::Allow, _) if auth.demands() => "demands authentication on",
                     (Action::Allow, false) => "allows",
                     (Action::Allow, true) => "asks what is said on",
                     (Action::Pass, _) => "passes on",
@@ -309,10 +318,14 @@ impl Asked<'_> {
             }
             None => "the rule's text has changed since".to_owned(),
         };
-        if asks && deny {
-            view.words
-                .push_str("; no proxy is there to ask, so it is dropped");
-        }
+        view.words.push_str(match auth {
+            Auth::Required => "; nobody is there to authenticate with, so it is dropped",
+            Auth::AlwaysFail => ", which always fails (test-always-fail)",
+            Auth::Unsaid | Auth::Disabled if asks && deny => {
+                "; no proxy is there to ask, so it is dropped"
+            }
+            Auth::Unsaid | Auth::Disabled => "",
+        });
         if let Some(piece) = found {
             place = piece.place;
         }
@@ -351,7 +364,9 @@ impl Asked<'_> {
             .filter(|piece| piece.entry.action == Action::Allow)
             .collect();
         // A stable sort: of two as close the one that is written first.
-        pieces.sort_by_key(|piece| piece.fit.distance());
+        pieces.sort_by_key(|piece| {
+            piece.fit.distance() + DEMANDING * usize::from(piece.entry.auth.demands())
+        });
         let told = pieces.into_iter().take(CLOSEST);
         told.map(|piece| Closest {
             lacking: self.lacking(&piece),
@@ -365,7 +380,7 @@ impl Asked<'_> {
         let ports = ports_words(&piece.entry.ports);
         let peers = peers_words(&piece.entry.peers);
         let lacks = piece.fit.lacks.join(" and ");
-        match (piece.fit.lacks.is_empty(), piece.fit.port) {
+        let mut words = match (piece.fit.lacks.is_empty(), piece.fit.port) {
             (true, false) => format!("the {far} is allowed on {ports}, not on {asked}"),
             (false, true) => format!("{asked} is allowed for {peers}; the {far} {lacks}"),
             (false, false) => {
@@ -373,7 +388,11 @@ impl Asked<'_> {
             }
             // The state has been taken between a policy's change and its rows.
             (true, true) => "it allows this: the rows are about to change".to_owned(),
+        };
+        if piece.entry.auth.demands() {
+            words.push_str("; and it demands authentication");
         }
+        words
     }
 
     /// The pieces of some rules of a policy that are about this direction; its

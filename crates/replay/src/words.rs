@@ -7,7 +7,7 @@ use axon_abi::{
     IpcacheRow, LpmKey, PolicyEntry, PolicyEntryFlags, PolicyKey, PolicySetFlags, PolicySetRow,
     Scope, class,
 };
-use axon_model::{Label, Protocol, source};
+use axon_model::{Auth, Label, Protocol, source};
 
 use crate::node::Node;
 
@@ -102,7 +102,9 @@ impl Node {
 
     /// A policy entry, with the policy that it comes from.
     pub(crate) fn entry(&self, entry: &PolicyEntry) -> String {
-        let says = if entry.flags & PolicyEntryFlags::REDIRECT != 0 {
+        let says = if Auth::of_flags(entry.flags).demands() {
+            "for who is authenticated, and nobody is: deny"
+        } else if entry.flags & PolicyEntryFlags::REDIRECT != 0 {
             match entry.flags & PolicyEntryFlags::DENY {
                 0 => "to the proxy",
                 _ => "for the proxy, which is not there: deny",

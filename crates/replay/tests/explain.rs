@@ -204,6 +204,71 @@ fn what_comes_closest_is_told_with_what_is_lacking() {
     }
 }
 
+/// The rule that demands it is told, not the one that allows.
+#[test]
+fn who_demands_authentication_is_told() {
+    let rules = |first: &str, second: &str| {
+        format!(
+            "\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: proofs}}
+spec:
+  endpointSelector: {{matchLabels: {{class: deathstar}}}}
+  ingress:
+  - fromEndpoints: [{{matchLabels: {{org: empire}}}}]
+    authentication: {{mode: {first}}}
+  - fromEndpoints: [{{matchLabels: {{org: empire}}}}]
+    toPorts: [{{ports: [{{port: '80', protocol: TCP}}]}}]
+    {second}
+"
+        )
+    };
+    let disabled = "authentication: {mode: disabled}";
+    for (first, second, verdict, reason) in [
+        (
+            "required",
+            "",
+            Outcome::Denied,
+            "demands authentication on every port from org=empire",
+        ),
+        (
+            "test-always-fail",
+            "",
+            Outcome::Denied,
+            "which always fails (test-always-fail)",
+        ),
+        (
+            "required",
+            disabled,
+            Outcome::Allowed,
+            "allows 80/TCP from org=empire",
+        ),
+    ] {
+        let node = node(&rules(first, second));
+        let explanation = explained(&node, &tcp(TIE, DEATHSTAR, 80));
+        assert_eq!(explanation.verdict, verdict, "{first} {second}");
+        assert!(
+            explanation.reason.contains(reason),
+            "{}",
+            explanation.reason
+        );
+        if verdict == Outcome::Allowed {
+            continue;
+        }
+        let judgement = decisive(&explanation);
+        assert_eq!(judgement.decided_by, DecidedBy::Rule);
+        assert!(!judgement.asks);
+        let place = judgement.place.as_ref().expect("a place");
+        assert_eq!((place.path.as_str(), place.line), ("spec.ingress[0]", 7));
+        let hook = explanation.hooks.last().expect("a hook");
+        assert_eq!(hook.drop_reason, Some("AUTH_REQUIRED"));
+        let steps: Vec<_> = hook.steps.iter().map(|step| format!("{step:?}")).collect();
+        let met = steps.iter().any(|step| step.contains("authenticated"));
+        assert!(met, "{steps:#?}");
+    }
+}
+
 #[test]
 fn hooks_come_in_the_order_of_the_way() {
     let node = node(RULES);

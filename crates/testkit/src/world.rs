@@ -201,7 +201,8 @@ impl World {
                 proxy_port: Be16::ZERO,
                 flags: (u16::from(rule.deny) * PolicyEntryFlags::DENY)
                     | (u16::from(rule.default) * PolicyEntryFlags::DEFAULT)
-                    | (u16::from(rule.failsafe) * PolicyEntryFlags::UNKNOWN_TOO),
+                    | (u16::from(rule.failsafe) * PolicyEntryFlags::UNKNOWN_TOO)
+                    | (u16::from(rule.auth) * PolicyEntryFlags::AUTH),
             },
         );
     }
@@ -242,6 +243,8 @@ pub struct Rule {
     pub default: bool,
     /// Whether it allows also whom nobody knows.
     pub failsafe: bool,
+    /// Whether what denies is that nobody has proved who he is.
+    pub auth: bool,
 }
 
 /// An address as a key.

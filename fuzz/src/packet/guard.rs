@@ -470,7 +470,7 @@ fn told(outcome: &Outcome, case: &Case<'_>) {
 }
 
 fn of_policy(reason: DropReason) -> bool {
-    matches!(reason, DropReason::PolicyDenied | DropReason::PolicyDeny)
+    reason.is_policy()
 }
 
 /// Whether there was no room for the flow or its translation.

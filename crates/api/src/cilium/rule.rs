@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axon_abi::Direction;
 use axon_model::{
-    Action, L7, Label, Operator, Peers, Ports, Requirement, Rule, RuleEntry, Selector, Subject,
-    Tier, source,
+    Action, Auth, L7, Label, Operator, Peers, Ports, Requirement, Rule, RuleEntry, Selector,
+    Subject, Tier, source,
 };
 
 use serde_json::Value;
@@ -285,10 +285,10 @@ fn ingress(
     lists.add("fromNodes", item.from_nodes.as_ref(), path, nodes)?;
     lists.add_unsupported("fromRequires", item.from_requires.as_ref(), path)?;
     let peers = lists.finish(path)?;
-    check_authentication(item.authentication.as_ref(), action, path)?;
+    let auth = authentication(item.authentication.as_ref(), action, path)?;
     let lists = (item.to_ports.as_ref(), item.icmps.as_ref());
     let ports = entry_ports(lists, Direction::Ingress, action, path)?;
-    Ok(entries(Direction::Ingress, action, peers, ports))
+    Ok(entries((Direction::Ingress, action, auth), peers, ports))
 }
 
 fn egress(
@@ -322,17 +322,16 @@ fn egress(
     lists.add("toFQDNs", item.to_fqdns.as_ref(), path, name)?;
     lists.add_unsupported("toRequires", item.to_requires.as_ref(), path)?;
     let peers = lists.finish(path)?;
-    check_authentication(item.authentication.as_ref(), action, path)?;
+    let auth = authentication(item.authentication.as_ref(), action, path)?;
     let lists = (item.to_ports.as_ref(), item.icmps.as_ref());
     let ports = entry_ports(lists, Direction::Egress, action, path)?;
-    Ok(entries(Direction::Egress, action, peers, ports))
+    Ok(entries((Direction::Egress, action, auth), peers, ports))
 }
 
 /// An item without peers and without ports matches nothing: it is written to
 /// have a default deny.
 fn entries(
-    direction: Direction,
-    action: Action,
+    (direction, action, auth): (Direction, Action, Auth),
     peers: Option<Peers>,
     mut ports: Vec<(Ports, Option<L7>)>,
 ) -> Vec<RuleEntry> {
@@ -346,6 +345,7 @@ fn entries(
         peers: peers.clone(),
         ports,
         l7: l7.map(Arc::new),
+        auth,
     };
     ports.into_iter().map(entry).collect()
 }
@@ -375,22 +375,22 @@ fn entry_ports(
     ports(to_ports, icmps, direction, path)
 }
 
-fn check_authentication(
-    authentication: Option<&Authentication>,
+fn authentication(
+    field: Option<&Authentication>,
     action: Action,
     path: &str,
-) -> Result<(), FieldError> {
-    let Some(authentication) = authentication else {
-        return Ok(());
+) -> Result<Auth, FieldError> {
+    let Some(Authentication { mode }) = field else {
+        return Ok(Auth::Unsaid);
     };
     let path = format!("{path}.authentication");
-    match (action, authentication.mode.as_str()) {
-        (Action::Deny, _) => Err(FieldError::new(path, "a deny rule has none")),
-        (_, "disabled") => Ok(()),
-        (_, "required" | "test-always-fail") => Err(not_supported(&path)),
-        (_, other) => Err(FieldError::new(
-            format!("{path}.mode"),
-            format!("{other:?}; expected disabled, required or test-always-fail"),
-        )),
+    if action == Action::Deny {
+        return Err(FieldError::new(path, "a deny rule has none"));
     }
+    Auth::of_mode(mode).ok_or_else(|| {
+        FieldError::new(
+            format!("{path}.mode"),
+            format!("{mode:?}; expected disabled, required or test-always-fail"),
+        )
+    })
 }

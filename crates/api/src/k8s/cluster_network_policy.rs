@@ -5,8 +5,8 @@
 
 use axon_abi::Direction;
 use axon_model::{
-    Action, Entity, NamePattern, Peer, Peers, PortMatch, PortRule, Ports, Protocol, Requirement,
-    Rule, RuleEntry, Selector, Subject, Tier,
+    Action, Auth, Entity, NamePattern, Peer, Peers, PortMatch, PortRule, Ports, Protocol,
+    Requirement, Rule, RuleEntry, Selector, Subject, Tier,
 };
 use serde::{Deserialize, Serialize};
 
@@ -250,6 +250,7 @@ fn ingress(item: &ClusterIngressRule, path: &str) -> Result<RuleEntry, FieldErro
         peers: Peers::List(peers.collect::<Result<_, _>>()?),
         ports: ports(item.protocols.as_deref(), path)?,
         l7: None,
+        auth: Auth::Unsaid,
     })
 }
 
@@ -277,6 +278,7 @@ fn egress(item: &ClusterEgressRule, path: &str) -> Result<RuleEntry, FieldError>
         peers: Peers::List(peers),
         ports,
         l7: None,
+        auth: Auth::Unsaid,
     })
 }
 

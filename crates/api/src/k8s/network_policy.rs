@@ -2,7 +2,7 @@
 
 use axon_abi::Direction;
 use axon_model::{
-    Action, Peer, Peers, PortMatch, PortRule, Ports, Requirement, Rule, RuleEntry, Selector,
+    Action, Auth, Peer, Peers, PortMatch, PortRule, Ports, Requirement, Rule, RuleEntry, Selector,
     Subject, Tier, source,
 };
 use serde::{Deserialize, Serialize};
@@ -161,6 +161,7 @@ fn entry(direction: Direction, peers: Peers, ports: Ports) -> RuleEntry {
         peers,
         ports,
         l7: None,
+        auth: Auth::Unsaid,
     }
 }
 

@@ -328,6 +328,7 @@ spec:
                             && entry.action == leaf.entry.action
                             && entry.peers == leaf.entry.peers
                             && entry.l7 == leaf.entry.l7
+                            && entry.auth == leaf.entry.auth
                     };
                     assert!(rule.entries.iter().any(|e| like(&e)), "{leaf:?}");
                 }

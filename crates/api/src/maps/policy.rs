@@ -1,6 +1,7 @@
 //! Policy sets.
 
 use axon_abi::{PolicyEntry, PolicyEntryFlags, PolicyKey, Scope, class};
+use axon_model::Auth;
 use serde::{Deserialize, Serialize};
 
 use super::protocol_name;
@@ -37,6 +38,10 @@ pub struct PolicyMapEntry {
     pub port: String,
     /// `allow` or `deny`.
     pub action: String,
+    /// The mode of the authentication that is lacking where it denies what a rule
+    /// allows; empty if none is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub auth: String,
     /// The higher wins.
     pub precedence: u32,
     /// Number of the rule.
@@ -77,6 +82,7 @@ impl PolicyMapEntry {
             } else {
                 "deny".to_owned()
             },
+            auth: Auth::of_flags(entry.flags).mode().to_owned(),
             precedence: entry.precedence,
             rule: entry.rule,
             policy: String::new(),
@@ -131,14 +137,24 @@ mod tests {
                 ..PolicyEntry::default()
             };
             let e = PolicyMapEntry::new(&key, &entry, &[7]);
-            [e.direction, e.remote, e.protocol, e.port, e.action].join(" ")
+            [e.direction, e.remote, e.protocol, e.port, e.action, e.auth].join(" ")
         };
         let cluster = class::default_of(Scope::Cluster);
         for (got, expected) in [
-            (entry(class::ANY, 0, 0, 0, 0), "ingress any any any allow"),
+            (entry(class::ANY, 0, 0, 0, 0), "ingress any any any allow "),
+            (
+                entry(
+                    class::ANY,
+                    80,
+                    6,
+                    16,
+                    PolicyEntryFlags::DENY | PolicyEntryFlags::AUTH,
+                ),
+                "ingress any tcp 80 deny required",
+            ),
             (
                 entry(class::FIRST, 80, 6, 16, 0),
-                "ingress identities tcp 80 allow",
+                "ingress identities tcp 80 allow ",
             ),
             (
                 entry(
@@ -148,11 +164,11 @@ mod tests {
                     PolicyKey::EGRESS | 12,
                     PolicyEntryFlags::DENY,
                 ),
-                "egress cluster udp 8080-8095 deny",
+                "egress cluster udp 8080-8095 deny ",
             ),
             (
                 entry(class::FIRST - 1, 0, 47, 1, 0),
-                "ingress class 15 47 0-32767 allow",
+                "ingress class 15 47 0-32767 allow ",
             ),
         ] {
             assert_eq!(got, expected);

@@ -119,7 +119,10 @@ fn entry(entry: &PolicyMapEntry) -> [String; 7] {
         },
         entry.protocol.clone(),
         entry.port.clone(),
-        entry.action.clone(),
+        match entry.auth.as_str() {
+            "" => entry.action.clone(),
+            mode => format!("{} (authentication {mode})", entry.action),
+        },
         entry.precedence.to_string(),
         match (entry.policy.as_str(), entry.rule) {
             ("", 0) => "-".to_owned(),

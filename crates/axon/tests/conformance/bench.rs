@@ -394,7 +394,10 @@ impl Bench {
             let is_right = |drop: &Drop| {
                 drop.node == node
                     && drop.direction == direction
-                    && drop.reason.starts_with("POLICY_DEN")
+                    && match probe.auth {
+                        Some(_) => drop.reason == "AUTH_REQUIRED",
+                        None => drop.reason.starts_with("POLICY_DEN"),
+                    }
             };
             if let Some(other) = drops.iter().find(|drop| !is_right(drop)) {
                 return Some(format!(

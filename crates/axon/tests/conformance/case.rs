@@ -209,6 +209,9 @@ pub(crate) struct Probe {
     pub(crate) egress: Option<Word>,
     #[serde(default)]
     pub(crate) ingress: Option<Word>,
+    /// The mode of the authentication for want of which it is denied.
+    #[serde(default)]
+    pub(crate) auth: Option<String>,
 }
 
 /// How both ends talk.

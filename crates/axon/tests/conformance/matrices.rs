@@ -104,6 +104,7 @@ fn probe(from: End, to: End, (protocol, port): (Protocol, u16), letter: u8) -> P
         expect: word(letter),
         egress: None,
         ingress: None,
+        auth: None,
     }
 }
 

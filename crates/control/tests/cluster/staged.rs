@@ -3,7 +3,7 @@
 
 use axon_abi::{Direction, EndpointFlags, HOST_DEVICE, Identity};
 use axon_control::{ConditionKind, Config, StagedUse};
-use axon_model::{Action, Namespace, Peers};
+use axon_model::{Action, Auth, Namespace, Peers, RuleEntry};
 
 use crate::world::{Cluster, cidr, config, ingress, origin, pods};
 
@@ -96,21 +96,43 @@ fn staged_policies_are_followed_and_not_in_force() {
 /// What a staged policy asks for that is not enforced here drops nothing.
 #[test]
 fn nobody_is_told_of_what_a_staged_policy_would_not_get() {
-    let mut c = Cluster::ready();
-    c.pod("web", "one", "10.0.0.1");
-    c.endpoint(1, "web");
-    let mut entry = ingress(Action::Allow, Peers::Any, 80);
-    entry.l7 = Some(Default::default());
-    c.policy("http", "web", vec![entry]);
-    let unsupported = |c: &mut Cluster| {
-        let conditions = c.step().conditions;
-        let mut kinds = conditions.iter().map(|condition| condition.kind);
-        kinds.any(|kind| kind == ConditionKind::PolicyUnsupported)
+    let asks = |entry: &mut RuleEntry| entry.l7 = Some(Default::default());
+    let demands = |entry: &mut RuleEntry| entry.auth = Auth::Required;
+    let both = |entry: &mut RuleEntry| {
+        asks(entry);
+        demands(entry);
     };
-    assert!(unsupported(&mut c));
-    stage(&c, "http", true);
-    assert!(!unsupported(&mut c));
-    assert!(c.allowed(Identity::HOST.0, 1, 80));
+    let fails = |entry: &mut RuleEntry| entry.auth = Auth::AlwaysFail;
+    let cases: [(&dyn Fn(&mut RuleEntry), &[&str]); 4] = [
+        (&asks, &["no proxy"]),
+        (&demands, &["no mutual authentication"]),
+        (&both, &["no proxy", "no mutual authentication"]),
+        // That is what its author wants.
+        (&fails, &[]),
+    ];
+    for (ask, expected) in cases {
+        let mut c = Cluster::ready();
+        c.pod("web", "one", "10.0.0.1");
+        c.endpoint(1, "web");
+        let mut entry = ingress(Action::Allow, Peers::Any, 80);
+        ask(&mut entry);
+        c.policy("http", "web", vec![entry]);
+        let unsupported = |c: &mut Cluster| -> Vec<String> {
+            let conditions = c.step().conditions.into_iter();
+            let kind = ConditionKind::PolicyUnsupported;
+            let conditions = conditions.filter(|condition| condition.kind == kind);
+            conditions.map(|condition| condition.message).collect()
+        };
+        let told = unsupported(&mut c);
+        assert_eq!(told.len(), expected.len(), "{told:?}");
+        for (told, expected) in told.iter().zip(expected) {
+            assert!(told.contains(expected), "{told}");
+        }
+        assert!(!c.allowed(Identity::HOST.0, 1, 80), "{expected:?}");
+        stage(&c, "http", true);
+        assert!(unsupported(&mut c).is_empty());
+        assert!(c.allowed(Identity::HOST.0, 1, 80));
+    }
 }
 
 /// An endpoint is audited if it, or its namespace, is switched so; flows that were

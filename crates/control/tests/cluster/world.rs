@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use axon_abi::{Direction, EndpointRow, Identity, IpKey, IpcacheRow};
 use axon_control::{Config, Controller, IdentityMode, Persisted, StepReport};
 use axon_model::{
-    Action, CiliumEndpoint, Desired, Endpoint, IdentityRecord, Namespace, Node, NodeAddress,
+    Action, Auth, CiliumEndpoint, Desired, Endpoint, IdentityRecord, Namespace, Node, NodeAddress,
     NodeAddressKind, ObjectKey, Observed, Origin, Peer, Peers, Pod, PolicyKind, PolicyObject,
     PortMatch, PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject, Tier,
 };
@@ -341,5 +341,6 @@ pub(crate) fn ingress(action: Action, peers: Peers, port: u16) -> RuleEntry {
             port: PortMatch::Range(port, port),
         }]),
         l7: None,
+        auth: Auth::Unsaid,
     }
 }

@@ -122,6 +122,7 @@ fn single(probe: &Map<String, Value>) -> Asked {
         ("egress", "egress"),
         ("ingress", "ingress"),
         ("l7_expect", "l7"),
+        ("auth", "auth"),
     ] {
         let value = probe.remove(field);
         expected.extend(value.map(|value| (of_answer, value)));

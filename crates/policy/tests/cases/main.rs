@@ -1,5 +1,6 @@
 //! What sets cost and say in cases known by hand.
 
 mod edits;
+mod proofs;
 mod server;
 mod verdicts;

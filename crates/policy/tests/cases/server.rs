@@ -2,8 +2,8 @@
 
 use axon_abi::{Direction, Identity};
 use axon_model::{
-    Action, Label, Labels, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch, PortRule,
-    Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject, Tier,
+    Action, Auth, Label, Labels, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch,
+    PortRule, Ports, Protocol, Requirement, Rule, RuleEntry, Selector, Subject, Tier,
 };
 use axon_policy::{
     IdentityInfo, Numbers, PolicyConfig, PolicySet, World, reserved_identities, resolve,
@@ -58,6 +58,7 @@ pub(crate) fn ingress(action: Action, peers: Peers, ports: Ports) -> RuleEntry {
         peers,
         ports,
         l7: None,
+        auth: Auth::Unsaid,
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axon_abi::{Direction, Identity};
 use axon_model::{
-    Action, Entity, GroupKey, GroupRef, HttpRule, L7, L7Rules, Label, NamePattern, ObjectKey,
+    Action, Auth, Entity, GroupKey, GroupRef, HttpRule, L7, L7Rules, Label, NamePattern, ObjectKey,
     Operator, Origin, Peer, Peers, PolicyKind, PolicyObject, PortMatch, PortRule, Ports, Protocol,
     Requirement, Rule, RuleEntry, Selector, Subject, Tier, source,
 };
@@ -239,18 +239,31 @@ fn entry() -> impl Strategy<Value = RuleEntry> {
     ];
     let direction = select(vec![Direction::Ingress, Direction::Egress]);
     let said = prop_oneof![
-        3 => Just((Action::Allow, None)),
-        1 => Just((Action::Allow, Some(Arc::new(get())))),
-        2 => Just((Action::Deny, None)),
-        2 => Just((Action::Pass, None)),
+        3 => auth().prop_map(|auth| (Action::Allow, None, auth)),
+        1 => auth().prop_map(|auth| (Action::Allow, Some(Arc::new(get())), auth)),
+        2 => Just((Action::Deny, None, Auth::Unsaid)),
+        2 => Just((Action::Pass, None, Auth::Unsaid)),
     ];
-    (direction, said, peers, ports).prop_map(|(direction, (action, l7), peers, ports)| RuleEntry {
-        direction,
-        action,
-        peers,
-        ports,
-        l7,
+    (direction, said, peers, ports).prop_map(|(direction, (action, l7, auth), peers, ports)| {
+        RuleEntry {
+            direction,
+            action,
+            peers,
+            ports,
+            l7,
+            auth,
+        }
     })
+}
+
+/// As often said as not.
+fn auth() -> impl Strategy<Value = Auth> {
+    prop_oneof![
+        3 => Just(Auth::Unsaid),
+        1 => Just(Auth::Disabled),
+        2 => Just(Auth::Required),
+        1 => Just(Auth::AlwaysFail),
+    ]
 }
 
 fn get() -> L7 {

@@ -40,6 +40,7 @@ fn close(world: &mut World, set: u32, flags: u32) {
 pub(super) fn cases(net: &Net) -> Vec<Case> {
     let mut cases = vec![
         rules(net),
+        proofs(net),
         directions(net),
         messages(net),
         pings_across(net),
@@ -114,6 +115,68 @@ fn rules(net: &Net) -> Case {
                 (Hook::FromNetdev, super::UPLINK),
                 Build::tcp(net.world, net.b, (40000, 80), SYN).frame(),
                 DENIED,
+            ),
+        ],
+    )
+}
+
+/// What is allowed to who has proved who he is, narrower and broader than what
+/// is allowed and denied to anybody.
+fn proofs(net: &Net) -> Case {
+    let mut world = closed();
+    let demand = Rule {
+        protocol: 6,
+        port: 8080,
+        prefix: 12,
+        precedence: 5,
+        deny: true,
+        auth: true,
+        ..Rule::default()
+    };
+    let need_not = Rule {
+        port: 8081,
+        prefix: 16,
+        precedence: 6,
+        deny: false,
+        auth: false,
+        ..demand
+    };
+    let deny = Rule {
+        deny: true,
+        port: 8082,
+        precedence: 20,
+        ..need_not
+    };
+    world.rule(2, None, demand);
+    world.rule(2, Some(IDENTITY_A), need_not);
+    world.rule(2, None, deny);
+    let tcp = |port| Build::tcp(net.a, net.b, (40000, port), SYN);
+    let unproved = Err(DropReason::AuthRequired);
+    net.case(
+        "authentication",
+        world,
+        vec![
+            sends("who must prove who he is", POD_A, &tcp(8080), unproved),
+            sends("again", POD_A, &tcp(8080), unproved),
+            sends("who need not", POD_A, &tcp(8081), to(POD_B)),
+            sends(
+                "a reply to him",
+                POD_B,
+                &Build::tcp(net.b, net.a, (8081, 40000), SYN | ACK),
+                to(POD_A),
+            ),
+            sends(
+                "who is denied whatever he proves",
+                POD_A,
+                &tcp(8082),
+                Err(DropReason::PolicyDeny),
+            ),
+            sends("port of no rule", POD_A, &tcp(9090), DENIED),
+            step(
+                "from outside",
+                (Hook::FromNetdev, super::UPLINK),
+                Build::tcp(net.world, net.b, (40000, 8081), SYN).frame(),
+                unproved,
             ),
         ],
     )
@@ -313,6 +376,12 @@ fn hosts(net: &Net) -> Vec<Case> {
         ..Rule::default()
     };
     node_audits.rule(2, None, deny);
+    let demand = Rule {
+        port: 23,
+        auth: true,
+        ..deny
+    };
+    node_audits.rule(2, None, demand);
     vec![
         net.case(
             "host under policy",
@@ -348,6 +417,12 @@ fn hosts(net: &Net) -> Vec<Case> {
                     "what a rule denies",
                     POD_A,
                     &Build::tcp(net.a, net.b, (40000, 22), SYN),
+                    to(POD_B),
+                ),
+                sends(
+                    "what nobody has proved",
+                    POD_A,
+                    &Build::tcp(net.a, net.b, (40000, 23), SYN),
                     to(POD_B),
                 ),
             ],
