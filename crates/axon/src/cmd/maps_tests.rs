@@ -75,7 +75,8 @@ fn policy_sets() {
         identities: vec![1, 300],
         protocol: "tcp".to_owned(),
         port: "80".to_owned(),
-        action: "allow".to_owned(),
+        action: "deny".to_owned(),
+        auth: "required".to_owned(),
         precedence: 9,
         rule: 4,
         policy: String::new(),
@@ -99,8 +100,8 @@ fn policy_sets() {
 Set 1, endpoints -; by default ingress is allowed, egress allowed
 
 Set 2, endpoints 12, 13; by default ingress is denied, egress allowed
-DIRECTION  REMOTE         PROTOCOL  PORT  ACTION  PRECEDENCE  POLICY
-ingress    1 (host), 300  tcp       80    allow   9           rule 4
+DIRECTION  REMOTE         PROTOCOL  PORT  ACTION                          PRECEDENCE  POLICY
+ingress    1 (host), 300  tcp       80    deny (authentication required)  9           rule 4
 "
     );
 }
