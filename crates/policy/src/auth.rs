@@ -128,14 +128,14 @@ impl Demands<'_> {
 
     /// What becomes of ports on which this wins, and by which rule.
     pub(crate) fn of(&self, l4: L4, winner: &Said) -> (Does, u32) {
-        let demanded = (self.any() && winner.is_normal_allow()).then(|| self.at(l4));
+        let demanded = (self.any() && winner.is_normal_allow()).then(|| self.at(l4, winner));
         match demanded.flatten() {
             Some((auth, rule)) => (Does::Authenticate(auth), rule),
             None => (winner.does, winner.rule),
         }
     }
 
-    fn at(&self, l4: L4) -> Option<(Auth, u32)> {
+    fn at(&self, l4: L4, winner: &Said) -> Option<(Auth, u32)> {
         let asked = |voice: &Voice| (voice.asks, voice.specificity);
         let (chosen, other) = match (self.of_remote.voice(l4), self.of_everyone.voice(l4)) {
             (Some(own), Some(all)) if asked(&all) > asked(&own) => (all, Some(own)),
@@ -143,7 +143,10 @@ impl Demands<'_> {
             (None, Some(all)) => (all, None),
             (None, None) => return None,
         };
-        let stricter = other.filter(|other| !chosen.explicit && other.auth > chosen.auth);
+        // Who asks a proxy has the say where the proxy is asked: where none is, and what wins lets
+        // pass without, it excuses nobody from what others demand.
+        let waives = chosen.explicit && !(chosen.asks && winner.does != Does::Redirect);
+        let stricter = other.filter(|other| !waives && other.auth > chosen.auth);
         let said = stricter.unwrap_or(chosen);
         said.auth.demands().then_some((said.auth, said.rule))
     }

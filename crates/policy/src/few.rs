@@ -10,6 +10,7 @@ pub(crate) enum Few<T> {
     None,
     One(T),
     /// Two and more; or fewer, where there once were.
+    #[expect(clippy::box_collection, reason = "a pointer is a third of a set")]
     Many(Box<BTreeSet<T>>),
 }
 

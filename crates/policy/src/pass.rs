@@ -100,7 +100,7 @@ impl Anyone {
     pub(crate) fn passed_to<'a>(
         &self,
         compiled: &Compiled,
-        own: impl Iterator<Item = &'a Term> + Clone,
+        own: &(impl Iterator<Item = &'a Term> + Clone),
     ) -> Passed {
         let mut passed = Passed::new();
         for (direction, anyone) in DIRECTIONS.into_iter().zip(&self.terms) {

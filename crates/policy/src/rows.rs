@@ -128,7 +128,7 @@ impl Shape {
         let own = own.flat_map(|who| self.terms(*who));
         let (mut passed, mut demanded) = (Passed::new(), Passed::new());
         if self.compiled.passes {
-            passed = self.anyone.passed_to(&self.compiled, own.clone());
+            passed = self.anyone.passed_to(&self.compiled, &own);
         }
         if self.compiled.demands {
             let view: Vec<&Term> = vector.iter().flat_map(|who| self.terms(*who)).collect();

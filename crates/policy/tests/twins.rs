@@ -434,7 +434,8 @@ fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet
         false => [Outcome::Denied, Outcome::Allowed, Outcome::Asked],
     };
     if let Some(decided) = wins.into_iter().find(|outcome| said.contains(outcome)) {
-        let auth = naive_auth(&normal, world, subject, packet, localhost);
+        let proxied = decided == Outcome::Asked;
+        let auth = naive_auth(&normal, world, subject, packet, (localhost, proxied));
         return match decided {
             Outcome::Allowed | Outcome::Asked if auth.demands() => Outcome::Unproved(auth),
             decided => decided,
@@ -499,7 +500,7 @@ fn naive_auth(
     world: &World,
     subject: Identity,
     packet: Packet,
-    localhost: bool,
+    (localhost, proxied): (bool, bool),
 ) -> Auth {
     let (mut own, mut all) = (Vec::new(), Vec::new());
     if localhost {
@@ -552,7 +553,8 @@ fn naive_auth(
         (Some(own), Some(all)) => {
             let own_is_asked = (own.0, own.1) >= (all.0, all.1);
             let (asked, other) = if own_is_asked { (own, all) } else { (all, own) };
-            match asked.2 {
+            // Where no proxy comes to it, who asks one excuses nobody.
+            match asked.2 && (proxied || !asked.0) {
                 true => asked.3,
                 false => asked.3.max(other.3),
             }

@@ -103,7 +103,8 @@ fn nobody_is_told_of_what_a_staged_policy_would_not_get() {
         demands(entry);
     };
     let fails = |entry: &mut RuleEntry| entry.auth = Auth::AlwaysFail;
-    let cases: [(&dyn Fn(&mut RuleEntry), &[&str]); 4] = [
+    type Edit<'a> = (&'a dyn Fn(&mut RuleEntry), &'a [&'a str]);
+    let cases: [Edit<'_>; 4] = [
         (&asks, &["no proxy"]),
         (&demands, &["no mutual authentication"]),
         (&both, &["no proxy", "no mutual authentication"]),

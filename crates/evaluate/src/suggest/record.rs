@@ -137,8 +137,8 @@ impl<'a> Record<'a> {
         };
         match sight {
             Sight::Reply => self.reply(number, &key, l4.source_port),
-            Sight::Passed(side) => self.passed(number, key, (side, &line)),
-            Sight::Denied(side) => self.denied(number, key, (side, &line)),
+            Sight::Passed(side) => self.passed(number, &key, (side, &line)),
+            Sight::Denied(side) => self.denied(number, &key, (side, &line)),
             Sight::Nothing | Sight::Unclear(_) => {}
         }
         Ok(())
@@ -164,7 +164,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    fn passed(&mut self, number: u64, key: Key, (side, line): (Side, &Line)) {
+    fn passed(&mut self, number: u64, key: &Key, (side, line): (Side, &Line)) {
         // Nobody decides at an end that is no pod.
         let outgoing = side != Side::Ingress || !is_pod(&key.from);
         let incoming = side == Side::Ingress || !is_pod(&key.to);
@@ -174,13 +174,13 @@ impl<'a> Record<'a> {
                 "went through the proxy: whatever is said on that port is allowed",
             );
         }
-        if is_service(&key, line) {
+        if is_service(key, line) {
             let why = "left out: goes to a service's address; what reaches its pods counts";
             self.notes.add(number, why);
             return;
         }
-        self.count_cluster(&key, side);
-        let Some(seen) = self.seen(number, &key) else {
+        self.count_cluster(key, side);
+        let Some(seen) = self.seen(number, key) else {
             return;
         };
         seen.count += 1;
@@ -193,7 +193,7 @@ impl<'a> Record<'a> {
             seen.egress.passed = seen.egress.passed.max(number);
         }
         if !line.destination_names.is_empty() {
-            self.name(number, &key, line);
+            self.name(number, key, line);
         }
     }
 
@@ -222,11 +222,11 @@ impl<'a> Record<'a> {
         }
     }
 
-    fn denied(&mut self, number: u64, key: Key, (side, line): (Side, &Line)) {
+    fn denied(&mut self, number: u64, key: &Key, (side, line): (Side, &Line)) {
         if self.options.denied {
             return self.passed(number, key, (Side::Ingress, line));
         }
-        let Some(seen) = self.seen(number, &key) else {
+        let Some(seen) = self.seen(number, key) else {
             return;
         };
         if side != Side::Ingress {

@@ -199,7 +199,7 @@ fn where_the_proxy_is_asked_it_is_that_side_that_decides() {
                 allow(Peers::Any, tcp(80, 80), Required),
             ],
             "asked, asked | required by b, default",
-            "allowed, asked | required by b, default",
+            "required by b, asked | required by b, default",
         ),
         (
             "what demands nothing there is not heard",
@@ -209,7 +209,7 @@ fn where_the_proxy_is_asked_it_is_that_side_that_decides() {
                 allow(Peers::Any, tcp(80, 80), Required),
             ],
             "asked, asked | required by c, default",
-            "allowed, asked | required by c, default",
+            "required by c, asked | required by c, default",
         ),
     ] {
         for (proxy, expected) in [(true, with), (false, without)] {
