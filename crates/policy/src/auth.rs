@@ -69,9 +69,11 @@ impl Side {
         side
     }
 
-    /// Adds what a term says, which is something only if it allows.
+    /// Adds what a term says, which is something only if it allows. Where there is no
+    /// proxy, one that asks a proxy lets nobody pass: it may demand, and excuses from
+    /// nothing that others demand.
     pub(crate) fn add(&mut self, term: &Term) {
-        if !term.is_normal_allow() {
+        if !term.is_normal_allow() || term.is_unserved() && !term.auth.demands() {
             return;
         }
         self.demands |= term.auth.demands();
@@ -128,14 +130,14 @@ impl Demands<'_> {
 
     /// What becomes of ports on which this wins, and by which rule.
     pub(crate) fn of(&self, l4: L4, winner: &Said) -> (Does, u32) {
-        let demanded = (self.any() && winner.is_normal_allow()).then(|| self.at(l4, winner));
+        let demanded = (self.any() && winner.is_normal_allow()).then(|| self.at(l4));
         match demanded.flatten() {
             Some((auth, rule)) => (Does::Authenticate(auth), rule),
             None => (winner.does, winner.rule),
         }
     }
 
-    fn at(&self, l4: L4, winner: &Said) -> Option<(Auth, u32)> {
+    fn at(&self, l4: L4) -> Option<(Auth, u32)> {
         let asked = |voice: &Voice| (voice.asks, voice.specificity);
         let (chosen, other) = match (self.of_remote.voice(l4), self.of_everyone.voice(l4)) {
             (Some(own), Some(all)) if asked(&all) > asked(&own) => (all, Some(own)),
@@ -143,10 +145,7 @@ impl Demands<'_> {
             (None, Some(all)) => (all, None),
             (None, None) => return None,
         };
-        // Who asks a proxy has the say where the proxy is asked: where none is, and what wins lets
-        // pass without, it excuses nobody from what others demand.
-        let waives = chosen.explicit && !(chosen.asks && winner.does != Does::Redirect);
-        let stricter = other.filter(|other| !waives && other.auth > chosen.auth);
+        let stricter = other.filter(|other| !chosen.explicit && other.auth > chosen.auth);
         let said = stricter.unwrap_or(chosen);
         said.auth.demands().then_some((said.auth, said.rule))
     }

@@ -88,6 +88,9 @@ pub(crate) enum Does {
     Authenticate(Auth),
 }
 
+/// The rank of what asks a proxy that is not there: below what allows.
+const UNSERVED: u8 = 0;
+
 /// Something that a set says of somebody.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Term {
@@ -110,6 +113,11 @@ impl Term {
     /// Whether it allows something in the Normal tier.
     pub(crate) fn is_normal_allow(&self) -> bool {
         Said::of(self).is_normal_allow()
+    }
+
+    /// Whether it asks a proxy that is not there.
+    pub(crate) fn is_unserved(&self) -> bool {
+        self.does == Does::Redirect && self.order == Order::normal(UNSERVED)
     }
 }
 
@@ -281,7 +289,7 @@ impl Compiler<'_> {
             Does::Redirect if self.proxy => 2,
             Does::Allow | Does::Open => 1,
             // Nobody listens: what may pass anyway does.
-            Does::Redirect => 0,
+            Does::Redirect => UNSERVED,
         }
     }
 

@@ -434,8 +434,11 @@ fn naive(config: &PolicyConfig, world: &World, subject: Identity, packet: Packet
         false => [Outcome::Denied, Outcome::Allowed, Outcome::Asked],
     };
     if let Some(decided) = wins.into_iter().find(|outcome| said.contains(outcome)) {
-        let proxied = decided == Outcome::Asked;
-        let auth = naive_auth(&normal, world, subject, packet, (localhost, proxied));
+        let heard = normal.into_iter().filter(|entry| {
+            // Where no proxy is asked, who asks one excuses nobody.
+            config.proxy || entry.l7.is_none() || entry.auth.demands()
+        });
+        let auth = naive_auth(heard, world, subject, packet, localhost);
         return match decided {
             Outcome::Allowed | Outcome::Asked if auth.demands() => Outcome::Unproved(auth),
             decided => decided,
@@ -495,12 +498,12 @@ fn naive_side(side: &[Heard]) -> Option<(bool, u32, bool, Auth)> {
 }
 
 /// What must be proved where these entries of the Normal tier allow a packet.
-fn naive_auth(
-    matching: &[&RuleEntry],
+fn naive_auth<'a>(
+    matching: impl Iterator<Item = &'a RuleEntry>,
     world: &World,
     subject: Identity,
     packet: Packet,
-    (localhost, proxied): (bool, bool),
+    localhost: bool,
 ) -> Auth {
     let (mut own, mut all) = (Vec::new(), Vec::new());
     if localhost {
@@ -514,10 +517,7 @@ fn naive_auth(
         Direction::Egress => &world.identities[&packet.remote],
         _ => &world.identities[&subject],
     };
-    for entry in matching
-        .iter()
-        .filter(|entry| entry.action == Action::Allow)
-    {
+    for entry in matching.filter(|entry| entry.action == Action::Allow) {
         let everyone = match &entry.peers {
             Peers::Any => true,
             Peers::List(peers) => peers.contains(&Peer::Entity(Entity::All)),
@@ -553,8 +553,7 @@ fn naive_auth(
         (Some(own), Some(all)) => {
             let own_is_asked = (own.0, own.1) >= (all.0, all.1);
             let (asked, other) = if own_is_asked { (own, all) } else { (all, own) };
-            // Where no proxy comes to it, who asks one excuses nobody.
-            match asked.2 && (proxied || !asked.0) {
+            match asked.2 {
                 true => asked.3,
                 false => asked.3.max(other.3),
             }

@@ -202,6 +202,15 @@ fn where_the_proxy_is_asked_it_is_that_side_that_decides() {
             "required by b, asked | required by b, default",
         ),
         (
+            "on one port, though something is demanded on all",
+            vec![
+                allow(client(1), every_port(), Required),
+                asks(client(1), tcp(80, 80), Disabled),
+            ],
+            "asked, required by a | default, default",
+            "required by a, required by a | default, default",
+        ),
+        (
             "what demands nothing there is not heard",
             vec![
                 asks(client(1), every_port(), Disabled),
