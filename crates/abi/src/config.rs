@@ -98,4 +98,7 @@ impl ConfigFlags {
     /// An endpoint is told by ICMP what its own egress policy does not let out
     /// (`policy-deny-response: icmp`).
     pub const DENY_RESPONSE: u32 = 1 << 12;
+    /// There are services: what is for their frontends is led to backends
+    /// (`kube-proxy-replacement`).
+    pub const SERVICES: u32 = 1 << 13;
 }

@@ -155,6 +155,9 @@ impl CtFlags {
     /// addresses (a mapped port, kube-proxy), and its firewall wants both
     /// directions.
     pub const BY_STACK: u8 = 1 << 6;
+    /// A service has led the flow to its receiver: the answers have to be
+    /// translated back, see [`crate::ServiceFlow`].
+    pub const SERVICE: u8 = 1 << 7;
 }
 
 /// Where a flow stands; each state has its own timeout, see

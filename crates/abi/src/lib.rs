@@ -36,6 +36,7 @@ mod next;
 mod policy;
 mod reason;
 mod service;
+mod service_flow;
 
 pub use addr::{IpKey, LpmKey};
 pub use config::{ConfigFlags, RuntimeConfig, Timeouts};
@@ -47,10 +48,12 @@ pub use event::{
 };
 pub use identity::{Identity, Scope};
 pub use ipcache::{IpcacheFlags, IpcacheRow};
-pub use maps::{CT4, CT6, GENERATIONS, HOOKS, Hook, MAPS, MapKind, MapSpec, NAT, program_slot};
+pub use maps::{
+    CT4, CT6, GENERATIONS, HOOKS, Hook, MAPS, MapKind, MapSpec, NAT, SERVICE_FLOW, program_slot,
+};
 pub use metrics::{Direction, METRICS_ENTRIES, MetricsRow, metrics_index};
 pub use migrate::{Convert, MIGRATIONS, Migration};
-pub use nat::{NatEntry, NatKey};
+pub use nat::{NatEntry, NatKey, NatOwner};
 pub use policy::{
     ClassKey, ClassRow, IdentityRow, PolicyEntry, PolicyEntryFlags, PolicyKey, PolicySetFlags,
     PolicySetRow, class,
@@ -61,6 +64,7 @@ pub use service::{
     LIST_SLOTS_MAX, ListBlock, ListKey, ListRef, MAGLEV_BLOCK_SLOTS, MaglevBlock, MaglevKey,
     ServiceClient, ServiceEntry, ServiceFlags, ServiceKey, SocketEntry, SocketKey, SourceRangeKey,
 };
+pub use service_flow::{ServiceFlow, ServiceFlowFlags, ServiceFlowKey};
 pub use zerocopy::{NetworkEndian, U16, U32};
 
 /// A 16-bit number as it stands on the wire.

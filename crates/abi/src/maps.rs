@@ -5,7 +5,8 @@ use crate::{
     AffinityEntry, Backend, ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey,
     FragmentPorts, IdentityRow, IpKey, IpcacheRow, ListBlock, ListKey, LpmKey, METRICS_ENTRIES,
     MaglevBlock, MaglevKey, MetricsRow, NatEntry, NatKey, PolicyEntry, PolicyKey, PolicySetRow,
-    RuntimeConfig, ServiceClient, ServiceEntry, ServiceKey, SocketEntry, SocketKey, SourceRangeKey,
+    RuntimeConfig, ServiceClient, ServiceEntry, ServiceFlow, ServiceFlowKey, ServiceKey,
+    SocketEntry, SocketKey, SourceRangeKey,
 };
 
 /// Kinds of maps, with the kernel's `bpf_map_type` numbers.
@@ -124,6 +125,9 @@ pub const CT6: &str = versioned("axon_ct6_v1", "axon_ct6_v2");
 /// Name of the map of translations.
 pub const NAT: &str = versioned("axon_nat_v1", "axon_nat_v2");
 
+/// Name of the map of flows that services translate.
+pub const SERVICE_FLOW: &str = "axon_service_flow_v1";
+
 /// A map's name with its present layout, and with that of `next-layout`.
 const fn versioned(now: &'static str, next: &'static str) -> &'static str {
     if cfg!(feature = "next-layout") {
@@ -160,6 +164,8 @@ pub(crate) const ROWS_PER_SERVICE: u32 = 4;
 /// - `axon_nomasq_v1`: destinations towards which pods keep their address.
 /// - `axon_service_affinity_v1`, `axon_socket_v1`: written by the programs; full,
 ///   they forget whom nobody has asked about for longest.
+/// - `axon_service_flow_v1`: written by the programs, swept by user space; full, it
+///   forgets the flows that have been silent for longest.
 /// - `axon_source_range_v1`, `axon_service_skip_v1`: that a key is there is all that
 ///   they say.
 pub const MAPS: &[MapSpec] = &[
@@ -186,6 +192,7 @@ pub const MAPS: &[MapSpec] = &[
     spec::<u32, u64>("axon_icmp_limit_v1", MapKind::Array, 65_536, false),
     spec::<u32, u32>("axon_ct_count_v1", MapKind::Array, 65_536, false),
     spec::<NatKey, NatEntry>(NAT, MapKind::LruHash, CT_ENTRIES_MAX / 2, true),
+    spec::<ServiceFlowKey, ServiceFlow>(SERVICE_FLOW, MapKind::LruHash, CT_ENTRIES_MAX / 2, true),
     spec::<LpmKey, u32>("axon_nomasq_v1", MapKind::LpmTrie, 1024, false),
     spec::<FragmentKey, FragmentPorts>("axon_fragment_v1", MapKind::LruHash, 8192, true),
     on_demand::<ServiceKey, ServiceEntry>("axon_service_v1", ROWS_PER_SERVICE * SERVICES_MAX),

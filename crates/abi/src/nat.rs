@@ -46,6 +46,21 @@ pub struct NatKey {
 
 const _: () = assert!(size_of::<NatKey>() == 40);
 
+/// Whose flow is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NatOwner;
+
+impl NatOwner {
+    /// An endpoint's.
+    pub const ENDPOINT: u16 = 0;
+    /// The node's own: nothing is changed, unless an endpoint had the port first.
+    pub const NODE: u16 = 1;
+    /// A service's client's, on its way to a backend of another node: there is
+    /// the inbound entry only, which keeps the port from others; what becomes of
+    /// packets is told by [`crate::ServiceFlow`].
+    pub const SERVICE: u16 = 2;
+}
+
 /// What the flow's address and port become: the value of `axon_nat_v1`.
 ///
 /// Outbound it is the new source, inbound the new destination. A flow of the
@@ -63,7 +78,7 @@ pub struct NatEntry {
     pub seen_s: u32,
     /// The port put in.
     pub port: Be16,
-    /// 1 if the flow is the node's own (nothing is changed), else 0.
+    /// Whose flow it is: a [`NatOwner`].
     pub node_own: u16,
     /// Second (monotonic clock) of the last packet.
     #[cfg(not(feature = "next-layout"))]

@@ -4,6 +4,7 @@ mod firewall;
 mod logging;
 mod network;
 mod read;
+mod services;
 mod sizes;
 
 use std::net::SocketAddr;
@@ -15,6 +16,8 @@ pub use logging::{LogFormat, Logging};
 pub use network::{Aggregation, Allocation, Enforcement, Monitor, Network};
 pub use sizes::Sizes;
 pub(crate) use sizes::option_of;
+
+use axon_control::services::ServicesConfig;
 
 use crate::options::{AgentArgs, OptionError, Settings};
 use read::Reader;
@@ -36,6 +39,8 @@ pub struct Config {
     pub firewall: Firewall,
     /// What is reported of packets.
     pub monitor: Monitor,
+    /// How services are read.
+    pub services: ServicesConfig,
     /// Sizes and lives of kernel tables.
     pub sizes: Sizes,
     /// How long CNI ADD waits for a pod's labels and policy.
@@ -107,6 +112,7 @@ impl Config {
             network: Network::read(&mut reader),
             firewall: Firewall::read(&mut reader),
             monitor: Monitor::read(&mut reader),
+            services: services::read(&mut reader),
             sizes: Sizes::read(&mut reader),
             ready_timeout: reader.duration("endpoint-ready-timeout"),
             health_port: Some(reader.number("agent-health-port", 0..=65535))
@@ -186,6 +192,14 @@ mod tests {
             ("--host-firewall-confirm-timeout=soon", "duration"),
             ("--host-firewall-failsafe-ingress=tcp/22,ssh", "not \"ssh\""),
             ("--host-firewall-failsafe-egress=udp/0", "not \"udp/0\""),
+            ("--bpf-lb-mode=nat", "snat, dsr, hybrid"),
+            ("--bpf-lb-algorithm=rr", "random, maglev"),
+            ("--bpf-lb-maglev-table-size=1000", "one of 251"),
+            ("--node-port-range=32000,31000", "30000,32767"),
+            ("--node-port-range=31000", "30000,32767"),
+            ("--nodeport-addresses=192.0.2.1/33", "prefixes"),
+            ("--service-no-backend-response=rst", "reject, drop"),
+            ("--bpf-lb-map-max=10", "256 to"),
         ] {
             let errors = read(&["--node-name=n1", flag]).expect_err(flag);
             let (name, value) = flag[2..].split_once('=').expect("flag");

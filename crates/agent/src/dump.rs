@@ -1,17 +1,22 @@
 //! Dumps of the kernel's maps, for `GET /v1/map/{name}`, and for `axon bpf`
 //! when no agent lives.
 
+mod services;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use axon_abi::{Identity, IpKey, PolicySetFlags};
 use axon_api::maps::{
-    ConfigMapRow, CtMapRow, EndpointMapRow, IpcacheMapRow, MapName, MetricsMapRow, NatMapRow,
-    PolicyMapEntry, PolicyMapSet,
+    ConfigMapRow, CtMapRow, EndpointMapRow, IpcacheMapRow, LbAffinityRow, LbBackendRow,
+    LbMaglevRow, LbRow, LbSourceRangeRow, MapName, MetricsMapRow, NatMapRow, PolicyMapEntry,
+    PolicyMapSet,
 };
 use axon_hubble::Names;
 use axon_linux::{MapError, Maps, read_metrics};
 use serde::Serialize;
+
+pub use services::PortNames;
 
 /// The rows of one name.
 #[derive(Debug, Serialize)]
@@ -31,6 +36,16 @@ pub enum Rows {
     Metrics(Vec<MetricsMapRow>),
     /// Configuration.
     Config(Vec<ConfigMapRow>),
+    /// Frontends of services.
+    Lb(Vec<LbRow>),
+    /// Backends.
+    LbBackend(Vec<LbBackendRow>),
+    /// Maglev tables.
+    LbMaglev(Vec<LbMaglevRow>),
+    /// Clients that are remembered.
+    LbAffinity(Vec<LbAffinityRow>),
+    /// Source ranges.
+    LbSourceRange(Vec<LbSourceRangeRow>),
 }
 
 /// Reads the maps behind a name; `now_s` is the monotonic clock.
@@ -60,6 +75,11 @@ pub fn rows(maps: &Maps, name: MapName, names: &impl Names, now_s: u32) -> Resul
             let config = maps.config.get(&0)?.unwrap_or_default();
             Rows::Config(vec![ConfigMapRow::new(generation, &config)])
         }
+        MapName::Lb => Rows::Lb(services::frontends(maps)?),
+        MapName::LbBackend => Rows::LbBackend(services::backends(maps)?),
+        MapName::LbMaglev => Rows::LbMaglev(services::maglev(maps)?),
+        MapName::LbAffinity => Rows::LbAffinity(services::affinity(maps, now_s)?),
+        MapName::LbSourceRange => Rows::LbSourceRange(services::source_ranges(maps)?),
     })
 }
 

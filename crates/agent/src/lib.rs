@@ -32,6 +32,7 @@ mod problem;
 mod queue;
 mod readiness;
 mod run;
+mod services;
 mod settle;
 mod setup;
 mod staged;

@@ -32,7 +32,8 @@ use crate::store::Store;
 use crate::sweep::{Pressure, SweepState};
 use crate::uplinks::Uplinks;
 use crate::{
-    Config, flows, guard, health, http, notify_systemd, queue, settle, setup, sweep, uplinks,
+    Config, flows, guard, health, http, notify_systemd, queue, services, settle, setup, sweep,
+    uplinks,
 };
 
 /// How long requests may still take when the agent is told to stop.
@@ -99,10 +100,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
     let queue = Store::shared(&queue::directory(&config.paths.socket))?;
     let (records, ipam) = endpoints::load(&store)?;
     let kept = Kept::read(&config);
-    let (observed, desired) = (
-        axon_model::Observed::default(),
-        axon_model::Desired::default(),
-    );
+    let observed = axon_model::Observed::default();
     // Nobody hears name servers yet: that is all there is to know of names.
     observed.names.mark_complete();
     let facts = Arc::new(uplinks::look(&config, &observed, kept.uplinks())?);
@@ -113,6 +111,10 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
     let (journal, persisted) = Journal::open(&store)?;
     let maps = datapath.maps().clone();
     let mut controller = setup::controller(&config, &facts, &maps, persisted, (&records, host_id));
+    let desired = axon_model::Desired {
+        services: controller.desired_services(),
+        ..axon_model::Desired::default()
+    };
     controller.set_host_audit(endpoints::host_audit(&store)?);
     let trials = setup::trials(&config, &mut controller)?;
     let (handle, inbox) = EngineHandle::new();
@@ -252,6 +254,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> anyhow::Result<()> {
     tasks.spawn(uplinks::run(Arc::clone(&node), uplinks));
     tasks.spawn(queue::run(Arc::clone(&node)));
     tasks.spawn(sweep::run(Arc::clone(&node)));
+    tasks.spawn(services::run(Arc::clone(&node)));
     tasks.spawn(settle::run(Arc::clone(&node)));
     tasks.spawn(guard::run(Arc::clone(&node)));
     tasks.spawn(announce(Arc::clone(&node)));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axon_abi::{HOST_DEVICE, MAPS};
+use axon_control::services::SeenNumbers;
 use axon_control::{Adopted, Capacity, Controller, IdentityMode, Persisted};
 use axon_linux::{Datapath, DatapathConfig, KernelReconciler, Maps, ReconcilerConfig};
 use axon_model::Observed;
@@ -14,6 +15,7 @@ use crate::config::{Aggregation, Allocation, Enforcement};
 use crate::endpoints::Records;
 use crate::engine::EngineHandle;
 use crate::problem::chain;
+use crate::services;
 use crate::store::Store;
 use crate::trials;
 use crate::uplinks::Uplinks;
@@ -118,6 +120,10 @@ pub(crate) fn controller(
             tracing::warn!(%error, "the node's pinned row cannot be read");
             None
         }),
+        services: services::seen(maps).unwrap_or_else(|error| {
+            tracing::warn!(%error, "pinned services cannot be read");
+            SeenNumbers::default()
+        }),
     });
     controller.set_local_addresses(uplinks.addresses.clone());
     controller.set_leaving_addresses(uplinks.leaving.clone(), uplinks.present.clone());
@@ -192,6 +198,9 @@ pub(crate) fn control_config(config: &Config, mtu: u32) -> axon_control::Config 
         },
         event_received: monitor.aggregation == Aggregation::None,
         ct_quota: config.sizes.ct_quota,
+        services: config.services.clone(),
+        // Directories have no controller that makes them.
+        makes_slices: true,
         nat_port_min: NAT_PORTS.0,
         nat_port_max: NAT_PORTS.1,
         timeouts: config.sizes.timeouts,
@@ -245,6 +254,7 @@ pub(crate) fn wake_on_changes(observed: &Observed, engine: &EngineHandle) {
     observed.cidr_groups.on_change(wake());
     observed.services.on_change(wake());
     observed.endpoint_slices.on_change(wake());
+    observed.local_redirects.on_change(wake());
     observed.cilium_endpoints.on_change(wake());
     observed.identities.on_change(wake());
     observed.names.on_change(wake());

@@ -4,6 +4,7 @@ mod cluster;
 mod kernel;
 mod neighbours;
 mod remedies;
+mod services;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,7 @@ pub(crate) fn status(node: &Node) -> Status {
         ("sources", cluster::sources(node)),
         ("policy", cluster::policy(node, &view)),
         ("endpoints", cluster::endpoints(node, &view)),
+        ("services", services::services(node, &view)),
         ("ipam", cluster::ipam(node)),
         ("devices", kernel::devices(node)),
         ("datapath", kernel::datapath(node, &view)),

@@ -69,7 +69,12 @@ impl Pressure {
     /// So many flows may come until a table of connections is half full.
     fn ends(&self, report: &SweepReport) {
         let tables = report.maps.iter().filter(|map| {
-            let tables = [axon_abi::CT4, axon_abi::CT6, axon_abi::NAT];
+            let tables = [
+                axon_abi::CT4,
+                axon_abi::CT6,
+                axon_abi::NAT,
+                axon_abi::SERVICE_FLOW,
+            ];
             tables.contains(&map.map)
         });
         let room = tables.map(|map| (map.capacity / 2).saturating_sub(map.entries));

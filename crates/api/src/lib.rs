@@ -20,5 +20,6 @@ pub mod maps;
 pub mod request;
 
 mod select;
+pub mod services;
 pub mod state;
 mod tree;

@@ -11,7 +11,7 @@ use core::ptr::from_ref;
 use axon_abi::{
     ClassKey, CtEntry, CtKey4, CtKey6, Direction, EndpointRow, EventRecord, FragmentKey,
     FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, NatEntry, NatKey, PolicyEntry, PolicyKey,
-    PolicySetRow, RuntimeConfig, metrics_index,
+    PolicySetRow, RuntimeConfig, ServiceFlow, ServiceFlowKey, metrics_index,
 };
 use axon_datapath::{NextHop, Route, RouteQuery, Tables};
 use aya_ebpf::Global;
@@ -19,6 +19,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::maps::lpm_trie::Key;
 
+use crate::services::Services;
 use crate::{copies, maps, route};
 
 /// 1 if the kernel has the coarse clock (Linux 5.11); the exact one costs ten
@@ -96,6 +97,9 @@ fn lpm(key: &LpmKey) -> &Key<IpKey> {
 impl Tables for Kernel {
     type Ct<'a> = &'a mut CtEntry;
     type Nat<'a> = &'a mut NatEntry;
+    type ServiceFlow<'a> = &'a mut ServiceFlow;
+    type Services = Services;
+    const SERVES: bool = false;
 
     #[inline(always)]
     fn config(&self) -> &RuntimeConfig {
@@ -223,6 +227,26 @@ impl Tables for Kernel {
     #[inline(always)]
     fn no_masquerade(&self, key: &LpmKey) -> bool {
         maps::NOMASQ.get(lpm(key)).is_some()
+    }
+
+    #[inline(always)]
+    fn services(&self) -> &Services {
+        &Services
+    }
+
+    #[inline(always)]
+    fn service_flow(&self, key: &ServiceFlowKey) -> Option<&mut ServiceFlow> {
+        lend_mut(maps::SERVICE_FLOW.get_ptr_mut(key))
+    }
+
+    #[inline(always)]
+    fn service_flow_insert(&self, key: &ServiceFlowKey, flow: &ServiceFlow) -> bool {
+        maps::SERVICE_FLOW.insert(key, flow, BPF_ANY).is_ok()
+    }
+
+    #[inline(always)]
+    fn service_flow_create(&self, key: &ServiceFlowKey, flow: &ServiceFlow) -> bool {
+        maps::SERVICE_FLOW.insert(key, flow, BPF_NOEXIST).is_ok()
     }
 
     #[inline(always)]

@@ -17,7 +17,6 @@ mod entry;
 mod kernel;
 mod maps;
 mod route;
-#[expect(dead_code, reason = "no program asks for services yet")]
 mod services;
 mod skb;
 mod stub;

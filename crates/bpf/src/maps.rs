@@ -7,8 +7,8 @@ use axon_abi::{
     AffinityEntry, Backend, ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey,
     FragmentPorts, GENERATIONS, HOOKS, IdentityRow, IpKey, IpcacheRow, ListBlock, ListKey,
     METRICS_ENTRIES, MaglevBlock, MaglevKey, MetricsRow, NatEntry, NatKey, PolicyEntry, PolicyKey,
-    PolicySetRow, RuntimeConfig, ServiceClient, ServiceEntry, ServiceKey, SocketEntry, SocketKey,
-    SourceRangeKey,
+    PolicySetRow, RuntimeConfig, ServiceClient, ServiceEntry, ServiceFlow, ServiceFlowKey,
+    ServiceKey, SocketEntry, SocketKey, SourceRangeKey,
 };
 use axon_datapath::Scratch;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
@@ -84,6 +84,10 @@ pub static NAT: LruHashMap<NatKey, NatEntry> = LruHashMap::with_max_entries(262_
 
 #[map(name = "axon_nomasq_v1")]
 pub static NOMASQ: LpmTrie<IpKey, u32> = LpmTrie::with_max_entries(1024, 0);
+
+#[map(name = "axon_service_flow_v1")]
+pub static SERVICE_FLOW: LruHashMap<ServiceFlowKey, ServiceFlow> =
+    LruHashMap::with_max_entries(262_144, 0);
 
 #[map(name = "axon_fragment_v1")]
 pub static FRAGMENT: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(8192, 0);

@@ -4,7 +4,7 @@
 //! varying offset goes through helpers, which need no proof of bounds.
 
 use core::cell::UnsafeCell;
-use core::ptr::{addr_of, from_ref, read_volatile};
+use core::ptr::{addr_of, addr_of_mut, from_ref, read_volatile, write_volatile};
 
 use axon_datapath::{Checksum, Packet};
 use aya_ebpf::Global;
@@ -27,6 +27,11 @@ const BPF_F_MARK_MANGLED_0: u64 = 1 << 5;
 const BPF_F_IPV6: u64 = 1 << 7;
 const BPF_ADJ_ROOM_MAC: u32 = 1;
 const PACKET_HOST: u32 = 0;
+
+/// The part of the mark that says what was done to a packet, and its value where
+/// its source is translated: Cilium's (`MARK_MAGIC_SNAT_DONE`).
+const MARK_MASK: u32 = 0x0f00;
+const MARK_SERVED: u32 = 0x0300;
 
 /// A packet in the kernel. The reference *is* the program's context pointer;
 /// the type has no size, so that nothing is ever read through the reference
@@ -153,6 +158,21 @@ impl Packet for Skb {
             return None;
         }
         Some((field!(self, vlan_tci) & ID) as u16)
+    }
+
+    #[inline(always)]
+    fn is_served(&self) -> bool {
+        field!(self, mark) & MARK_MASK == MARK_SERVED
+    }
+
+    #[inline(always)]
+    fn set_served(&mut self) {
+        let mark = field!(self, mark) & !MARK_MASK | MARK_SERVED;
+        let raw = self.raw();
+        // SAFETY: the pointer is the program's context.
+        let field = unsafe { addr_of_mut!((*raw).mark) };
+        // SAFETY: as above; the field is writable in tc programs.
+        unsafe { write_volatile(field, mark) };
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@ use axon_policy::{Enforcement, Failsafe, Numbers, PolicyConfig, PolicySet, RowCo
 use ipnet::IpNet;
 
 use crate::labels::LabelFilter;
+use crate::services::ServicesConfig;
 
 /// Who numbers identities, as Cilium's `identity-allocation-mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,6 +130,10 @@ pub struct Config {
     pub trace_tcp_flags: u32,
     /// Conntrack entries that one endpoint may own; 0 is no limit.
     pub ct_quota: u32,
+    /// How services are read.
+    pub services: ServicesConfig,
+    /// Slices are made here of selectors and pods, because nobody else does.
+    pub makes_slices: bool,
     /// First port of masquerading.
     pub nat_port_min: u16,
     /// Last port of masquerading.
@@ -179,6 +184,8 @@ impl Default for Config {
             // FIN, SYN, RST: as Cilium's `monitor-aggregation-flags`.
             trace_tcp_flags: 0x07,
             ct_quota: 0,
+            services: ServicesConfig::default(),
+            makes_slices: false,
             nat_port_min: 32768,
             nat_port_max: 65535,
             timeouts: Timeouts {

@@ -19,6 +19,7 @@ use crate::pods::{Numbering, Pods};
 use crate::routes::Overlap;
 use crate::runtime::{DeviceAddresses, Epoch};
 use crate::seen::{Cursors, View};
+use crate::services;
 use crate::sets::Sets;
 use crate::trial::Trials;
 use crate::views::{
@@ -40,6 +41,8 @@ pub struct Adopted {
     /// The row of the node itself in the pinned maps: it stays in force until
     /// there is another.
     pub host: Option<EndpointRow>,
+    /// The greatest numbers of services in the pinned maps.
+    pub services: services::SeenNumbers,
 }
 
 /// Derives desired rows from observed ones.
@@ -52,6 +55,7 @@ pub struct Controller {
     /// The last numbers of sets and rules that somebody was told.
     pub(crate) told_numbers: Option<(u32, u32)>,
     pub(crate) engine: Engine,
+    pub(crate) services: services::Engine,
     /// What would be in force if staged policies were; `None` if there is none.
     pub(crate) rehearsal: Option<Rehearsal>,
     /// Identities of which the rehearsal does not know yet that they have changed.
@@ -87,8 +91,10 @@ pub struct Controller {
     pub(crate) prefixes_exhausted: Option<Exhausted>,
     /// Conditions of policies that ask for what is not enforced.
     pub(crate) unsupported: Vec<Condition>,
-    /// Fields of services and of their slices that are left out.
+    /// What is wrong with services.
     pub(crate) faults: Vec<Condition>,
+    /// The revision of the reports that they are made of.
+    pub(crate) faults_revision: Option<u64>,
     /// Policies, and all that they refer to, were complete in the last step.
     pub(crate) policies_complete: bool,
     /// Identities that may have come, changed or gone in this step.
@@ -133,6 +139,11 @@ impl Controller {
         Self {
             numbering: Numbering::new(config.identity_mode),
             policy_capacity: Capacity::for_policy(&config),
+            services: services::Engine::new(
+                &config.node_name,
+                config.services.clone(),
+                config.makes_slices,
+            ),
             config,
             persisted,
             told_numbers: None,
@@ -161,6 +172,7 @@ impl Controller {
             prefixes_exhausted: None,
             unsupported: Vec::new(),
             faults: Vec::new(),
+            faults_revision: None,
             policies_complete: false,
             touched: BTreeSet::new(),
             rows_due: BTreeSet::new(),
@@ -184,6 +196,7 @@ impl Controller {
             .reserve_through(adopted.last_set);
         self.persisted.epoch = self.persisted.epoch.max(adopted.epoch);
         self.adopted_host = adopted.host;
+        self.persisted.services.reserve(adopted.services);
         let persisted = &mut self.persisted;
         for (identity, labels) in adopted.labels {
             let (numbers, range) = match Range::PLACES.holds(identity) {
@@ -254,6 +267,7 @@ impl Controller {
         let overflow = |c: &Condition| c.kind == ConditionKind::PolicyOverflow;
         news |= room && self.conditions.iter().any(overflow);
         news |= self.names.next_due_ms().is_some_and(|at| at <= now_ms);
+        self.follow_services(now_ms, &view);
         if news || became_complete {
             self.follow((now_ms, whole), &view, desired, complete);
         }
@@ -292,7 +306,7 @@ impl Controller {
         self.follow_nodes(view);
         self.follow_host(view);
         self.follow_policies(now_ms, view);
-        self.follow_faults(view);
+        self.follow_faults();
         self.follow_names(now_ms, view, complete);
         self.follow_pods(view);
         let news = self.identify_endpoints(view);

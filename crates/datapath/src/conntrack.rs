@@ -43,6 +43,21 @@ pub(crate) fn track<F: Family>(
     scratch: &mut Scratch,
     sets: Sets,
 ) -> Result<(), DropReason> {
+    if find::<F>(packet, tables, scratch, sets)? {
+        return Ok(());
+    }
+    open::<F>(packet, tables, scratch)
+}
+
+/// Finds the entry of the packet's flow and holds the flow to policy; false if
+/// it is not known.
+#[inline(always)]
+pub(crate) fn find<F: Family>(
+    packet: &impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    sets: Sets,
+) -> Result<bool, DropReason> {
     scratch.low = F::key(scratch);
     scratch.replaces = false;
     if !matches!(scratch.flow.kind, Kind::Single)
@@ -80,7 +95,7 @@ pub(crate) fn track<F: Family>(
             if matches!(scratch.flow.kind, Kind::Error) {
                 scratch.seen = Some(TraceReason::Related);
                 scratch.report = config.flags & ConfigFlags::EVENT_TRACE != 0;
-                return Ok(());
+                return Ok(true);
             }
             refresh(&scratch.flow, &mut entry, config, now_s, forward);
             count(tables, &mut entry, packet.len(), forward);
@@ -90,10 +105,10 @@ pub(crate) fn track<F: Family>(
                 TraceReason::Reply
             });
             scratch.report = due(&scratch.flow, &mut entry, config, now_s, forward);
-            return Ok(());
+            return Ok(true);
         }
     }
-    open::<F>(packet, tables, scratch)
+    Ok(false)
 }
 
 /// Who speaks in a flow that somebody with a borrowed address has opened, or
@@ -218,7 +233,7 @@ fn name(scratch: &mut Scratch, entry: &CtEntry, forward: bool) {
     let ends = (entry.source_identity, entry.destination_identity);
     (scratch.source_identity, scratch.destination_identity) =
         if forward { ends } else { (ends.1, ends.0) };
-    scratch.by_stack = entry.flags & CtFlags::BY_STACK != 0;
+    scratch.flow_flags = entry.flags;
 }
 
 /// Moves the state on; writes only what changes.
@@ -324,7 +339,7 @@ fn renew(
 
 /// Decides on a flow that is not known, and makes its entry.
 #[inline(never)]
-fn open<F: Family>(
+pub(crate) fn open<F: Family>(
     packet: &impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
@@ -376,7 +391,7 @@ fn set_entry(scratch: &mut Scratch, config: &RuntimeConfig, now_s: u32, len: u32
         endpoint,
         low,
         borrowed,
-        by_stack,
+        flow_flags,
         ..
     } = scratch;
     let state = state::first(flow) as u8;
@@ -387,9 +402,7 @@ fn set_entry(scratch: &mut Scratch, config: &RuntimeConfig, now_s: u32, len: u32
     if *borrowed {
         flags |= CtFlags::BORROWED;
     }
-    if *by_stack {
-        flags |= CtFlags::BY_STACK;
-    }
+    flags |= *flow_flags & (CtFlags::BY_STACK | CtFlags::SERVICE);
     *entry = CtEntry {
         packets: [1, 0],
         bytes: [u64::from(len), 0],

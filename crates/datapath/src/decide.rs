@@ -9,7 +9,7 @@ use axon_abi::{
 };
 
 use crate::event;
-use crate::family::is_martian;
+use crate::family::{is_hairpin, is_martian};
 use crate::identity::{Who, peer, who};
 use crate::packet::Packet;
 use crate::policy::{Question, evaluate};
@@ -45,6 +45,8 @@ fn resolve(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason
         host: false,
     });
     let (sender, receiver) = match (own, scratch.direction) {
+        // Through a service to itself, see `hairpin`.
+        (Some(own), Direction::Egress) if is_hairpin(&tuple.destination) => (own, own),
         (Some(own), Direction::Egress) => (own, peer(tables, &tuple.destination, lpm, borrower)),
         (Some(own), Direction::Ingress | Direction::Unknown) => {
             (peer(tables, &tuple.source, lpm, borrower), own)

@@ -1,14 +1,15 @@
 //! Where an allowed packet goes.
 
-use axon_abi::{DropReason, EndpointRow, Identity, ObservationPoint};
+use axon_abi::{CtFlags, DropReason, EndpointRow, Identity, ObservationPoint};
 
 use crate::event;
 use crate::family::Family;
 use crate::header::ETHERNET_LEN;
 use crate::icmp_error;
 use crate::packet::Packet;
-use crate::scratch::{Flow, Scratch};
+use crate::scratch::{Flow, Scratch, Translated};
 use crate::tables::{Route, RouteQuery, Tables};
+use crate::translate::undo;
 use crate::verdict::Verdict;
 
 /// Into an endpoint of this node, past the node's stack.
@@ -20,6 +21,7 @@ pub(crate) fn to_local<F: Family>(
     row: &EndpointRow,
 ) -> Result<Verdict, DropReason> {
     if scratch.flow.hop_limit <= 1 {
+        undo::<F>(packet, tables, scratch)?;
         return icmp_error::time_exceeded::<F>(packet, tables, scratch);
     }
     F::hop(
@@ -53,10 +55,11 @@ pub(crate) fn elsewhere<F: Family>(
     if scratch.destination_identity == Identity::HOST {
         return Ok(to_stack(packet, tables, scratch, ObservationPoint::ToHost));
     }
-    if scratch.by_stack {
+    if scratch.flow_flags & CtFlags::BY_STACK != 0 {
         return Ok(to_stack(packet, tables, scratch, ObservationPoint::ToStack));
     }
     if scratch.flow.hop_limit <= 1 {
+        undo::<F>(packet, tables, scratch)?;
         return icmp_error::time_exceeded::<F>(packet, tables, scratch);
     }
     let mtu = tables.config().mtu;
@@ -73,10 +76,14 @@ pub(crate) fn elsewhere<F: Family>(
     match tables.route(&query, next_hop) {
         // Behind a device that is not the network's are others, with rules of their own in the
         // stack (a firewall, address translation), which have to see both directions.
-        Route::Via { ifindex } if !tables.uplink(ifindex) => {
+        // What a service answers from an address of the node the stack would not take from here.
+        Route::Via { ifindex } if !is_returned(scratch) && !tables.uplink(ifindex) => {
             Ok(to_stack(packet, tables, scratch, ObservationPoint::ToStack))
         }
         Route::Via { ifindex } => {
+            if is_returned(scratch) {
+                packet.set_served();
+            }
             F::hop(packet, None, false).ok_or(DropReason::PacketWrite)?;
             if scratch.report {
                 event::report_trace(packet, tables, scratch, ObservationPoint::ToNetwork, 0);
@@ -87,6 +94,12 @@ pub(crate) fn elsewhere<F: Family>(
         Route::TooBig { mtu } => too_big::<F>(packet, tables, scratch, mtu),
         Route::Unreachable => Err(DropReason::FibLookupFailed),
     }
+}
+
+/// Whether a service has given the packet its frontend's address.
+#[inline(always)]
+fn is_returned(scratch: &Scratch) -> bool {
+    matches!(scratch.translated, Translated::Served) && !scratch.forward
 }
 
 fn to_stack(
@@ -111,6 +124,7 @@ fn too_big<F: Family>(
     if !scratch.flow.dont_fragment {
         return Ok(to_stack(packet, tables, scratch, ObservationPoint::ToStack));
     }
+    undo::<F>(packet, tables, scratch)?;
     icmp_error::too_big::<F>(packet, tables, scratch, mtu)
 }
 

@@ -18,6 +18,15 @@ const DONT_FRAGMENT: u16 = 0x4000;
 /// IPv4: the fragment's place in the datagram, in eight bytes.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
+/// The address that an endpoint's own packets have when they reach it through a
+/// service: with its own it would not answer to the network. Cilium's default.
+pub const HAIRPIN_IPV4: IpKey = IpKey::from_v4([169, 254, 42, 1]);
+/// The same for IPv6: of no link, since endpoints have a route to no other of the
+/// kind, and of nobody (RFC 4193).
+pub const HAIRPIN_IPV6: IpKey = IpKey([
+    0xfd, 0x61, 0x78, 0x6f, 0x6e, 0x65, 0, 0, 0, 0, 0, 0, 0, 0, 0x2a, 0x01,
+]);
+
 /// A version of IP.
 pub trait Family {
     /// The version's number.
@@ -36,6 +45,12 @@ pub trait Family {
     const MASQUERADE: u32;
     /// The configuration's flag for carrying it.
     const CARRIED: u32;
+    /// Where the hops left are, behind the Ethernet header.
+    const HOPS_AT: u32;
+    /// ICMP types of an echo and of its reply.
+    const ECHO: [u8; 2];
+    /// From whom an endpoint hears what it has sent itself through a service.
+    const HAIRPIN: IpKey;
 
     /// Reads the IP header: addresses, length, fragmentation, protocol, and
     /// where the transport header starts.
@@ -63,7 +78,8 @@ pub trait Family {
 
     /// Whether nothing that says it is from there may be forwarded, as it is no
     /// host's beyond the link: unspecified, loopback, multicast, broadcast
-    /// (RFC 1812 section 5.3.7), of the link (RFC 4291 section 2.5.6).
+    /// (RFC 1812 section 5.3.7), of the link (RFC 4291 section 2.5.6), or stands
+    /// for the receiver ([`Family::HAIRPIN`]).
     fn is_martian(source: &IpKey) -> bool;
 
     /// Writes an ICMP error in front of the first `quote` bytes of the IP
@@ -76,6 +92,9 @@ pub trait Family {
     /// Reads the packet that an ICMP error quotes at `at`: its addresses,
     /// turned, its protocol, and where its transport header starts.
     fn quoted(packet: &impl Packet, at: u32, tuple: &mut Tuple) -> Option<u32>;
+
+    /// Overwrites an address of the packet; checksums are the caller's affair.
+    fn store_address(packet: &mut impl Packet, at: u32, addr: &IpKey) -> Option<()>;
 
     /// One hop less, and new MAC addresses (destination, source) if given.
     fn hop(
@@ -112,6 +131,9 @@ impl Family for V4 {
     const ICMP: u8 = protocol::ICMP;
     const MASQUERADE: u32 = ConfigFlags::MASQUERADE_IPV4;
     const CARRIED: u32 = ConfigFlags::IPV4;
+    const HOPS_AT: u32 = 8;
+    const ECHO: [u8; 2] = [8, 0];
+    const HAIRPIN: IpKey = HAIRPIN_IPV4;
 
     #[inline(always)]
     fn parse(packet: &impl Packet, flow: &mut Flow) -> Result<(), DropReason> {
@@ -186,7 +208,9 @@ impl Family for V4 {
     fn is_martian(source: &IpKey) -> bool {
         let [.., a, b, c, d] = source.0;
         // 240.0.0.0/4 is in use, for nodes and pods of clouds too; Linux forwards it.
-        matches!(a, 0 | 127 | 224..=239) || u32::from_ne_bytes([a, b, c, d]) == u32::MAX
+        matches!(a, 0 | 127 | 224..=239)
+            || u32::from_ne_bytes([a, b, c, d]) == u32::MAX
+            || same(source, &Self::HAIRPIN)
     }
 
     #[inline(always)]
@@ -210,6 +234,12 @@ impl Family for V4 {
         tuple.destination = IpKey::from_v4(ip.source);
         tuple.protocol = ip.protocol;
         Some(at + header_len)
+    }
+
+    #[inline(always)]
+    fn store_address(packet: &mut impl Packet, at: u32, addr: &IpKey) -> Option<()> {
+        let [.., a, b, c, d] = addr.0;
+        packet.store(at, &[a, b, c, d])
     }
 
     #[inline(always)]
@@ -267,6 +297,9 @@ impl Family for V6 {
     const ICMP: u8 = protocol::ICMPV6;
     const MASQUERADE: u32 = ConfigFlags::MASQUERADE_IPV6;
     const CARRIED: u32 = ConfigFlags::IPV6;
+    const HOPS_AT: u32 = 7;
+    const ECHO: [u8; 2] = [128, 129];
+    const HAIRPIN: IpKey = HAIRPIN_IPV6;
 
     #[inline(always)]
     fn parse(packet: &impl Packet, flow: &mut Flow) -> Result<(), DropReason> {
@@ -336,7 +369,7 @@ impl Family for V6 {
     #[inline(always)]
     fn is_martian(source: &IpKey) -> bool {
         // Whoever may not be sent anything sends nothing.
-        Self::unroutable(source)
+        Self::unroutable(source) || same(source, &Self::HAIRPIN)
     }
 
     #[inline(always)]
@@ -359,6 +392,11 @@ impl Family for V6 {
         tuple.destination = IpKey(ip.source);
         tuple.protocol = ip.next_header;
         extension::skip(packet, at + 40, &mut tuple.protocol)
+    }
+
+    #[inline(always)]
+    fn store_address(packet: &mut impl Packet, at: u32, addr: &IpKey) -> Option<()> {
+        packet.store(at, addr)
     }
 
     #[inline(always)]
@@ -487,6 +525,12 @@ fn is_mapped(addr: &IpKey) -> bool {
 #[inline(always)]
 pub(crate) fn same(a: &IpKey, b: &IpKey) -> bool {
     order6(a) == order6(b)
+}
+
+/// Whether an address stands for the endpoint that sends to it.
+#[inline(always)]
+pub(crate) fn is_hairpin(addr: &IpKey) -> bool {
+    same(addr, &HAIRPIN_IPV4) || same(addr, &HAIRPIN_IPV6)
 }
 
 /// [`Family::is_martian`] of a packet of either version.

@@ -1,16 +1,21 @@
 //! Ingress of an endpoint's host-side device: what the endpoint sends.
 
-use axon_abi::{ConfigFlags, Direction, DropReason, EndpointFlags, EndpointRow, ObservationPoint};
+use axon_abi::{
+    ConfigFlags, CtFlags, Direction, DropReason, EndpointFlags, EndpointRow, ObservationPoint,
+};
 
-use crate::conntrack::{Sets, track};
+use crate::balance::balance;
+use crate::conntrack::{Sets, find, open};
 use crate::family::{Family, V4, V6, same};
 use crate::header::{Ethernet, ethertype};
 use crate::packet::Packet;
 use crate::parse::parse;
-use crate::scratch::{Kind, Scratch};
+use crate::scratch::{Kind, Scratch, Translated};
+use crate::service::Asker;
 use crate::tables::Tables;
+use crate::translate::{translate, undo};
 use crate::verdict::Verdict;
-use crate::{arp, deliver, event, icmp_error, nd};
+use crate::{arp, deliver, event, icmp_error, nd, serve};
 
 /// Decides on a packet that an endpoint sends.
 ///
@@ -61,7 +66,10 @@ fn forward<F: Family>(
     if F::unroutable(&scratch.flow.tuple.destination) {
         return Err(DropReason::UnknownL3Target);
     }
-    let receiver = tables.receiver(&scratch.flow.tuple.destination);
+    let receiver = match tables.receiver(&scratch.flow.tuple.destination) {
+        None if same(&scratch.flow.tuple.destination, &F::HAIRPIN) => Some(row),
+        found => found,
+    };
     let sets = Sets {
         sender: Some(row.policy_set),
         receiver: match receiver {
@@ -73,11 +81,98 @@ fn forward<F: Family>(
             None => 0,
         },
     };
-    if let Err(reason) = track::<F>(packet, tables, scratch, sets) {
-        return refuse::<F>(packet, tables, scratch, reason);
+    match find::<F>(packet, tables, scratch, sets) {
+        Ok(true) if scratch.flow_flags & ASIDE == 0 => {}
+        Ok(true) => return aside::<F>(packet, tables, scratch),
+        Ok(false) => {
+            return match admit::<F>(packet, tables, scratch, row) {
+                Ok(()) => aside::<F>(packet, tables, scratch),
+                Err(reason) => refuse::<F>(packet, tables, scratch, reason),
+            };
+        }
+        Err(reason) => return refuse::<F>(packet, tables, scratch, reason),
     }
     match receiver {
-        Some(receiver) if !scratch.by_stack => {
+        Some(receiver) => deliver::to_local::<F>(packet, tables, scratch, receiver),
+        None => deliver::elsewhere::<F>(packet, tables, scratch),
+    }
+}
+
+/// Flows that do not simply go to whom they are addressed.
+const ASIDE: u8 = CtFlags::BY_STACK | CtFlags::SERVICE;
+
+/// Decides on a packet of a flow that is not known under its own addresses: it
+/// may be a service's, and the flow to the backend known.
+#[inline(never)]
+fn admit<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    row: &EndpointRow,
+) -> Result<(), DropReason> {
+    let destination = &scratch.flow.tuple.destination;
+    if !tables.can_serve() {
+        return open::<F>(packet, tables, scratch);
+    }
+    if tables.serves() && tables.receiver(destination).is_none() {
+        balance::<F>(packet, tables, scratch, Asker::Pod)?;
+    }
+    match scratch.translated {
+        Translated::Answered => return Ok(()),
+        Translated::Served => {
+            translate::<F>(packet, scratch).ok_or(DropReason::PacketWrite)?;
+            if meet::<F>(packet, tables, scratch, row)? {
+                return Ok(());
+            }
+        }
+        Translated::Not | Translated::Back | Translated::Sent => {
+            if same(&scratch.flow.tuple.destination, &F::HAIRPIN) {
+                return Err(DropReason::UnknownL3Target);
+            }
+        }
+    }
+    open::<F>(packet, tables, scratch)
+}
+
+/// Finds the flow to the backend.
+#[inline(always)]
+fn meet<F: Family>(
+    packet: &impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    row: &EndpointRow,
+) -> Result<bool, DropReason> {
+    scratch.flow_flags = CtFlags::SERVICE;
+    let receiver = match tables.receiver(&scratch.flow.tuple.destination) {
+        Some(receiver) if receiver.policy_set == 0 => return Err(DropReason::EndpointNotReady),
+        Some(receiver) => receiver.policy_set,
+        None => 0,
+    };
+    let sets = Sets {
+        sender: Some(row.policy_set),
+        receiver,
+    };
+    find::<F>(packet, tables, scratch, sets)
+}
+
+/// Sends an allowed packet where it is to go now: it may have other addresses,
+/// or get them here.
+#[inline(never)]
+fn aside<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<Verdict, DropReason> {
+    if tables.can_serve() && matches!(scratch.translated, Translated::Answered) {
+        return Ok(Verdict::Reflect {
+            dropped: scratch.refusal,
+        });
+    }
+    if serve::is_answer(tables, scratch) {
+        serve::answer::<F>(packet, tables, scratch)?;
+    }
+    match tables.receiver(&scratch.flow.tuple.destination) {
+        Some(receiver) if scratch.flow_flags & CtFlags::BY_STACK == 0 => {
             deliver::to_local::<F>(packet, tables, scratch, receiver)
         }
         _ => deliver::elsewhere::<F>(packet, tables, scratch),
@@ -98,6 +193,7 @@ fn refuse<F: Family>(
     let own = scratch.judged && scratch.question.egress && scratch.forward;
     if told && reason.is_policy() && own {
         scratch.refusal = Some(reason);
+        undo::<F>(packet, tables, scratch)?;
         return icmp_error::prohibited::<F>(packet, tables, scratch);
     }
     Err(reason)

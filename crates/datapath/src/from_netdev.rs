@@ -9,10 +9,10 @@ use crate::header::{Ethernet, ethertype};
 use crate::nat::{self, Back};
 use crate::packet::Packet;
 use crate::parse::parse;
-use crate::scratch::{Kind, Scratch};
+use crate::scratch::{Aim, Kind, Scratch, Translated};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
-use crate::{deliver, event, host};
+use crate::{deliver, event, forward, host, serve};
 
 /// Decides on a packet from the network. What is neither for an endpoint of this
 /// node nor, where it has a firewall, for the node itself is not ours.
@@ -49,22 +49,42 @@ fn receive<F: Family>(
     scratch: &mut Scratch,
 ) -> Result<Verdict, DropReason> {
     aim::<F>(packet, tables, scratch)?;
-    if scratch.for_endpoint {
+    // From here, and not from where that is found out: the kernel counts nested calls.
+    match scratch.aim {
+        Aim::Elsewhere | Aim::Endpoint => {}
+        Aim::Frontend | Aim::Client if !tables.can_serve() => {}
+        Aim::Frontend => forward::serve::<F>(packet, tables, scratch)?,
+        Aim::Client => forward::give_back::<F>(packet, tables, scratch)?,
+    }
+    if matches!(scratch.aim, Aim::Endpoint) {
         return deliver_to::<F>(packet, tables, scratch);
+    }
+    match scratch.translated {
+        Translated::Not | Translated::Back | Translated::Served => {}
+        Translated::Answered => {
+            return Ok(Verdict::Reflect {
+                dropped: scratch.refusal,
+            });
+        }
+        Translated::Sent => {
+            return Ok(Verdict::RedirectNeigh {
+                ifindex: scratch.leaves_by,
+            });
+        }
     }
     if host::is_held(tables) {
         host::receive::<F>(packet, tables, scratch)?;
     }
-    // What was translated back to the node is not what it was.
-    if scratch.of_host || scratch.translated {
+    // What was translated to the node is not what it was.
+    if scratch.of_host || !matches!(scratch.translated, Translated::Not) {
         Ok(Verdict::Pass)
     } else {
         Ok(Verdict::Ignore)
     }
 }
 
-/// Finds out whether the packet is for an endpoint of this node, translated back
-/// if need be: then it is read, and `scratch.for_endpoint` says so.
+/// Finds out whether the packet is for an endpoint of this node, translated if
+/// need be: then it is read, and `scratch.aim` says so.
 ///
 /// Through memory, so that the verifier walks what follows once.
 #[inline(never)]
@@ -73,22 +93,31 @@ fn aim<F: Family>(
     tables: &impl Tables,
     scratch: &mut Scratch,
 ) -> Result<(), DropReason> {
-    scratch.for_endpoint = false;
+    scratch.aim = Aim::Elsewhere;
     let Some(destination) = F::destination(packet) else {
         return Ok(());
     };
     let config = tables.config();
-    if config.flags & F::MASQUERADE != 0 && same(&destination, &F::node(config)) {
-        let back = nat::back::<F>(packet, tables, scratch)?;
-        scratch.for_endpoint = matches!(back, Back::Endpoint);
+    let serves = tables.serves();
+    if (serves || config.flags & F::MASQUERADE != 0) && same(&destination, &F::node(config)) {
+        match nat::back::<F>(packet, tables, scratch)? {
+            Back::Endpoint => scratch.aim = Aim::Endpoint,
+            Back::Client => scratch.aim = Aim::Client,
+            Back::Untouched if serves => scratch.aim = Aim::Frontend,
+            Back::Node | Back::Untouched | Back::Unread => {}
+        }
         return Ok(());
     }
     if tables.receiver(&destination).is_none() {
-        return Ok(());
+        return if serves {
+            forward::read::<F>(packet, tables, scratch)
+        } else {
+            Ok(())
+        };
     }
     parse::<F>(packet, tables, scratch)?;
     event::report_received(packet, tables, scratch, ObservationPoint::FromNetwork);
-    scratch.for_endpoint = true;
+    scratch.aim = Aim::Endpoint;
     Ok(())
 }
 
@@ -120,5 +149,8 @@ fn deliver_to<F: Family>(
         receiver: row.policy_set,
     };
     track::<F>(packet, tables, scratch, sets)?;
+    if serve::is_answer(tables, scratch) {
+        serve::answer::<F>(packet, tables, scratch)?;
+    }
     deliver::to_local::<F>(packet, tables, scratch, row)
 }

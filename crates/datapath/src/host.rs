@@ -24,7 +24,7 @@ use crate::header::protocol;
 use crate::icmp::{Message, REDIRECT_V6};
 use crate::packet::Packet;
 use crate::parse::parse;
-use crate::scratch::{Kind, Scratch};
+use crate::scratch::{Kind, Scratch, Translated};
 use crate::tables::{LOOPBACK, Tables};
 
 const _: () = assert!(HOST_DEVICE == LOOPBACK);
@@ -160,7 +160,7 @@ fn hold<F: Family>(
         }
     }
     scratch.endpoint = id;
-    if scratch.from_outside && !scratch.translated {
+    if scratch.from_outside && matches!(scratch.translated, Translated::Not) {
         event::report_received(packet, tables, scratch, ObservationPoint::FromNetwork);
     }
     if is_error::<F>(scratch) {

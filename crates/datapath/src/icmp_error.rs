@@ -11,7 +11,7 @@ use crate::family::Family;
 use crate::header::{ETHERNET_LEN, Ethernet, Ipv4, Ipv6, protocol};
 use crate::nd::GATEWAY_IPV6;
 use crate::packet::Packet;
-use crate::scratch::{Fragmentation, Kind, Scratch};
+use crate::scratch::{Fragmentation, Kind, Scratch, Translated};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
 
@@ -101,6 +101,22 @@ pub(crate) fn prohibited<F: Family>(
     }
 }
 
+/// Answers that nobody listens there (RFC 1122 section 3.2.2.1, RFC 4443 section
+/// 3.1); without an answer, where none is due, it is dropped.
+#[inline(never)]
+pub(crate) fn port_unreachable<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<Verdict, DropReason> {
+    let reason = DropReason::ServiceBackendNotFound;
+    let kind = if F::VERSION == 4 { [3, 3] } else { [1, 4] };
+    match answer::<F>(packet, tables, scratch, (kind, 0), reason) {
+        Err(DropReason::RateLimited) => Err(reason),
+        answered => answered,
+    }
+}
+
 #[inline(always)]
 fn answer<F: Family>(
     packet: &mut impl Packet,
@@ -116,7 +132,7 @@ fn answer<F: Family>(
         || nobody_to_tell::<F>(scratch)
         || flow.icmp_message() && !matches!(flow.kind, Kind::Query | Kind::Answer)
         || matches!(flow.fragmentation, Fragmentation::Later)
-        || scratch.translated;
+        || matches!(scratch.translated, Translated::Back);
     if silent {
         return Err(reason);
     }

@@ -5,6 +5,7 @@ use axon_abi::{ConfigFlags, EndpointRow, Identity, IpKey, IpcacheFlags, LpmKey};
 use crate::tables::Tables;
 
 /// Who an address is.
+#[derive(Clone, Copy)]
 pub(crate) struct Who<'a> {
     /// Its security identity.
     pub(crate) identity: Identity,

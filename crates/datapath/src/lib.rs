@@ -3,10 +3,10 @@
 //! One function per hook decides; each reads as the way the packet takes:
 //!
 //! ```text
-//!  from_endpoint   parse ─ source check ─ conntrack ─ policy ─ deliver │ route
+//!  from_endpoint   parse ─ source check ─ conntrack ─ (service) ─ policy ─ deliver │ route
 //!  to_endpoint     parse ─ conntrack ─ policy ─ pass
-//!  from_netdev     (translate back) ─ parse ─ conntrack ─ policy ─ deliver │ the node
-//!  to_netdev       (the node's policy) ─ parse ─ masquerade
+//!  from_netdev     (translate back) ─ parse ─ (service) ─ conntrack ─ policy ─ deliver │ the node
+//!  to_netdev       (the node's policy) ─ parse ─ (service) ─ masquerade
 //! ```
 //!
 //! The same code runs in the kernel (`bpf` implements [`Packet`] and
@@ -26,13 +26,16 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod arp;
+mod balance;
 mod checksum;
+mod claim;
 mod conntrack;
 mod decide;
 mod deliver;
 mod event;
 mod extension;
 mod family;
+mod forward;
 mod fragment;
 mod from_endpoint;
 mod from_netdev;
@@ -47,18 +50,21 @@ mod nat;
 mod nd;
 mod packet;
 mod parse;
+mod ping;
 mod policy;
 mod scratch;
+mod serve;
 mod service;
 mod state;
 mod tables;
 mod to_endpoint;
 mod to_netdev;
+mod translate;
 mod verdict;
 
 pub use arp::GATEWAY_IPV4;
 pub use event::report_drop;
-pub use family::{Family, V4, V6};
+pub use family::{Family, HAIRPIN_IPV4, HAIRPIN_IPV6, V4, V6};
 pub use from_endpoint::from_endpoint;
 pub use from_netdev::from_netdev;
 pub use header::{
@@ -73,8 +79,8 @@ pub use parse::parse;
 pub use policy::{Decision, Question, evaluate};
 pub use scratch::{Flow, Fragmentation, Kind, Scratch, Tuple};
 pub use service::{
-    Answer, Ask, Asker, Choice, Frontend, ServiceTables, Why, frontend, keeps_client, select,
-    select_of, still_valid,
+    Answer, Ask, Asker, Choice, Frontend, NoServices, ServiceTables, Why, frontend, keeps_client,
+    select, select_of, still_valid,
 };
 pub use tables::{NextHop, Route, RouteQuery, Tables, seconds};
 pub use to_endpoint::to_endpoint;

@@ -6,7 +6,8 @@
 //! does the node's flow take another.
 
 use axon_abi::{
-    Be16, CtFlags, DropReason, IpKey, LpmKey, NatEntry, ObservationPoint, Scope, TraceReason,
+    Be16, CtFlags, DropReason, IpKey, LpmKey, NatEntry, NatOwner, ObservationPoint, Scope,
+    TraceReason,
 };
 
 use crate::event;
@@ -196,7 +197,11 @@ fn allocate<F: Family>(
     let mut entry = NatEntry {
         addr: flow.tuple.source,
         port: flow.tuple.source_port,
-        node_own: u16::from(own),
+        node_own: if own {
+            NatOwner::NODE
+        } else {
+            NatOwner::ENDPOINT
+        },
         seen_s: now_s,
     };
     let mut n = 0;
@@ -267,7 +272,7 @@ fn keeps(tables: &impl Tables, scratch: &mut Scratch, now_s: u32) -> bool {
     let entry = NatEntry {
         addr: nat_key.source,
         port: nat_key.source_port,
-        node_own: 1,
+        node_own: NatOwner::NODE,
         seen_s: now_s,
     };
     tables.nat_insert(nat_back, &entry)

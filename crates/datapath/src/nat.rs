@@ -4,15 +4,15 @@
 //! inbound, by what answers it. Whoever sweeps them looks at both, since
 //! either side may be silent for long.
 
-use axon_abi::{Be16, DropReason, IpKey, NatKey, ObservationPoint};
+use axon_abi::{Be16, DropReason, NatKey, NatOwner, ObservationPoint};
 
 use crate::checksum::{address, difference, half};
 use crate::event;
-use crate::family::Family;
+use crate::family::{Family, same};
 use crate::header::protocol;
 use crate::packet::{Checksum, Packet};
 use crate::parse::parse;
-use crate::scratch::{Fragmentation, Kind, Scratch, Tuple};
+use crate::scratch::{Flow, Fragmentation, Kind, Scratch, Translated, Tuple};
 use crate::tables::Tables;
 
 /// Where a packet to the node's address turned out to go.
@@ -24,6 +24,10 @@ pub(crate) enum Back {
     Node,
     /// To the node, as it is.
     Untouched,
+    /// As it is, but it cannot be read.
+    Unread,
+    /// To the client of a service; the packet is as it was.
+    Client,
 }
 
 /// Which end of a packet is rewritten.
@@ -56,7 +60,7 @@ pub(crate) fn back<F: Family>(
     scratch: &mut Scratch,
 ) -> Result<Back, DropReason> {
     if parse::<F>(packet, tables, scratch).is_err() {
-        return Ok(Back::Untouched);
+        return Ok(Back::Unread);
     }
     let Scratch {
         flow,
@@ -73,13 +77,16 @@ pub(crate) fn back<F: Family>(
         entry.seen_s = now_s;
     }
     *nat_entry = *entry;
-    let own = nat_entry.node_own != 0;
+    if nat_entry.node_own == NatOwner::SERVICE {
+        return Ok(Back::Client);
+    }
+    let own = nat_entry.node_own == NatOwner::NODE;
     if own && nat_entry.port == nat_key.destination_port {
         return Ok(Back::Untouched);
     }
     event::report_received(packet, tables, scratch, ObservationPoint::FromNetwork);
     rewrite::<F>(packet, scratch, End::Destination).ok_or(DropReason::PacketWrite)?;
-    scratch.translated = true;
+    scratch.translated = Translated::Back;
     Ok(if own { Back::Node } else { Back::Endpoint })
 }
 
@@ -96,22 +103,22 @@ pub(crate) fn rewrite<F: Family>(
         nat_entry: new,
         ..
     } = scratch;
-    let old = match end {
-        End::Source => flow.tuple.source,
-        End::Destination => flow.tuple.destination,
-    };
     let at = match end {
         End::Source => F::SOURCE_AT,
         End::Destination => F::SOURCE_AT + F::ADDR_LEN,
     };
-    store_addr::<F>(packet, at, &new.addr)?;
     let v6 = F::VERSION == 6;
-    let change = difference(address(&old, v6), address(&new.addr, v6));
-    if !v6 {
-        packet.fix_ip_checksum(24, change)?;
+    let change = difference(old_sum(flow, end, v6), address(&new.addr, v6));
+    // An error may come from a router, which is no end of the flow.
+    let is_end = is_end(flow, end);
+    if is_end {
+        F::store_address(packet, at, &new.addr)?;
+        if !v6 {
+            packet.fix_ip_checksum(24, change)?;
+        }
     }
     if matches!(flow.kind, Kind::Error) {
-        rewrite_quote::<F>(packet, scratch, end, change)?;
+        rewrite_quote::<F>(packet, scratch, end, (change, is_end))?;
     } else if !matches!(flow.fragmentation, Fragmentation::Later) {
         rewrite_transport::<F>(packet, scratch, end, change)?;
     }
@@ -128,7 +135,7 @@ pub(crate) fn rewrite<F: Family>(
         End::Source => (tuple.source, tuple.source_port) = (new.addr, new.port),
         End::Destination => (tuple.destination, tuple.destination_port) = (new.addr, new.port),
     }
-    if error {
+    if error && is_end {
         match end {
             End::Source => flow.tuple.source = new.addr,
             End::Destination => flow.tuple.destination = new.addr,
@@ -137,13 +144,23 @@ pub(crate) fn rewrite<F: Family>(
     Some(())
 }
 
-#[inline(always)]
-fn store_addr<F: Family>(packet: &mut impl Packet, at: u32, addr: &IpKey) -> Option<()> {
-    if F::VERSION == 4 {
-        let [.., a, b, c, d] = addr.0;
-        packet.store(at, &[a, b, c, d])
-    } else {
-        packet.store(at, addr)
+/// The sum of the address at an end of the tracked flow.
+#[inline(never)]
+fn old_sum(flow: &Flow, end: End, v6: bool) -> u32 {
+    let tuple = flow.tracked();
+    match end {
+        End::Source => address(&tuple.source, v6),
+        End::Destination => address(&tuple.destination, v6),
+    }
+}
+
+/// Whether the packet itself has an end of the tracked flow there.
+#[inline(never)]
+fn is_end(flow: &Flow, end: End) -> bool {
+    let (own, tracked) = (&flow.tuple, flow.tracked());
+    match end {
+        End::Source => same(&own.source, &tracked.source),
+        End::Destination => same(&own.destination, &tracked.destination),
     }
 }
 
@@ -170,6 +187,14 @@ fn rewrite_transport<F: Family>(
         nat_entry: new,
         ..
     } = scratch;
+    // The checksum of SCTP covers no address, and cannot be corrected by difference.
+    if flow.tuple.protocol == protocol::SCTP {
+        let old = match end {
+            End::Source => flow.tuple.source_port,
+            End::Destination => flow.tuple.destination_port,
+        };
+        return (old == new.port).then_some(());
+    }
     let (sum_at, zero_is_none) = match flow.tuple.protocol {
         protocol::TCP => (16, false),
         protocol::UDP => (6, true),
@@ -198,7 +223,7 @@ fn rewrite_quote<F: Family>(
     packet: &mut impl Packet,
     scratch: &Scratch,
     end: End,
-    change: u32,
+    (change, is_end): (u32, bool),
 ) -> Option<()> {
     let Scratch {
         flow,
@@ -211,13 +236,13 @@ fn rewrite_quote<F: Family>(
         zero_is_none: false,
         ipv6: F::VERSION == 6,
     };
-    if F::VERSION == 6 {
+    if F::VERSION == 6 && is_end {
         packet.fix_l4_checksum(sum_at, change, how)?;
     }
     how.pseudo = false;
     let second = matches!(end, End::Source);
     let addr_at = flow.about_at + F::SOURCE_AT - 14 + if second { F::ADDR_LEN } else { 0 };
-    store_addr::<F>(packet, addr_at, &new.addr)?;
+    F::store_address(packet, addr_at, &new.addr)?;
     if F::VERSION == 6 {
         packet.fix_l4_checksum(sum_at, change, how)?;
     } else {

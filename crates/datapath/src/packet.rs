@@ -44,6 +44,13 @@ pub trait Packet {
         self.vlan().is_some_and(|id| id != 0)
     }
 
+    /// Whether a service has given the packet the source that it has: then nobody
+    /// else gives it another, or holds it to what is asked of the node.
+    fn is_served(&self) -> bool;
+
+    /// Says so, to the hook of the device that the packet leaves by.
+    fn set_served(&mut self);
+
     /// The header at `at`, in place. `at` must be a constant; the kernel
     /// verifies access at constant offsets only.
     fn view<T>(&self, at: usize) -> Option<&T>

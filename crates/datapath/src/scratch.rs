@@ -5,12 +5,14 @@
 
 use axon_abi::{
     Be16, ClassKey, CtEntry, CtKey4, CtKey6, Direction, DropReason, EventRecord, FragmentKey,
-    FragmentPorts, Identity, IpKey, LpmKey, NatEntry, NatKey, PolicyKey, TraceReason,
+    FragmentPorts, Identity, IpKey, LpmKey, NatEntry, NatKey, PolicyKey, ServiceFlow,
+    ServiceFlowKey, TraceReason,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::header::protocol;
 use crate::policy::{Decision, Question};
+use crate::service::{Ask, Asker, Frontend};
 use crate::tables::NextHop;
 
 /// Two ends and how they talk. ICMP queries have their identifier as the
@@ -63,6 +65,40 @@ pub enum Fragmentation {
     First = 1,
     /// A part without transport header.
     Later = 2,
+}
+
+/// Whom a packet from the network is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Aim {
+    /// The node, or nobody here.
+    #[default]
+    Elsewhere = 0,
+    /// An endpoint of this node.
+    Endpoint = 1,
+    /// A service, if there is one: it is read.
+    Frontend = 2,
+    /// The client of a service, from a backend of another node.
+    Client = 3,
+}
+
+/// What was done to a packet's addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Translated {
+    /// Nothing.
+    #[default]
+    Not = 0,
+    /// Its destination was translated back ([`crate::nat`]).
+    Back = 1,
+    /// A service has given it others, or is to; those that it came with are in
+    /// [`Scratch::before`].
+    Served = 2,
+    /// It has become its own answer; what is counted against it is
+    /// [`Scratch::refusal`].
+    Answered = 3,
+    /// A service has, and it leaves by [`Scratch::leaves_by`].
+    Sent = 4,
 }
 
 /// What the parser found.
@@ -152,9 +188,8 @@ pub struct Scratch {
     /// Whether the side that opened the flow has an address that does not say
     /// who it is: it is [`Scratch::borrower`].
     pub(crate) borrowed: bool,
-    /// Whether the flow reaches its endpoint from another device through the
-    /// node's stack, see [`axon_abi::CtFlags::BY_STACK`].
-    pub(crate) by_stack: bool,
+    /// [`axon_abi::CtFlags`] of the flow, or those that a new one is to have.
+    pub(crate) flow_flags: u8,
     /// Who has borrowed the address.
     pub(crate) borrower: Identity,
     /// Whether the endpoint that was asked last only audits.
@@ -167,10 +202,10 @@ pub struct Scratch {
     pub(crate) judged: bool,
     /// Why policy does not let out what is answered.
     pub(crate) refusal: Option<DropReason>,
-    /// Whether the packet from the network is for an endpoint.
-    pub(crate) for_endpoint: bool,
-    /// Whether the packet's destination was translated back.
-    pub(crate) translated: bool,
+    /// Whom the packet from the network is for.
+    pub(crate) aim: Aim,
+    /// What was done to the packet's addresses.
+    pub(crate) translated: Translated,
     /// The device whose endpoint is the sender (egress) or the receiver
     /// (ingress), whatever the addresses say; 0 if the addresses say it.
     pub(crate) device: u32,
@@ -195,6 +230,19 @@ pub struct Scratch {
     pub(crate) ct4: CtKey4,
     pub(crate) ct6: CtKey6,
     pub(crate) entry: CtEntry,
+    /// Who asks for which address, and the frontend that was found there.
+    pub(crate) ask: Ask,
+    pub(crate) frontend: Frontend,
+    pub(crate) service_key: ServiceFlowKey,
+    pub(crate) service_partner: ServiceFlowKey,
+    pub(crate) service_flow: ServiceFlow,
+    pub(crate) service_back: ServiceFlow,
+    /// The tracked tuple before a service has translated it.
+    pub(crate) before: Tuple,
+    /// The device that a service's packet leaves by.
+    pub(crate) leaves_by: u32,
+    /// Whether the packet opens a flow of a service.
+    pub(crate) opens: bool,
     pub(crate) nat_key: NatKey,
     pub(crate) nat_back: NatKey,
     pub(crate) nat_entry: NatEntry,
@@ -247,11 +295,11 @@ impl Scratch {
         self.report = false;
         self.from_outside = false;
         self.borrowed = false;
-        self.by_stack = false;
+        self.flow_flags = 0;
         self.audit = false;
         self.of_host = false;
         self.judged = false;
-        self.translated = false;
+        self.translated = Translated::Not;
         self.device = 0;
         self.endpoint = endpoint;
         self.direction = direction;
@@ -302,14 +350,14 @@ impl Scratch {
             from_outside: true,
             borrowed: true,
             borrower: identity,
-            by_stack: true,
+            flow_flags: 0xa5,
             audit: true,
             of_node: true,
             of_host: true,
             judged: true,
             refusal: Some(DropReason::PolicyDeny),
-            for_endpoint: true,
-            translated: true,
+            aim: Aim::Client,
+            translated: Translated::Sent,
             device: 0xa5a5,
             endpoint: 0xa5a5,
             direction: Direction::Unknown,
@@ -341,6 +389,27 @@ impl Scratch {
             ct4: filled(),
             ct6: filled(),
             entry: filled(),
+            ask: Ask {
+                asker: Asker::Node,
+                addr,
+                port: Be16::new(0xa5a5),
+                protocol: 0xa5,
+                client: addr,
+                source: addr,
+                source_port: Be16::new(0xa5a5),
+            },
+            frontend: Frontend {
+                entry: filled(),
+                list: filled(),
+                is_external: true,
+            },
+            service_key: filled(),
+            service_partner: filled(),
+            service_flow: filled(),
+            service_back: filled(),
+            before: tuple,
+            leaves_by: 0xa5a5,
+            opens: true,
             nat_key: filled(),
             nat_back: filled(),
             nat_entry: filled(),

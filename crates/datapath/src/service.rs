@@ -47,10 +47,49 @@ pub trait ServiceTables {
     }
 }
 
+/// The tables of who has no services.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoServices;
+
+impl ServiceTables for NoServices {
+    fn service(&self, _: &ServiceKey) -> Option<&ServiceEntry> {
+        None
+    }
+    fn list_block(&self, _: &ListKey) -> Option<&ListBlock> {
+        None
+    }
+    fn maglev_block(&self, _: &MaglevKey) -> Option<&MaglevBlock> {
+        None
+    }
+    fn backend(&self, _: u32) -> Option<&Backend> {
+        None
+    }
+    fn source_range(&self, _: &SourceRangeKey) -> bool {
+        false
+    }
+    fn skips(&self, _: &ServiceClient) -> bool {
+        false
+    }
+    fn affinity(&self, _: &ServiceClient) -> Option<AffinityEntry> {
+        None
+    }
+    fn affinity_insert(&self, _: &ServiceClient, _: &AffinityEntry) {}
+    fn is_node(&self, _: &IpKey) -> bool {
+        false
+    }
+    fn random(&self) -> u32 {
+        0
+    }
+    fn now_s(&self) -> u32 {
+        0
+    }
+}
+
 /// Where somebody stands who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Asker {
     /// In a pod of this node.
+    #[default]
     Pod,
     /// In the node's own network namespace.
     Node,
@@ -67,7 +106,7 @@ impl Asker {
 }
 
 /// Somebody wants to speak to an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
     /// Where he stands.
     pub asker: Asker,
@@ -127,7 +166,7 @@ pub enum Why {
 }
 
 /// A frontend, seen by who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Frontend {
     /// Its row.
     pub entry: ServiceEntry,
@@ -143,39 +182,52 @@ pub struct Frontend {
 /// node; then the address as a whole.
 #[inline(always)]
 pub fn frontend<T: ServiceTables>(tables: &T, ask: &Ask) -> Option<Frontend> {
-    let exact = ServiceKey {
+    let mut found = Frontend::default();
+    find_frontend(tables, ask, &mut found).then_some(found)
+}
+
+/// As [`frontend`], into memory that is there: a copy would take half the stack
+/// that the kernel gives a program.
+#[inline(always)]
+pub(crate) fn find_frontend<T: ServiceTables>(tables: &T, ask: &Ask, found: &mut Frontend) -> bool {
+    let mut key = ServiceKey {
         addr: ask.addr,
         port: ask.port,
         protocol: ask.protocol,
         pad: 0,
     };
-    if let Some(entry) = tables.service(&exact) {
+    if let Some(entry) = tables.service(&key) {
         // To him the address is what it is without the service.
         let is_closed = ask.asker.is_inside() && entry.has(ServiceFlags::CLOSED_INSIDE);
         if is_closed || passes_by(tables, ask, entry, ServiceFlags::SKIP_AWAY) {
-            return None;
+            return false;
         }
-        return Some(seen(tables, ask, entry));
+        see(tables, ask, entry, found);
+        return true;
     }
     if ask.asker.is_inside() && any_node(tables, ask) {
-        let addr = if ask.addr.is_v4() {
+        key.addr = if ask.addr.is_v4() {
             IpKey::from_v4([0; 4])
         } else {
             IpKey::UNSPECIFIED
         };
-        if let Some(entry) = tables.service(&ServiceKey { addr, ..exact }) {
-            return Some(seen(tables, ask, entry));
+        if let Some(entry) = tables.service(&key) {
+            see(tables, ask, entry, found);
+            return true;
         }
     }
-    let whole = ServiceKey {
+    key = ServiceKey {
         addr: ask.addr,
         ..ServiceKey::default()
     };
-    let entry = tables.service(&whole)?;
+    let Some(entry) = tables.service(&key) else {
+        return false;
+    };
     if ask.asker.is_inside() && entry.has(ServiceFlags::CLOSED_INSIDE) {
-        return None;
+        return false;
     }
-    Some(seen(tables, ask, entry))
+    see(tables, ask, entry, found);
+    true
 }
 
 /// Chooses a backend, or tells what else becomes of who asks.
@@ -204,14 +256,7 @@ pub fn select_of<T: ServiceTables>(
     if entry.kind() == Some(FrontendKind::Address) {
         return Ok(Answer::Closed);
     }
-    if ask.asker == Asker::Network {
-        if entry.has(ServiceFlags::CLOSED_OUTSIDE) {
-            return Err(DropReason::IsAClusterip);
-        }
-        if !admitted(tables, ask, entry) {
-            return Err(DropReason::SourceRangeDenied);
-        }
-    }
+    readmitted(tables, ask, frontend)?;
     let list = &frontend.list;
     if list.list == 0 || list.slots == 0 {
         let drops = if ask.asker.is_inside() {
@@ -226,6 +271,28 @@ pub fn select_of<T: ServiceTables>(
         };
     }
     choose(tables, ask, frontend).map(Answer::Backend)
+}
+
+/// Whether who has asked before may go on asking.
+///
+/// # Errors
+/// The reason why not.
+#[inline(always)]
+pub(crate) fn readmitted<T: ServiceTables>(
+    tables: &T,
+    ask: &Ask,
+    frontend: &Frontend,
+) -> Result<(), DropReason> {
+    let entry = &frontend.entry;
+    if ask.asker != Asker::Network {
+        Ok(())
+    } else if entry.has(ServiceFlags::CLOSED_OUTSIDE) {
+        Err(DropReason::IsAClusterip)
+    } else if admitted(tables, ask, entry) {
+        Ok(())
+    } else {
+        Err(DropReason::SourceRangeDenied)
+    }
 }
 
 /// Whether a backend that was chosen before may go on: it is still the
@@ -264,24 +331,22 @@ fn is_loopback(addr: &IpKey) -> bool {
     }
 }
 
-/// The frontend with the list that is for who asks.
+/// Fills in a frontend, with the list that is for who asks.
 #[inline(always)]
-fn seen<T: ServiceTables>(tables: &T, ask: &Ask, entry: &ServiceEntry) -> Frontend {
+fn see<T: ServiceTables>(tables: &T, ask: &Ask, entry: &ServiceEntry, found: &mut Frontend) {
     let is_external =
         !ask.asker.is_inside() || passes_by(tables, ask, entry, ServiceFlags::SKIP_OWN);
-    Frontend {
-        entry: *entry,
-        list: if is_external {
-            entry.external
-        } else {
-            entry.internal
-        },
-        is_external,
-    }
+    found.entry = *entry;
+    found.list = if is_external {
+        entry.external
+    } else {
+        entry.internal
+    };
+    found.is_external = is_external;
 }
 
 /// Whether a redirection with this flag is not for who asks.
-#[inline(always)]
+#[inline(never)]
 fn passes_by<T: ServiceTables>(tables: &T, ask: &Ask, entry: &ServiceEntry, flag: u32) -> bool {
     entry.has(flag)
         && tables.skips(&ServiceClient {
@@ -374,8 +439,11 @@ fn fresh<T: ServiceTables>(
     let list = &frontend.list;
     // From inside each connection is told apart by its socket, not by a hash:
     // nobody else has to come to the same choice.
-    if list.maglev != 0 && ask.asker == Asker::Network && frontend.entry.maglev_slots != 0 {
-        let at = hash(ask, &tables.hash_seeds()) % frontend.entry.maglev_slots;
+    let is_hashed = list.maglev != 0 && ask.asker == Asker::Network;
+    // The divisors lie in memory, where the compiler does not trust a check made before.
+    if is_hashed
+        && let Some(at) = hash(ask, &tables.hash_seeds()).checked_rem(frontend.entry.maglev_slots)
+    {
         let key = MaglevKey {
             table: list.maglev,
             block: at / MAGLEV_BLOCK_SLOTS,
@@ -385,7 +453,8 @@ fn fresh<T: ServiceTables>(
         let slot = slot.ok_or(DropReason::ServiceBackendNotFound)?;
         return slot_of(tables, list, u32::from(*slot)).map(|id| (id, Why::Maglev));
     }
-    let slot = tables.random() % list.slots;
+    let slot = tables.random().checked_rem(list.slots);
+    let slot = slot.ok_or(DropReason::ServiceBackendNotFound)?;
     slot_of(tables, list, slot).map(|id| (id, Why::Random))
 }
 

@@ -3,10 +3,12 @@
 use core::ops::DerefMut;
 
 use axon_abi::{
-    ClassKey, CtEntry, CtKey4, CtKey6, Direction, EndpointRow, EventRecord, FragmentKey,
-    FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, NatEntry, NatKey, PolicyEntry, PolicyKey,
-    PolicySetRow, RuntimeConfig,
+    ClassKey, ConfigFlags, CtEntry, CtKey4, CtKey6, Direction, EndpointRow, EventRecord,
+    FragmentKey, FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, NatEntry, NatKey, PolicyEntry,
+    PolicyKey, PolicySetRow, RuntimeConfig, ServiceFlow, ServiceFlowKey,
 };
+
+use crate::service::ServiceTables;
 
 /// Index of the loopback device, in every network namespace.
 pub(crate) const LOOPBACK: u32 = 1;
@@ -78,6 +80,25 @@ pub trait Tables {
     type Nat<'a>: DerefMut<Target = NatEntry>
     where
         Self: 'a;
+    /// A flow that a service translates, lent for writing.
+    type ServiceFlow<'a>: DerefMut<Target = ServiceFlow>
+    where
+        Self: 'a;
+    /// What services are asked.
+    type Services: ServiceTables;
+
+    /// Whether services are served at all: where not, nothing of it is compiled.
+    const SERVES: bool;
+    /// [`Tables::SERVES`], of tables whose type nobody has named.
+    #[inline(always)]
+    fn can_serve(&self) -> bool {
+        Self::SERVES
+    }
+    /// Whether there are services.
+    #[inline(always)]
+    fn serves(&self) -> bool {
+        Self::SERVES && self.config().flags & ConfigFlags::SERVICES != 0
+    }
 
     /// The run-time configuration.
     fn config(&self) -> &RuntimeConfig;
@@ -144,6 +165,15 @@ pub trait Tables {
     fn nat_create(&self, key: &NatKey, entry: &NatEntry) -> bool;
     /// Whether pods keep their address towards this one.
     fn no_masquerade(&self, key: &LpmKey) -> bool;
+
+    /// The tables of services.
+    fn services(&self) -> &Self::Services;
+    /// A flow that a service translates.
+    fn service_flow(&self, key: &ServiceFlowKey) -> Option<Self::ServiceFlow<'_>>;
+    /// Writes such a flow; false if there is no room.
+    fn service_flow_insert(&self, key: &ServiceFlowKey, flow: &ServiceFlow) -> bool;
+    /// Writes such a flow unless there is one; false if there was.
+    fn service_flow_create(&self, key: &ServiceFlowKey, flow: &ServiceFlow) -> bool;
 
     /// What the first fragment of a datagram said.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;

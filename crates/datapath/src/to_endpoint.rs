@@ -2,7 +2,7 @@
 //! the endpoint. What comes from other endpoints and from the network goes
 //! past it.
 
-use axon_abi::{Direction, DropReason, EndpointRow, Identity, ObservationPoint};
+use axon_abi::{CtFlags, Direction, DropReason, EndpointRow, Identity, ObservationPoint};
 
 use crate::conntrack::{Sets, track};
 use crate::event;
@@ -12,6 +12,7 @@ use crate::identity::{who, world};
 use crate::packet::Packet;
 use crate::parse::parse;
 use crate::scratch::Scratch;
+use crate::serve;
 use crate::tables::{LOOPBACK, Route, RouteQuery, Tables};
 use crate::verdict::Verdict;
 
@@ -65,7 +66,7 @@ fn check_origin(
     if came_by <= LOOPBACK {
         return Ok(());
     }
-    scratch.by_stack = true;
+    scratch.flow_flags = CtFlags::BY_STACK;
     check_stranger(tables, scratch, came_by)
 }
 
@@ -143,6 +144,9 @@ fn receive<F: Family>(
             receiver: row.policy_set,
         },
     )?;
+    if serve::is_answer(tables, scratch) {
+        serve::answer::<F>(packet, tables, scratch)?;
+    }
     if scratch.report {
         event::report_trace(
             packet,

@@ -9,6 +9,7 @@ use crate::masquerade::masquerade;
 use crate::packet::Packet;
 use crate::parse::parse;
 use crate::scratch::Scratch;
+use crate::serve;
 use crate::tables::{LOOPBACK, Tables};
 use crate::verdict::Verdict;
 
@@ -21,7 +22,7 @@ pub fn to_netdev(
     scratch: &mut Scratch,
 ) -> Result<Verdict, DropReason> {
     scratch.begin(0, Direction::Egress);
-    if packet.in_vlan() {
+    if packet.in_vlan() || packet.is_served() {
         return Ok(Verdict::Ignore);
     }
     let Some(ethernet) = packet.view::<Ethernet>(0) else {
@@ -45,10 +46,17 @@ fn leave<F: Family>(
         host::send::<F>(packet, tables, scratch)?;
     }
     let own = scratch.of_node;
-    if !own && scratch.endpoint == 0 || tables.config().flags & F::MASQUERADE == 0 {
+    let flags = tables.config().flags;
+    let serves = own && tables.serves();
+    let masquerades = flags & F::MASQUERADE != 0 && (own || scratch.endpoint != 0);
+    if !serves && !masquerades {
         return Ok(or_held(scratch, Verdict::Ignore));
     }
     match parse::<F>(packet, tables, scratch) {
+        Ok(()) if serves && serve::answer_of_node::<F>(packet, tables, scratch)? => {
+            Ok(Verdict::Pass)
+        }
+        Ok(()) if !masquerades => Ok(or_held(scratch, Verdict::Ignore)),
         Ok(()) => {
             let verdict = masquerade::<F>(packet, tables, scratch, own)?;
             Ok(or_held(scratch, verdict))
@@ -83,7 +91,7 @@ fn find_sender<F: Family>(
     let config = tables.config();
     let came_by = packet.ingress_ifindex();
     scratch.of_node = false;
-    if config.flags & F::MASQUERADE == 0 && came_by <= LOOPBACK {
+    if config.flags & F::MASQUERADE == 0 && !tables.serves() && came_by <= LOOPBACK {
         return Ok(());
     }
     let Some(source) = F::source(packet) else {

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use axon_abi::{
     ClassKey, CtEntry, CtKey4, CtKey6, Direction, DropReason, EndpointRow, EventRecord,
     FragmentKey, FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, NatEntry, NatKey, PolicyEntry,
-    PolicyKey, PolicySetRow, RuntimeConfig,
+    PolicyKey, PolicySetRow, RuntimeConfig, ServiceFlow, ServiceFlowKey,
 };
-use axon_datapath::{Decision, NextHop, Question, Route, RouteQuery, Scratch, Tables, evaluate};
+use axon_datapath::{
+    Decision, NextHop, NoServices, Question, Route, RouteQuery, Scratch, Tables, evaluate,
+};
 use axon_model::PolicyRows;
 
 /// Rows of policy. There are no packets: no flows, no translations, no devices.
@@ -67,6 +69,9 @@ impl PolicyTables {
 impl Tables for PolicyTables {
     type Ct<'a> = &'a mut CtEntry;
     type Nat<'a> = &'a mut NatEntry;
+    type ServiceFlow<'a> = &'a mut ServiceFlow;
+    type Services = NoServices;
+    const SERVES: bool = false;
 
     fn config(&self) -> &RuntimeConfig {
         &self.config
@@ -153,6 +158,22 @@ impl Tables for PolicyTables {
     }
 
     fn no_masquerade(&self, _: &LpmKey) -> bool {
+        false
+    }
+
+    fn services(&self) -> &NoServices {
+        &NoServices
+    }
+
+    fn service_flow(&self, _: &ServiceFlowKey) -> Option<&mut ServiceFlow> {
+        None
+    }
+
+    fn service_flow_insert(&self, _: &ServiceFlowKey, _: &ServiceFlow) -> bool {
+        false
+    }
+
+    fn service_flow_create(&self, _: &ServiceFlowKey, _: &ServiceFlow) -> bool {
         false
     }
 

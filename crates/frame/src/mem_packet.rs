@@ -16,6 +16,8 @@ pub struct MemPacket {
     pub gso_size: u32,
     /// The VLAN ID of its tag, if it carries one.
     pub vlan: Option<u16>,
+    /// Whether a service has given it the source that it has.
+    pub served: bool,
 }
 
 impl MemPacket {
@@ -28,6 +30,7 @@ impl MemPacket {
             ingress_ifindex: 0,
             gso_size: 0,
             vlan: None,
+            served: false,
         }
     }
 
@@ -74,6 +77,14 @@ impl Packet for MemPacket {
 
     fn vlan(&self) -> Option<u16> {
         self.vlan
+    }
+
+    fn is_served(&self) -> bool {
+        self.served
+    }
+
+    fn set_served(&mut self) {
+        self.served = true;
     }
 
     fn view<T>(&self, at: usize) -> Option<&T>

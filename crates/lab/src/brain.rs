@@ -4,19 +4,22 @@
 //! Numbers of identities are never used for other labels while the lab is up,
 //! so that no agent ever mistakes one for another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use axon_control::labels::{LabelFilter, identity_labels, process_labels, security_labels};
-use axon_model::{Labels, Namespace, Pod};
+use axon_model::{Labels, Namespace, ObjectKey, Pod};
 use serde_json::{Value, json};
 
+use crate::dns::Book;
 use crate::manifest::Id;
+use crate::names::names;
 use crate::paths::{Lab, write_whole};
 use crate::plan::{NodePlan, PodKey};
-use crate::state::{Cluster, PodState, Process, log};
+use crate::state::{Cluster, PodState, Process, log, timestamp};
+use crate::tables;
 
 /// Writes manifests, and only those that differ from what it wrote before.
 #[derive(Debug)]
@@ -53,6 +56,7 @@ impl Brain {
     pub(crate) fn think(&self, cluster: &mut Cluster) -> Result<Files> {
         let mut files = Files::new();
         let mut numbers = BTreeMap::new();
+        let mut pods = Vec::new();
         let mut add = |id: &Id, value: &Value| -> Result<()> {
             files.insert(id.file_name(), serde_norway::to_string(value)?);
             Ok(())
@@ -79,10 +83,10 @@ impl Brain {
             let Some(pod) = cluster.pods.get(&key) else {
                 continue;
             };
-            add(
-                &id("Pod", &key.namespace, &key.name),
-                &pod_object(pod, host),
-            )?;
+            let object = pod_object(pod, host, cluster.plan.imposes_pod_status());
+            let of_pod = id("Pod", &key.namespace, &key.name);
+            add(&of_pod, &object)?;
+            pods.push((of_pod, object));
             let Some(number) = number else { continue };
             numbers.insert(key.clone(), number);
             let (id, identity) = identity_object(number, &labels);
@@ -96,10 +100,12 @@ impl Brain {
         for (id, object) in self.processes(cluster)? {
             add(&id, &object)?;
         }
-        files.insert(
-            NAMES.into(),
-            serde_json::to_string(&crate::names::names(cluster))?,
-        );
+        let (slices, book) = services(cluster, &pods);
+        for (id, object) in &slices {
+            add(id, object)?;
+        }
+        files.insert(NAMES.into(), serde_json::to_string(&book)?);
+        cluster.book = book;
         Ok(files)
     }
 
@@ -193,6 +199,46 @@ impl Brain {
     }
 }
 
+/// What follows for services from pods as they are: slices of endpoints, and all
+/// names.
+fn services(cluster: &Cluster, pods: &[(Id, Value)]) -> (BTreeMap<Id, Value>, Book) {
+    let plan = &cluster.plan;
+    let services = plan.others.keys().filter(|id| id.kind == "Service");
+    let with: BTreeSet<&str> = services.map(|id| id.namespace.as_str()).collect();
+    let pods = pods.iter().filter(|(id, _)| with.contains(&*id.namespace));
+    let pods = pods.map(|(id, value)| (id, value));
+    let nodes: Vec<(Id, &Value)> = plan
+        .nodes
+        .iter()
+        .map(|node| (id("Node", "", &node.name), &node.value))
+        .collect();
+    let nodes = nodes.iter().map(|(id, value)| (id, *value));
+    let mut tables = tables::tables(plan.others.iter().chain(nodes).chain(pods));
+    // The EndpointSlice controller names the endpoints of pods that ask for it.
+    let hostname_of = |pod: &ObjectKey, service: &str| {
+        let key = PodKey {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+        };
+        let spec = &cluster.pods.get(&key)?.plan.value["spec"];
+        let is_of = spec["subdomain"] == service;
+        spec["hostname"]
+            .as_str()
+            .filter(|_| is_of)
+            .map(str::to_owned)
+    };
+    let mut slices = tables::slices(&tables, hostname_of);
+    // What somebody wrote is his.
+    slices.retain(|id, _| !plan.others.contains_key(id));
+    tables.slices.extend(tables::tables(slices.iter()).slices);
+    let written = plan
+        .others
+        .iter()
+        .filter(|(id, _)| id.kind == "EndpointSlice");
+    let book = names(cluster, &tables, written.chain(&slices));
+    (slices, book)
+}
+
 fn id(kind: &str, namespace: &str, name: &str) -> Id {
     Id {
         kind: kind.into(),
@@ -229,14 +275,26 @@ fn cilium_node(node: &NodePlan) -> Value {
     })
 }
 
-fn pod_object(pod: &PodState, host: Option<IpAddr>) -> Value {
+/// A pod as it is; or, where that is imposed, as its manifest has it but for its
+/// addresses.
+fn pod_object(pod: &PodState, host: Option<IpAddr>, is_imposed: bool) -> Value {
     let mut value = pod.plan.value.clone();
     value["metadata"]["uid"] = pod.uid.clone().into();
-    let ready = if pod.ready() { "True" } else { "False" };
+    let written = value["status"].take();
+    let ready = if pod.serves() { "True" } else { "False" };
     value["status"] = json!({
         "phase": pod.phase(),
         "conditions": [{"type": "Ready", "status": ready}],
     });
+    if is_imposed {
+        for key in ["phase", "conditions"] {
+            if !written[key].is_null() {
+                value["status"][key] = written[key].clone();
+            }
+        }
+    } else if let Some(since) = pod.stop.since() {
+        value["metadata"]["deletionTimestamp"] = timestamp(since).into();
+    }
     if let Some(host) = host {
         value["status"]["hostIP"] = host.to_string().into();
     }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use axon_api::manifest::{Object, parse};
 
 use super::Brain;
-use crate::names::names;
 use crate::paths::Lab;
 use crate::plan::{PodKey, plan};
 use crate::pod::born;
@@ -225,26 +224,4 @@ fn a_plain_process_is_announced_as_pods_are() {
             .keys()
             .all(|name| !name.contains("run-db-1") && *name != file)
     );
-}
-
-#[test]
-fn a_service_stands_for_its_ready_pods() {
-    let mut cluster = cluster();
-    attach(&mut cluster, "a", "10.244.1.9", true);
-    attach(&mut cluster, "b", "10.244.1.10", false);
-    attach(&mut cluster, "c", "10.244.1.11", true);
-    let names = names(&cluster);
-    let of = |name: &str| {
-        names
-            .get(name)
-            .map(|ips| ips.iter().map(ToString::to_string).collect())
-    };
-    let ips = |ips: &[&str]| Some(ips.iter().map(ToString::to_string).collect::<Vec<_>>());
-    assert_eq!(of("web.default.svc.cluster.local"), ips(&["10.244.1.9"]));
-    assert_eq!(of("b.default.pod.cluster.local"), ips(&["10.244.1.10"]));
-    assert_eq!(
-        of("10-244-1-11.default.pod.cluster.local"),
-        ips(&["10.244.1.11"])
-    );
-    assert_eq!(of("nobody.default.svc.cluster.local"), None);
 }

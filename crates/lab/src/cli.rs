@@ -14,7 +14,7 @@ use crate::enter::{self, EnterArgs, Place};
 use crate::manifest::Object;
 use crate::paths::Lab;
 use crate::serve::Service;
-use crate::{Absent, connect, demo, dns, serve, status, supervisor, up, wait};
+use crate::{Absent, connect, demo, dns, serve, services_view, status, supervisor, up, wait};
 
 /// Arguments of `axon lab`.
 #[derive(Debug, Args)]
@@ -77,6 +77,12 @@ pub enum Verb {
     Down,
     /// Show nodes and pods.
     Status {
+        /// Format.
+        #[arg(long, short, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Show services, with the addresses and ports that they were given.
+    Services {
         /// Format.
         #[arg(long, short, value_enum, default_value_t)]
         output: Output,
@@ -152,6 +158,7 @@ pub fn run(args: LabArgs) -> Result<ExitCode> {
             status::tell(&format!("lab {} {what}", lab.name));
         }
         Verb::Status { output } => status::run(&lab()?, output)?,
+        Verb::Services { output } => services_view::run(&lab()?, output)?,
         Verb::Exec(inside) => {
             let place = pod_place(&lab()?, &inside.target)?;
             let env = [("PATH", enter::search_path()?)];

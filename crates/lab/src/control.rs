@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::Absent;
 use crate::manifest::{Id, Object};
 use crate::paths::Lab;
+use crate::services_view::ServiceReport;
 
 /// What a supervisor is asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -62,6 +63,12 @@ pub(crate) struct Report {
     pub(crate) pending: Option<String>,
     /// Policies and other objects handed to the agents.
     pub(crate) objects: Vec<Object>,
+    /// Its services.
+    #[serde(default)]
+    pub(crate) services: Vec<ServiceReport>,
+    /// Whether all agents lead addresses of services to their endpoints.
+    #[serde(default)]
+    pub(crate) serves_services: bool,
 }
 
 /// How a node is.

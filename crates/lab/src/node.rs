@@ -14,7 +14,7 @@ use crate::enter::{Place, axon};
 use crate::http;
 use crate::paths::{Lab, NodePaths};
 use crate::plan::NodePlan;
-use crate::state::{NodeState, Shared, Stop, log};
+use crate::state::{Cluster, NodeState, Shared, Stop, log};
 use crate::wire;
 
 /// How soon a dead agent is followed by the next one, at first and at most.
@@ -173,12 +173,23 @@ fn watch_agent(
             Ok(None) => {}
         }
         if !answers {
-            answers = http::get_json::<serde_json::Value>(&paths.socket(), "/v1/healthz").is_ok();
-            if answers {
+            let health = http::get_json::<serde_json::Value>(&paths.socket(), "/v1/healthz");
+            answers = health.is_ok();
+            if let Ok(health) = health {
+                let serves = serves_services(&health);
                 shared.node(name, |node| {
                     node.answers = true;
                     node.problem = None;
                 });
+                // Names depend on it.
+                let known = |c: &Cluster| c.nodes.get(name).is_some_and(|n| n.serves_services);
+                if known(&shared.cluster()) != serves {
+                    shared.update(|cluster| {
+                        if let Some(node) = cluster.nodes.get_mut(name) {
+                            node.serves_services = serves;
+                        }
+                    });
+                }
             }
         }
         if answers && looked.is_none_or(|at: Instant| at.elapsed() > LOOK) {
@@ -194,6 +205,12 @@ fn watch_agent(
             return "stopped".into();
         }
     }
+}
+
+/// Whether an agent that says this of itself leads addresses of services to their
+/// endpoints.
+fn serves_services(health: &serde_json::Value) -> bool {
+    health["parts"]["sockets"]["state"] == "Ok"
 }
 
 /// Opens a log to write at its end.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::container::{Container, RestartPolicy, containers, restart_policy};
 use crate::manifest::{Id, Object, text};
+use crate::services;
 
 /// The ConfigMap with the options of the agents.
 pub(crate) const AGENTS: &str = "cilium-config";
@@ -17,6 +18,17 @@ pub(crate) const OWN: &str = "axon-lab";
 
 /// Its option with the addresses of the world outside.
 const OUTSIDE: &str = "outside-addresses";
+/// Its option of whether the status of pods is as their manifests have it, and not
+/// as their processes are.
+const POD_STATUS: &str = "pod-status";
+/// All its options.
+const OPTIONS: [&str; 5] = [
+    OUTSIDE,
+    POD_STATUS,
+    services::CIDRS,
+    services::POOL,
+    services::CONFLICTS,
+];
 
 /// A node to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +37,8 @@ pub(crate) struct NodePlan {
     pub(crate) name: String,
     /// Its addresses on the underlay.
     pub(crate) addresses: Vec<IpAddr>,
+    /// Addresses that it has beside those: of type ExternalIP.
+    pub(crate) external: Vec<IpAddr>,
     /// Where its pods' addresses are taken from.
     pub(crate) pod_cidrs: Vec<IpNet>,
     /// Its manifest, with addresses and prefixes filled in.
@@ -111,6 +125,12 @@ impl Plan {
         self.others.get(&id)?["data"].as_object()
     }
 
+    /// Whether the status of pods is as their manifests have it.
+    pub(crate) fn imposes_pod_status(&self) -> bool {
+        let options = self.config_map(OWN);
+        options.is_some_and(|options| options.get(POD_STATUS) == Some(&"as-written".into()))
+    }
+
     /// An option of the agents, if the ConfigMap `cilium-config` has it.
     pub(crate) fn option(&self, name: &str) -> Option<&str> {
         self.config_map(AGENTS)?.get(name)?.as_str()
@@ -165,8 +185,15 @@ fn outside(plan: &Plan) -> Result<BTreeSet<IpAddr>> {
     let Some(options) = plan.config_map(OWN) else {
         return Ok(BTreeSet::new());
     };
-    if let Some(other) = options.keys().find(|key| *key != OUTSIDE) {
-        bail!("ConfigMap kube-system/{OWN}: data.{other}: expected {OUTSIDE}");
+    if let Some(other) = options.keys().find(|key| !OPTIONS.contains(&key.as_str())) {
+        let expected = OPTIONS.join(", ");
+        bail!("ConfigMap kube-system/{OWN}: data.{other}: expected {expected}");
+    }
+    if let Some(other) = options
+        .get(POD_STATUS)
+        .filter(|word| **word != "as-written")
+    {
+        bail!("ConfigMap kube-system/{OWN}: data.{POD_STATUS}: {other}; expected as-written");
     }
     let text = options.get(OUTSIDE).and_then(Value::as_str);
     let words = text.unwrap_or_default().split([' ', ',', '\n']);
@@ -256,7 +283,8 @@ fn nodes(objects: &BTreeMap<Id, Object>) -> Result<Vec<NodePlan>> {
 
 fn node(object: &Object, number: u8) -> Result<NodePlan> {
     crate::paths::check_name("node", &object.id.name, 63)?;
-    let mut addresses = internal_ips(object)?;
+    let mut addresses = addresses_of(object, "InternalIP")?;
+    let external = addresses_of(object, "ExternalIP")?;
     if !addresses.iter().any(IpAddr::is_ipv4) {
         addresses.push(Ipv4Addr::new(172, 30, 0, number).into());
     }
@@ -270,13 +298,20 @@ fn node(object: &Object, number: u8) -> Result<NodePlan> {
         pod_cidrs.push(Ipv6Net::new(v6, 64)?.into());
     }
     let mut value = object.value.clone();
-    let listed = addresses
-        .iter()
-        .map(|a| json!({"type": "InternalIP", "address": a.to_string()}));
+    let listed = |kind: &str, ips: &[IpAddr]| -> Vec<Value> {
+        let ips = ips.iter();
+        ips.map(|ip| json!({"type": kind, "address": ip.to_string()}))
+            .collect()
+    };
+    let listed = [
+        listed("InternalIP", &addresses),
+        listed("ExternalIP", &external),
+    ]
+    .concat();
     value["apiVersion"] = "v1".into();
     value["spec"]["podCIDR"] = pod_cidrs[0].to_string().into();
     value["spec"]["podCIDRs"] = pod_cidrs.iter().map(ToString::to_string).collect();
-    value["status"]["addresses"] = listed.collect();
+    value["status"]["addresses"] = listed.into();
     if let Some(metadata) = value["metadata"].as_object_mut() {
         let labels = metadata.entry("labels").or_insert_with(|| json!({}));
         if let Some(labels) = labels.as_object_mut() {
@@ -289,18 +324,20 @@ fn node(object: &Object, number: u8) -> Result<NodePlan> {
     Ok(NodePlan {
         name: object.id.name.clone(),
         addresses,
+        external,
         pod_cidrs,
         value,
     })
 }
 
-fn internal_ips(object: &Object) -> Result<Vec<IpAddr>> {
+/// Addresses of a type that a Node lists.
+fn addresses_of(object: &Object, kind: &str) -> Result<Vec<IpAddr>> {
     let list = object
         .at(&["status", "addresses"])
         .and_then(Value::as_array);
     list.into_iter()
         .flatten()
-        .filter(|item| item["type"] == "InternalIP")
+        .filter(|item| item["type"] == kind)
         .map(|item| {
             let text = text(item, "/address").unwrap_or_default();
             text.parse()
@@ -351,6 +388,10 @@ fn replicas(object: &Object, nodes: &[NodePlan]) -> Result<Vec<Object>> {
         value["metadata"]["namespace"] = object.id.namespace.clone().into();
         if let Some(home) = home {
             value["spec"]["nodeName"] = home.clone().into();
+        }
+        if object.id.kind == "StatefulSet" {
+            value["spec"]["hostname"] = value["metadata"]["name"].clone();
+            value["spec"]["subdomain"] = object.value["spec"]["serviceName"].clone();
         }
         let id = Id {
             kind: "Pod".into(),

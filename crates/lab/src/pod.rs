@@ -9,10 +9,11 @@ use anyhow::{Context, Result};
 use crate::cni::{self, Attachment};
 use crate::enter::Place;
 use crate::http;
-use crate::names::DOMAIN;
+use crate::names::name_servers;
 use crate::paths::{Lab, NodePaths, PodPaths};
 use crate::plan::{PodKey, PodPlan};
 use crate::process;
+use crate::resolv::{Policy, policy, resolv_conf};
 use crate::state::{PodState, Shared, Stop, log};
 use crate::wire;
 
@@ -160,29 +161,20 @@ impl Life<'_> {
             namespace: DNS.0.into(),
             name: DNS.1.into(),
         };
+        let spec = &self.plan.value["spec"];
         let mut servers = Vec::new();
-        if self.key != key {
+        if self.key != key && policy(spec) == Policy::Cluster {
             self.doing("waits for the name server");
-            let known =
-                |c: &crate::state::Cluster| c.pods.get(&key).is_none_or(|dns| !dns.ips.is_empty());
+            let known = |c: &crate::state::Cluster| {
+                !name_servers(c).is_empty() || !c.pods.contains_key(&key)
+            };
             if !self.shared.wait_until(&self.stop, known) {
                 return Ok(false);
             }
-            let cluster = self.shared.cluster();
-            servers = cluster
-                .pods
-                .get(&key)
-                .map(|p| p.ips.clone())
-                .unwrap_or_default();
+            servers = name_servers(&self.shared.cluster());
         }
-        let namespace = &self.key.namespace;
-        let mut resolv = format!(
-            "search {namespace}.svc.{DOMAIN} svc.{DOMAIN} {DOMAIN}\n\
-             options ndots:5 timeout:2 attempts:3\n"
-        );
-        for server in servers {
-            resolv.push_str(&format!("nameserver {server}\n"));
-        }
+        let node = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let resolv = resolv_conf((spec, &self.key.namespace), &servers, &node);
         std::fs::write(self.paths.resolv_conf(), resolv)?;
         std::fs::write(self.paths.hosts(), self.hosts())?;
         Ok(true)
@@ -237,6 +229,7 @@ impl Life<'_> {
     fn leave(&self) {
         self.doing("ends");
         process::end_all(&self.cgroup(), self.grace());
+        self.set(|pod| pod.containers.values_mut().for_each(|c| c.ready = false));
         let mut steps = vec![(
             "removing its cgroup",
             axon_linux::cgroup::remove(&self.cgroup()).map_err(Into::into),

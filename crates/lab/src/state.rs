@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use axon_control::identity::LabelIdentities;
 use axon_model::Labels;
 
 use crate::brain::Brain;
+use crate::dns::Book;
 use crate::manifest::{Id, Object};
 use crate::paths::Lab;
 use crate::plan::{Plan, PodKey, PodPlan};
@@ -44,6 +45,15 @@ pub(crate) struct Cluster {
     /// Plain processes with an endpoint (`axon run`), by node, as its agent
     /// told last.
     pub(crate) processes: BTreeMap<String, Vec<Process>>,
+    /// The names that there are, as last told to the name server.
+    pub(crate) book: Book,
+}
+
+impl Cluster {
+    /// Whether all agents lead addresses of services to their endpoints.
+    pub(crate) fn serves_services(&self) -> bool {
+        !self.nodes.is_empty() && self.nodes.values().all(|node| node.serves_services)
+    }
 }
 
 /// A plain process that has an endpoint.
@@ -74,6 +84,8 @@ pub(crate) struct NodeState {
     pub(crate) agent_pid: Option<u32>,
     /// Its agent has answered since it was started.
     pub(crate) answers: bool,
+    /// Its agent leads addresses of services to their endpoints, as it said last.
+    pub(crate) serves_services: bool,
     /// How often its agent was started again.
     pub(crate) restarts: u32,
     /// How many of its agents died young, one after the other.
@@ -123,14 +135,15 @@ pub(crate) struct ContainerState {
 }
 
 impl PodState {
-    /// Every container is ready or has ended well.
+    /// It is to stay, and serves.
     pub(crate) fn ready(&self) -> bool {
-        !self.stop.is_set()
-            && !self.containers.is_empty()
-            && self
-                .containers
-                .values()
-                .all(|c| c.ready || c.ended == Some(0))
+        !self.stop.is_set() && self.serves()
+    }
+
+    /// Every container is ready or has ended well, whether it is to go or not.
+    pub(crate) fn serves(&self) -> bool {
+        let all = || self.containers.values();
+        !self.containers.is_empty() && all().all(|c| c.ready || c.ended == Some(0))
     }
 
     /// Kubernetes' word for where it stands in its life.
@@ -155,6 +168,7 @@ pub(crate) struct Stop(Arc<StopInner>);
 #[derive(Debug, Default)]
 struct StopInner {
     set: AtomicBool,
+    at: OnceLock<SystemTime>,
     lock: Mutex<()>,
     changed: Condvar,
 }
@@ -163,6 +177,7 @@ impl Stop {
     /// Sets it, for good.
     pub(crate) fn set(&self) {
         let _held = lock(&self.0.lock);
+        self.0.at.get_or_init(SystemTime::now);
         self.0.set.store(true, Ordering::SeqCst);
         self.0.changed.notify_all();
     }
@@ -170,6 +185,11 @@ impl Stop {
     /// Whether it is set.
     pub(crate) fn is_set(&self) -> bool {
         self.0.set.load(Ordering::SeqCst)
+    }
+
+    /// When it was set, if it is.
+    pub(crate) fn since(&self) -> Option<SystemTime> {
+        self.0.at.get().copied()
     }
 
     /// Sleeps, but not beyond the moment it is set; says whether it is.
@@ -267,6 +287,17 @@ impl Shared {
 /// Locks; what a thread that panicked left is still the best there is.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A time as Kubernetes writes it.
+pub(crate) fn timestamp(time: SystemTime) -> String {
+    let since = time
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let ns = since.as_secs().saturating_mul(1_000_000_000);
+    let text = axon_hubble::Time(ns).to_string();
+    let seconds = text.split(['.', 'Z']).next().unwrap_or_default();
+    format!("{seconds}Z")
 }
 
 /// Writes a line to the supervisor's log.

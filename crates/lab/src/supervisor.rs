@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -20,9 +21,11 @@ use crate::control::{PodReport, Report, Request, Response};
 use crate::manifest::{Id, Object};
 use crate::node;
 use crate::paths::{Lab, write_whole};
-use crate::plan::{AGENTS, Plan, PodKey, plan};
+use crate::plan::{AGENTS, NodePlan, Plan, PodKey, plan};
 use crate::pod;
-use crate::state::{Cluster, NodeState, PodState, Shared, log};
+use crate::services;
+use crate::services_view;
+use crate::state::{Cluster, NodeState, PodState, Shared, log, timestamp};
 use crate::wire;
 
 /// The longest request that is read.
@@ -75,7 +78,7 @@ fn own(shared: &Shared) -> Result<BTreeMap<Id, Object>> {
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"namespace": namespace, "name": "kube-dns"},
-        "spec": {"selector": labels, "clusterIP": "None", "ports": [
+        "spec": {"selector": labels, "ipFamilyPolicy": "PreferDualStack", "ports": [
             {"name": "dns", "port": 53, "protocol": "UDP"},
             {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
         ]},
@@ -140,7 +143,8 @@ fn change(
         let placed = placed
             .map(|(key, pod)| (key.clone(), pod.plan.node.clone()))
             .collect();
-        let plan = plan(&objects, &placed)?;
+        let mut plan = plan(&objects, &placed)?;
+        services::assign(&mut plan, &cluster.plan, &timestamp(SystemTime::now()))?;
         check_nodes(&cluster.plan, &plan)?;
         cluster.objects = objects;
         let outside = (cluster.plan.outside.clone(), plan.outside.clone());
@@ -159,7 +163,16 @@ fn check_nodes(old: &Plan, new: &Plan) -> Result<()> {
         let Some(next) = new.nodes.iter().find(|n| n.name == node.name) else {
             continue;
         };
-        if next.addresses != node.addresses || next.pod_cidrs != node.pod_cidrs {
+        let of = |node: &NodePlan| {
+            let NodePlan {
+                addresses,
+                external,
+                pod_cidrs,
+                ..
+            } = node.clone();
+            (addresses, external, pod_cidrs)
+        };
+        if of(next) != of(node) {
             bail!(
                 "Node {}: addresses and podCIDRs cannot change while it is up; delete it first",
                 node.name
@@ -329,6 +342,8 @@ fn report(shared: &Shared) -> Report {
         pods: pods.collect(),
         pending: pending(&cluster),
         objects: objects.collect(),
+        services: services_view::report(&cluster),
+        serves_services: cluster.serves_services(),
     }
 }
 

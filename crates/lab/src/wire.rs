@@ -145,6 +145,9 @@ pub(crate) fn plug_node(lab: &Lab, node: &NodePlan, number: usize) -> Result<()>
             let bits = if ip.is_ipv4() { 24 } else { 64 };
             netlink.address(index, IpNet::new(*ip, bits)?)?;
         }
+        for ip in &node.external {
+            netlink.address(index, IpNet::from(*ip))?;
+        }
         for ip in world() {
             netlink.route(IpNet::from(ip), index, None)?;
         }

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use axon_abi::{
-    ClassKey, ClassRow, EndpointRow, Identity, IdentityRow, IpKey, IpcacheRow, LpmKey, PolicyEntry,
-    PolicyKey, PolicySetRow, RuntimeConfig,
+    Backend, ClassKey, ClassRow, EndpointRow, Identity, IdentityRow, IpKey, IpcacheRow, ListBlock,
+    ListKey, LpmKey, MaglevBlock, MaglevKey, PolicyEntry, PolicyKey, PolicySetRow, RuntimeConfig,
+    ServiceClient, ServiceEntry, ServiceKey, SourceRangeKey,
 };
 use axon_statedb::Table;
 use ipnet::IpNet;
@@ -39,6 +40,26 @@ pub struct Route {
     pub via: IpAddr,
 }
 
+/// The rows of services. Cloning shares the tables.
+///
+/// Order of writes: backends, lists, tables; ranges and who passes by; frontends.
+/// What nobody leads to any more goes a while after that.
+#[derive(Clone, Debug, Default)]
+pub struct DesiredServices {
+    /// Frontends.
+    pub frontends: Table<ServiceKey, ServiceEntry>,
+    /// Lists, in blocks.
+    pub lists: Table<ListKey, ListBlock>,
+    /// Maglev tables, in blocks.
+    pub maglev: Table<MaglevKey, MaglevBlock>,
+    /// Backends by id.
+    pub backends: Table<u32, Backend>,
+    /// Source ranges.
+    pub ranges: Table<SourceRangeKey, ()>,
+    /// Who passes by a redirection.
+    pub skips: Table<ServiceClient, ()>,
+}
+
 /// Every desired table. Cloning shares the tables.
 ///
 /// Order of writes, so that at no instant more is allowed than before or
@@ -65,6 +86,8 @@ pub struct Desired {
     pub nomasq: Table<LpmKey, u32>,
     /// Routes to other nodes' pods.
     pub routes: Table<IpNet, Route>,
+    /// Services.
+    pub services: DesiredServices,
     /// The programs' configuration (one row, key 0).
     pub config: Table<u32, RuntimeConfig>,
 }

@@ -23,7 +23,7 @@ mod selector;
 mod service;
 mod strictness;
 
-pub use desired::{Desired, PolicyRows, Route, RowDiff, Rows};
+pub use desired::{Desired, DesiredServices, PolicyRows, Route, RowDiff, Rows};
 pub use endpoint::{Endpoint, EndpointState, Mac, MacError};
 pub use evaluate::{Lookup, Packet, Verdict, evaluate};
 pub use group::{CidrGroup, EndpointSlice, GroupKey, GroupRef, Service};

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use axon_abi::{
     ClassKey, ConfigFlags, CtEntry, CtKey4, CtKey6, Direction, EndpointRow, EventKind, EventRecord,
     FragmentKey, FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, MatchType, NatEntry, NatKey,
-    PolicyEntry, PolicyKey, PolicySetRow, RuntimeConfig,
+    PolicyEntry, PolicyKey, PolicySetRow, RuntimeConfig, ServiceFlow, ServiceFlowKey,
 };
-use axon_datapath::{NextHop, Route, RouteQuery, Tables};
+use axon_datapath::{NextHop, NoServices, Route, RouteQuery, Tables};
 use serde::Serialize;
 
 use crate::node::Node;
@@ -49,6 +49,7 @@ pub(crate) struct Recorder<'a> {
     ct4: RefCell<BTreeMap<CtKey4, CtEntry>>,
     ct6: RefCell<BTreeMap<CtKey6, CtEntry>>,
     nat: RefCell<BTreeMap<NatKey, NatEntry>>,
+    service_flows: RefCell<BTreeMap<ServiceFlowKey, ServiceFlow>>,
     fragments: RefCell<BTreeMap<Vec<u8>, FragmentPorts>>,
 }
 
@@ -67,6 +68,7 @@ impl<'a> Recorder<'a> {
             ct4: RefCell::new(node.ct4.clone()),
             ct6: RefCell::new(node.ct6.clone()),
             nat: RefCell::default(),
+            service_flows: RefCell::default(),
             fragments: RefCell::default(),
         }
     }
@@ -135,6 +137,12 @@ impl Tables for Recorder<'_> {
         = RefMut<'b, NatEntry>
     where
         Self: 'b;
+    type ServiceFlow<'b>
+        = RefMut<'b, ServiceFlow>
+    where
+        Self: 'b;
+    type Services = NoServices;
+    const SERVES: bool = false;
 
     fn config(&self) -> &RuntimeConfig {
         &self.config
@@ -274,6 +282,29 @@ impl Tables for Recorder<'_> {
         let is = row.is_some();
         self.note("nomasq", self.node.address(&key.addr), row);
         is
+    }
+
+    fn services(&self) -> &NoServices {
+        // Their tables are no part of the state.
+        &NoServices
+    }
+
+    fn service_flow(&self, key: &ServiceFlowKey) -> Option<RefMut<'_, ServiceFlow>> {
+        RefMut::filter_map(self.service_flows.borrow_mut(), |flows| flows.get_mut(key)).ok()
+    }
+
+    fn service_flow_insert(&self, key: &ServiceFlowKey, flow: &ServiceFlow) -> bool {
+        self.service_flows.borrow_mut().insert(*key, *flow);
+        true
+    }
+
+    fn service_flow_create(&self, key: &ServiceFlowKey, flow: &ServiceFlow) -> bool {
+        let mut flows = self.service_flows.borrow_mut();
+        let free = !flows.contains_key(key);
+        if free {
+            flows.insert(*key, *flow);
+        }
+        free
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {

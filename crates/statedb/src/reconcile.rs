@@ -187,8 +187,9 @@ impl<K: Ord + Clone> Reconciler<K> {
         self.finish(report)
     }
 
-    /// Keeps a row's outcome; says whether it was a success.
-    fn note<E: fmt::Display>(&mut self, now_ms: u64, key: K, result: Result<(), E>) -> bool {
+    /// Keeps a row's outcome, also of one that was put in place or lost between two
+    /// passes; says whether it was a success.
+    pub fn note<E: fmt::Display>(&mut self, now_ms: u64, key: K, result: Result<(), E>) -> bool {
         match result.map_err(|error| error.to_string()) {
             Ok(()) => {
                 self.failures.remove(&key);
@@ -327,6 +328,16 @@ mod tests {
         target.refused.clear();
         reconciler.hasten();
         assert_eq!(reconciler.sync(21, &table, &mut target).failing, 0);
+
+        target.rows.remove(&1);
+        assert!(!reconciler.note(30, 1, Err("it had to go")));
+        assert_eq!(reconciler.failures()[&1].due_ms, 40);
+        reconciler.sync(40, &table, &mut target);
+        assert_eq!(
+            target.rows,
+            [(1, 1), (2, 2)].into(),
+            "what was lost is back"
+        );
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Build {
     pub part: Option<(u16, usize, usize)>,
     /// IPv4: may not be cut.
     pub dont_fragment: bool,
+    /// The transport checksum is left out.
+    pub unsummed: bool,
 }
 
 impl Build {
@@ -40,6 +42,7 @@ impl Build {
             extensions: Vec::new(),
             part: None,
             dont_fragment: false,
+            unsummed: false,
         }
     }
 
@@ -121,6 +124,20 @@ impl Build {
         self
     }
 
+    /// With a hop less.
+    #[must_use]
+    pub fn hop(mut self) -> Self {
+        self.hops -= 1;
+        self
+    }
+
+    /// Of a datagram: without a checksum (IPv4).
+    #[must_use]
+    pub fn unsummed(mut self) -> Self {
+        self.unsummed = true;
+        self
+    }
+
     /// With IPv4 options, or for IPv6 a destination-options header of the same
     /// bytes.
     #[must_use]
@@ -175,6 +192,9 @@ impl Build {
     /// The body with its checksum, of which the part is sent.
     fn summed(&self, addresses: &[u8]) -> Vec<u8> {
         let mut body = self.body.clone();
+        if self.unsummed {
+            return body;
+        }
         let len = (body.len() as u32).to_be_bytes();
         let pseudo = [addresses, &len, &[0, 0, 0, self.protocol]].concat();
         let (at, sum) = match self.protocol {

@@ -20,6 +20,7 @@ mod corpus;
 mod manifests;
 mod oracle;
 mod run;
+mod services;
 mod world;
 
 pub use axon_frame::MemPacket;
@@ -28,4 +29,5 @@ pub use corpus::{keep, replay};
 pub use manifests::{NodeOfPods, node_manifests};
 pub use oracle::{check, sum};
 pub use run::{Action, Backend, Case, Native, Outcome, Step, run_case};
+pub use services::{Listens, ServiceRows};
 pub use world::{FakeRoute, NO_RULES, Rule, World};

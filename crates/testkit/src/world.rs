@@ -7,9 +7,12 @@ use std::net::IpAddr;
 use axon_abi::{
     Be16, ClassKey, ConfigFlags, CtEntry, CtKey4, CtKey6, Direction, EndpointRow, EventRecord,
     FragmentKey, FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, NatEntry, NatKey, PolicyEntry,
-    PolicyEntryFlags, PolicyKey, PolicySetFlags, PolicySetRow, RuntimeConfig, Timeouts,
+    PolicyEntryFlags, PolicyKey, PolicySetFlags, PolicySetRow, RuntimeConfig, ServiceFlow,
+    ServiceFlowKey, Timeouts,
 };
 use axon_datapath::{NextHop, Route, RouteQuery, Tables};
+
+use crate::services::ServiceRows;
 
 /// The row of a set that has no entries, and says so.
 pub const NO_RULES: PolicySetRow = PolicySetRow {
@@ -59,6 +62,10 @@ pub struct World {
     pub ct_count: RefCell<HashMap<u16, u32>>,
     /// Translations.
     pub nat: RefCell<HashMap<NatKey, NatEntry>>,
+    /// Services, as the agent would write them.
+    pub services: ServiceRows,
+    /// Flows that they translate.
+    pub service_flows: RefCell<HashMap<ServiceFlowKey, ServiceFlow>>,
     /// First fragments.
     pub fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
     /// Events.
@@ -264,6 +271,9 @@ fn lend<'a, K: std::hash::Hash + Eq, V>(
 impl Tables for World {
     type Ct<'a> = RefMut<'a, CtEntry>;
     type Nat<'a> = RefMut<'a, NatEntry>;
+    type ServiceFlow<'a> = RefMut<'a, ServiceFlow>;
+    type Services = Self;
+    const SERVES: bool = true;
 
     fn config(&self) -> &RuntimeConfig {
         &self.config
@@ -379,6 +389,28 @@ impl Tables for World {
 
     fn no_masquerade(&self, key: &LpmKey) -> bool {
         Self::longest(self.nomasq.iter().map(|prefix| (prefix, ())), &key.addr).is_some()
+    }
+
+    fn services(&self) -> &Self {
+        self
+    }
+
+    fn service_flow(&self, key: &ServiceFlowKey) -> Option<RefMut<'_, ServiceFlow>> {
+        lend(&self.service_flows, key)
+    }
+
+    fn service_flow_insert(&self, key: &ServiceFlowKey, flow: &ServiceFlow) -> bool {
+        self.service_flows.borrow_mut().insert(*key, *flow);
+        true
+    }
+
+    fn service_flow_create(&self, key: &ServiceFlowKey, flow: &ServiceFlow) -> bool {
+        let mut flows = self.service_flows.borrow_mut();
+        let free = !flows.contains_key(key);
+        if free {
+            flows.insert(*key, *flow);
+        }
+        free
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {

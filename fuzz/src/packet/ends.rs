@@ -20,6 +20,9 @@ pub(super) fn is_link(addr: IpAddr) -> bool {
 
 /// Whether no host beyond the link may be a packet's sender by this address.
 pub(super) fn is_martian(addr: IpAddr) -> bool {
+    if is_any(addr, &[V4.hairpin, V6.hairpin]) {
+        return true;
+    }
     match addr {
         IpAddr::V4(v4) => {
             v4.octets()[0] == 0 || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast()
@@ -33,7 +36,7 @@ pub(super) fn is_node(addr: IpAddr) -> bool {
     is_link(addr) || is_own(addr)
 }
 
-fn is_any(addr: IpAddr, of: &[&str]) -> bool {
+pub(super) fn is_any(addr: IpAddr, of: &[&str]) -> bool {
     of.iter().any(|text| text.parse() == Ok(addr))
 }
 

@@ -20,6 +20,7 @@ use super::host::{Asked, Held, Policy, Who};
 use super::judge::{ETHERNET_LEN, addresses, is_well_formed, tagged};
 use super::message::{Message, Packet};
 use super::scene::HOST_ID;
+use super::served::is_for_service;
 
 /// Identifiers of ICMP below this may make one flow of several queries.
 const IDS_CLEAR: u16 = 32;
@@ -155,6 +156,10 @@ impl Guard {
         policy: &'a Policy,
     ) -> Option<Case<'a>> {
         if matches!(outcome.decided, Some(Ok(Verdict::Reflect { .. }))) {
+            return None;
+        }
+        let incoming = matches!(hook, Hook::FromEndpoint | Hook::FromNetdev);
+        if incoming && is_for_service(packet, outcome) {
             return None;
         }
         // What answers an endpoint's translated flow is for the endpoint.

@@ -15,6 +15,7 @@ mod host;
 mod judge;
 mod message;
 mod scene;
+mod served;
 
 use std::collections::HashSet;
 
@@ -158,6 +159,7 @@ pub fn run(data: &[u8]) {
             gso_size: if head.gso { 1000 } else { 0 },
             // A VLAN, or a priority alone.
             vlan: head.vlan.then_some((frame.len() & 1) as u16),
+            served: false,
         };
         let twin = native.world.clone();
         let told = again(head.hook, &packet, &twin, &mut dirty);
@@ -167,6 +169,7 @@ pub fn run(data: &[u8]) {
         judge::accounted(&outcome, packets);
         judge::same(&outcome, &told, &native.world, &twin);
         judge::just((head.hook, &packet), &outcome, &native.world, policy);
+        served::judge(head.hook, &packet, &outcome);
         judge::martians((head.hook, &packet), &outcome, &mut heard);
         guard.judge((head.hook, &packet), &outcome, &native.world, policy);
     }

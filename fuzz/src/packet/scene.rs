@@ -11,6 +11,7 @@ use axon_testkit::cases::{Net, POD_A, UPLINK, V4, V6};
 use axon_testkit::{Backend, Build, MemPacket, Native, Rule, World};
 
 use super::host::{Does, Held, POLICIES, Policy, What, Who};
+use super::served;
 
 /// Device of the endpoint that takes TCP port 80 from the first, and opens
 /// nothing.
@@ -72,6 +73,7 @@ fn make() -> World {
     for (set, policy) in (HOST_SETS..).zip(&POLICIES) {
         add_policy(&mut world, set, policy);
     }
+    served::add(&mut world);
     under_way(world)
 }
 

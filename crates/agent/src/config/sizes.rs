@@ -16,17 +16,30 @@ const ADDRESSES_PER_PREFIX: u32 = 8;
 /// Endpoints have numbers of 16 bits.
 const ENDPOINTS_MAX: u32 = 65_535;
 const ROWS_MAX: u32 = 16 * 1024 * 1024;
+/// So many addresses and ports of each service have room, and so many backends.
+const ROWS_PER_SERVICE: u32 = 4;
+/// Blocks of a Maglev table of the usual size, 16381 places.
+const BLOCKS_PER_TABLE: u32 = 256;
+const MAGLEV_TABLES_MAX: u32 = ROWS_MAX / BLOCKS_PER_TABLE;
 
 /// The option that sizes a map; `None` where there is none.
 pub(crate) fn option_of(map: &str) -> Option<&'static str> {
     Some(match map {
         axon_abi::CT4 | axon_abi::CT6 => "bpf-ct-global-tcp-max",
-        axon_abi::NAT => "bpf-nat-global-max",
+        axon_abi::NAT | axon_abi::SERVICE_FLOW => "bpf-nat-global-max",
         "axon_policy_v1" | "axon_class_v1" => "bpf-policy-map-max",
         "axon_endpoint_v1" | "axon_address_v1" => "bpf-endpoint-map-max",
         "axon_ipcache_v1" | "axon_ipcache_cidr_v1" => "bpf-ipcache-map-max",
         "axon_identity_v1" => "bpf-identity-map-max",
         "axon_fragment_v1" => "bpf-fragments-map-max",
+        "axon_service_v1" | "axon_service_list_v1" | "axon_service_skip_v1" => {
+            "bpf-lb-service-map-max"
+        }
+        "axon_backend_v1" => "bpf-lb-service-backend-map-max",
+        "axon_service_affinity_v1" => "bpf-lb-affinity-map-max",
+        "axon_source_range_v1" => "bpf-lb-source-range-map-max",
+        "axon_maglev_v1" => "bpf-lb-maglev-map-max",
+        "axon_socket_v1" => "bpf-sock-rev-map-max",
         _ => return None,
     })
 }
@@ -63,9 +76,11 @@ impl Sizes {
                 (axon_abi::CT4, ct),
                 (axon_abi::CT6, ct),
                 (axon_abi::NAT, nat),
+                (axon_abi::SERVICE_FLOW, nat),
             ]
             .into_iter()
             .chain(written_by_agent(reader))
+            .chain(of_services(reader, by_memory))
             .chain([(
                 "axon_fragment_v1",
                 reader.number("bpf-fragments-map-max", 64..=1024 * 1024),
@@ -101,6 +116,39 @@ fn written_by_agent(reader: &mut Reader<'_>) -> [(&'static str, u32); 7] {
         ("axon_ipcache_v1", ipcache),
         ("axon_ipcache_cidr_v1", ipcache / ADDRESSES_PER_PREFIX),
         ("axon_identity_v1", identities),
+    ]
+}
+
+/// Sizes of the maps of services.
+fn of_services(reader: &mut Reader<'_>, by_memory: u32) -> [(&'static str, u32); 8] {
+    let all = reader.number("bpf-lb-map-max", 256..=ROWS_MAX / ROWS_PER_SERVICE);
+    // As in Cilium, 0 is as good as nothing.
+    let mut own = |option, otherwise| {
+        let is_set = reader.settings.text(option) != "0";
+        let own = is_set.then(|| reader.optional(option, 256..=ROWS_MAX));
+        own.flatten().unwrap_or(otherwise)
+    };
+    let services = own("bpf-lb-service-map-max", all);
+    let backends = own("bpf-lb-service-backend-map-max", ROWS_PER_SERVICE * all);
+    let clients = own("bpf-lb-affinity-map-max", all);
+    let ranges = own("bpf-lb-source-range-map-max", all);
+    let tables = reader.number("bpf-lb-maglev-map-max", 1..=MAGLEV_TABLES_MAX);
+    let sockets = reader.optional("bpf-sock-rev-map-max", 1024..=ROWS_MAX);
+    [
+        ("axon_service_v1", services.saturating_mul(ROWS_PER_SERVICE)),
+        (
+            "axon_service_list_v1",
+            services.saturating_mul(ROWS_PER_SERVICE),
+        ),
+        ("axon_service_skip_v1", services),
+        ("axon_backend_v1", backends),
+        ("axon_service_affinity_v1", clients),
+        ("axon_source_range_v1", ranges),
+        ("axon_maglev_v1", BLOCKS_PER_TABLE * tables),
+        (
+            "axon_socket_v1",
+            sockets.unwrap_or(by_memory.clamp(LEAST / 4, LEAST)),
+        ),
     ]
 }
 
@@ -171,7 +219,14 @@ mod tests {
                 "{}",
                 map.name
             );
-            let by_memory = [axon_abi::CT4, axon_abi::CT6, axon_abi::NAT].contains(&map.name);
+            let by_memory = [
+                axon_abi::CT4,
+                axon_abi::CT6,
+                axon_abi::NAT,
+                "axon_socket_v1",
+                axon_abi::SERVICE_FLOW,
+            ]
+            .contains(&map.name);
             if let Some(rows) = rows.filter(|_| !by_memory) {
                 assert_eq!(rows, map.max_entries, "{}", map.name);
             }
@@ -188,6 +243,22 @@ mod tests {
                 let is_its = option_of(map.name) == Some(option);
                 assert_eq!(is_another, is_its, "{option}: {}", map.name);
             }
+        }
+    }
+
+    #[test]
+    fn one_option_sizes_all_maps_of_services_that_have_none_of_their_own() {
+        let sizes = sizes("bpf-lb-map-max", "1000");
+        let rows = |name| sizes.maps.iter().find(|(map, _)| *map == name);
+        for (map, expected) in [
+            ("axon_service_v1", 4000),
+            ("axon_service_list_v1", 4000),
+            ("axon_backend_v1", 4000),
+            ("axon_service_affinity_v1", 1000),
+            ("axon_source_range_v1", 1000),
+            ("axon_maglev_v1", 262_144),
+        ] {
+            assert_eq!(rows(map), Some(&(map, expected)));
         }
     }
 }

@@ -4,6 +4,7 @@ mod body;
 mod cluster;
 mod endpoint;
 mod monitor;
+mod service;
 mod socket;
 mod state;
 pub(crate) mod views;
@@ -78,6 +79,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/identity", get(views::identities))
         .route("/v1/identity/{id}", get(views::identity))
         .route("/v1/ip", get(views::ips))
+        .route("/v1/service", get(service::list))
         .route("/v1/cluster", get(cluster::cluster))
         .route("/v1/policy", get(views::policy))
         .route("/v1/policy/selectors", get(views::selectors))
@@ -154,8 +156,8 @@ async fn as_problem(response: Response) -> Response {
 async fn absent(request: Request) -> Refusal {
     Refusal::absent(
         format!("there is no {} {}", request.method(), request.uri().path()),
-        "the API is under /v1: healthz, config, endpoint, identity, ip, policy, cluster, map, \
-         debug/state, metrics, monitor",
+        "the API is under /v1: healthz, config, endpoint, identity, ip, policy, service, cluster, \
+         map, debug/state, metrics, monitor",
     )
 }
 

@@ -219,9 +219,14 @@ pub(super) async fn map(
     let node = Arc::clone(&api.node);
     let rows =
         blocking(move || dump::rows(&node.maps, name, node.names.load().as_ref(), monotonic_s()));
-    rows.await?
-        .map(Json)
-        .map_err(|error| Refusal::node(chain(&error), "see axon status"))
+    let mut rows = rows
+        .await?
+        .map_err(|error| Refusal::node(chain(&error), "see axon status"))?;
+    if rows.has_services() {
+        let names = ask(&api, |controller| controller.service_port_names()).await?;
+        rows.name_services(&names);
+    }
+    Ok(Json(rows))
 }
 
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, Refusal> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Error;
 
 use axon_abi::{Direction, DropReason};
+use axon_api::maps::{backend_state, frontend_kind};
 use axon_linux::read_metrics;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder};
@@ -55,6 +56,7 @@ impl Gathered {
         gathered.packets(node);
         gathered.endpoints(node);
         gathered.policy(node);
+        gathered.services(node);
         gathered.addresses(node);
         gathered.maps(node);
         gathered.events(node);
@@ -203,6 +205,30 @@ impl Gathered {
             "axon_ipcache_partial",
             "1 while rows of the ipcache are missing, so that other addresses are unknown to policy",
             [(vec![], f64::from(u8::from(view.reconcile.ipcache_partial)))],
+        );
+    }
+
+    fn services(&mut self, node: &Node) {
+        let services = &node.desired.services;
+        let mut kinds: BTreeMap<Labels, f64> = BTreeMap::new();
+        for row in services.frontends.snapshot().values() {
+            let kind = frontend_kind(row).to_owned();
+            *kinds.entry(vec![("type", kind)]).or_default() += 1.0;
+        }
+        self.gauge(
+            "axon_service_frontends",
+            "Addresses and ports of services, by type",
+            kinds,
+        );
+        let mut states: BTreeMap<Labels, f64> = BTreeMap::new();
+        for row in services.backends.snapshot().values() {
+            let state = backend_state(row.state);
+            *states.entry(vec![("state", state)]).or_default() += 1.0;
+        }
+        self.gauge(
+            "axon_service_backends",
+            "Backends of services, by state",
+            states,
         );
     }
 

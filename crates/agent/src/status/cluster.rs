@@ -152,8 +152,10 @@ pub(super) fn policy(node: &Node, view: &View) -> PartStatus {
     let mut remedy = String::new();
     let mut state = State::Warning;
     for condition in &view.report.conditions {
-        // That sources are not complete is told where sources are.
-        if condition.kind == ConditionKind::SourceIncomplete {
+        // That sources are not complete is told where sources are, and what is wrong with
+        // services where they are.
+        let is_of_others = [ConditionKind::SourceIncomplete, ConditionKind::Fault];
+        if is_of_others.contains(&condition.kind) {
             continue;
         }
         if matches!(

@@ -9,12 +9,17 @@ mod flow;
 mod name;
 mod node;
 mod policy;
+mod service;
 
 pub use address::{EndpointMapRow, IpcacheMapRow};
 pub use flow::{CtMapRow, NatMapRow};
 pub use name::{MapName, MapNameError};
 pub use node::{ConfigMapRow, MetricsMapRow};
 pub use policy::{PolicyMapEntry, PolicyMapSet};
+pub use service::{
+    LbAffinityRow, LbBackendRow, LbList, LbMaglevRow, LbRow, LbSourceRangeRow, backend_state,
+    frontend_kind, service_protocol,
+};
 
 use axon_abi::DropReason;
 

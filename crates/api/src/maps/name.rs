@@ -20,12 +20,23 @@ pub enum MapName {
     Metrics,
     /// One [`super::ConfigMapRow`].
     Config,
+    /// [`super::LbRow`].
+    Lb,
+    /// [`super::LbBackendRow`].
+    LbBackend,
+    /// [`super::LbMaglevRow`].
+    LbMaglev,
+    /// [`super::LbAffinityRow`].
+    LbAffinity,
+    /// [`super::LbSourceRangeRow`].
+    LbSourceRange,
 }
 
 /// A name that no map has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "map {name:?} is not known; expected endpoint, ipcache, policy, ct, nat, metrics or config"
+    "map {name:?} is not known; expected endpoint, ipcache, policy, ct, nat, metrics, config, lb, \
+     lb-backend, lb-maglev, lb-affinity or lb-source-range"
 )]
 pub struct MapNameError {
     name: String,
@@ -33,7 +44,7 @@ pub struct MapNameError {
 
 impl MapName {
     /// Every name.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
         Self::Endpoint,
         Self::Ipcache,
         Self::Policy,
@@ -41,6 +52,11 @@ impl MapName {
         Self::Nat,
         Self::Metrics,
         Self::Config,
+        Self::Lb,
+        Self::LbBackend,
+        Self::LbMaglev,
+        Self::LbAffinity,
+        Self::LbSourceRange,
     ];
 
     /// The name.
@@ -53,6 +69,11 @@ impl MapName {
             Self::Nat => "nat",
             Self::Metrics => "metrics",
             Self::Config => "config",
+            Self::Lb => "lb",
+            Self::LbBackend => "lb-backend",
+            Self::LbMaglev => "lb-maglev",
+            Self::LbAffinity => "lb-affinity",
+            Self::LbSourceRange => "lb-source-range",
         }
     }
 }

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use axon_api::agent::DEFAULT_BPF_ROOT;
 use axon_api::maps::{
-    ConfigMapRow, CtMapRow, EndpointMapRow, IpcacheMapRow, MapName, MetricsMapRow, NatMapRow,
-    PolicyMapSet,
+    ConfigMapRow, CtMapRow, EndpointMapRow, IpcacheMapRow, LbAffinityRow, LbBackendRow,
+    LbMaglevRow, LbRow, LbSourceRangeRow, MapName, MetricsMapRow, NatMapRow, PolicyMapSet,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::maps;
+use super::{lb, maps};
 use crate::client::Common;
 use crate::failure::Failure;
 use crate::output::print;
@@ -51,6 +51,9 @@ enum What {
     /// The programs' configuration.
     #[command(subcommand)]
     Config(List),
+    /// Services: where they listen, and who is behind them.
+    #[command(subcommand)]
+    Lb(Lb),
     /// Load every program on this kernel, attach none, and tell what the
     /// verifier made of it.
     ///
@@ -62,6 +65,20 @@ enum What {
 enum List {
     /// Every row.
     List,
+}
+
+#[derive(Clone, Copy, Debug, clap::Subcommand)]
+enum Lb {
+    /// Frontends with their backends.
+    List,
+    /// Backends with their states.
+    Backends,
+    /// Maglev tables, and how evenly they choose.
+    Maglev,
+    /// Clients that find the same backend again.
+    Affinity,
+    /// Prefixes that services let in, or keep out.
+    SourceRanges,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -83,9 +100,28 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         What::Config(List::List) => list(args, MapName::Config, |r: &Vec<ConfigMapRow>| {
             maps::config(r)
         }),
+        What::Lb(what) => balancing(args, what),
         What::Verify(ref verify) => return super::verify::run(verify, args.common.output),
     }
     .map(|()| ExitCode::SUCCESS)
+}
+
+fn balancing(args: &Args, what: Lb) -> Result<(), Failure> {
+    match what {
+        Lb::List => list(args, MapName::Lb, |r: &Vec<LbRow>| lb::frontends(r)),
+        Lb::Backends => list(args, MapName::LbBackend, |r: &Vec<LbBackendRow>| {
+            lb::backends(r)
+        }),
+        Lb::Maglev => list(args, MapName::LbMaglev, |r: &Vec<LbMaglevRow>| {
+            lb::maglev(r)
+        }),
+        Lb::Affinity => list(args, MapName::LbAffinity, |r: &Vec<LbAffinityRow>| {
+            lb::affinity(r)
+        }),
+        Lb::SourceRanges => list(args, MapName::LbSourceRange, |r: &Vec<LbSourceRangeRow>| {
+            lb::source_ranges(r)
+        }),
+    }
 }
 
 fn list<T: Serialize + DeserializeOwned>(

@@ -13,6 +13,7 @@ pub(crate) mod explain;
 mod flows;
 pub(crate) mod identity;
 pub(crate) mod ip;
+mod lb;
 mod maps;
 pub(crate) mod metrics;
 pub(crate) mod monitor;

@@ -315,7 +315,7 @@ impl State {
 }
 
 /// Whether agents have an option of that name.
-fn agents_know(option: &str) -> bool {
+pub(crate) fn agents_know(option: &str) -> bool {
     static HELP: OnceLock<String> = OnceLock::new();
     let help = HELP.get_or_init(|| {
         let told = Command::new(axon()).args(["agent", "--help"]).output();
@@ -326,21 +326,28 @@ fn agents_know(option: &str) -> bool {
 
 /// Every case below a directory, in the order of their names.
 pub(crate) fn read(dir: &Path) -> Vec<Case> {
+    let cases = trees(dir).into_iter().map(|(file, tree)| {
+        serde_json::from_value::<Case>(tree)
+            .unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+    });
+    let mut cases: Vec<Case> = cases.collect();
+    cases.sort_by(|a, b| a.name.cmp(&b.name));
+    cases
+}
+
+/// What every file below a directory holds.
+pub(crate) fn trees(dir: &Path) -> Vec<(PathBuf, Value)> {
     let mut files = Vec::new();
     collect(dir, &mut files);
-    let mut cases: Vec<Case> = files
-        .iter()
-        .map(|file| {
-            let failed = |error: &dyn fmt::Display| -> ! { panic!("{}: {error}", file.display()) };
-            let text = std::fs::read_to_string(file).unwrap_or_else(|e| failed(&e));
-            // By way of JSON's data: YAML of its own has tags for alternatives.
-            let tree: Value = serde_norway::from_str(&text).unwrap_or_else(|e| failed(&e));
-            serde_json::from_value(tree).unwrap_or_else(|e| failed(&e))
-        })
-        .collect();
-    cases.sort_by(|a, b| a.name.cmp(&b.name));
-    assert!(!cases.is_empty(), "{} holds no case", dir.display());
-    cases
+    assert!(!files.is_empty(), "{} holds no case", dir.display());
+    let trees = files.into_iter().map(|file| {
+        let failed = |error: &dyn fmt::Display| -> ! { panic!("{}: {error}", file.display()) };
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| failed(&e));
+        // By way of JSON's data: YAML of its own has tags for alternatives.
+        let tree = serde_norway::from_str(&text).unwrap_or_else(|e| failed(&e));
+        (file, tree)
+    });
+    trees.collect()
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) {

@@ -35,6 +35,7 @@ mod process;
 mod raw;
 mod report;
 mod serve;
+mod services;
 mod talk;
 mod world;
 
@@ -48,11 +49,11 @@ use report::Outcome;
 use support::{is_root, turn};
 
 /// Of how many cases of a group one is played where not all are.
-const TENTH: usize = 10;
+pub(crate) const TENTH: usize = 10;
 /// How many labs are up at once: most of the time all wait for silence.
 const LABS: usize = 4;
 
-fn setting(name: &str) -> Option<String> {
+pub(crate) fn setting(name: &str) -> Option<String> {
     std::env::var(format!("AXON_CONFORMANCE_{name}"))
         .ok()
         .filter(|text| !text.is_empty())
@@ -84,7 +85,10 @@ fn policies_hold_on_real_nodes() {
         None => println!("skipped: AXON_POLICY_CASES names no directory of cases"),
     }
     cases.retain(is_named);
-    assert!(!cases.is_empty(), "no case has that in its name");
+    if cases.is_empty() {
+        assert!(services::has_named(), "no case has that in its name");
+        return;
+    }
     verdicts(&cases, &[]);
 }
 

@@ -225,7 +225,8 @@ fn next_number() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-fn next_port() -> u16 {
+/// A source port that no other try has for a long time.
+pub(crate) fn next_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let count = SOURCE_PORTS.end - SOURCE_PORTS.start;
     SOURCE_PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % count
@@ -276,14 +277,19 @@ fn with_port<S>(make: impl Fn(u16) -> io::Result<S>) -> io::Result<S> {
     }
 }
 
-/// Begins a connection without waiting for it.
-fn tcp(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+/// A socket that waits for nobody.
+pub(crate) fn tcp_socket(to: SocketAddr) -> io::Result<OwnedFd> {
     let family = match to {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
+    Ok(socket(family, SockType::Stream, flags, SockProtocol::Tcp)?)
+}
+
+/// Begins a connection without waiting for it.
+fn tcp(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let fd = tcp_socket(to)?;
     bind(fd.as_raw_fd(), &SockaddrStorage::from(from))?;
     match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(TcpStream::from(fd)),

@@ -13,6 +13,7 @@ mod explain;
 mod held;
 mod host;
 mod lab;
+mod names;
 mod policy;
 mod staged;
 mod suggest;

@@ -117,6 +117,11 @@ impl<R: Record> Book<R> {
         self.last
     }
 
+    /// Gives out none of the numbers up to this one any more.
+    pub(super) fn reserve_through(&mut self, number: u32) {
+        self.last = self.last.max(number);
+    }
+
     pub(super) fn get(&self, number: u32) -> Option<&R> {
         self.records.get(&number)
     }

@@ -65,13 +65,11 @@ pub(super) fn all(
             }
         }
     }
-    if cluster.makes_slices && !service.selector.is_empty() {
-        let pods = cluster.pods.values();
-        for pod in pods.filter(|pod| pod.namespace == namespace) {
-            let Some(number) = selected(service, pod).and_then(|()| target(port, pod)) else {
+    if cluster.makes_slices {
+        for (pod, endpoint) in selected(cluster, (namespace, service)) {
+            let Some(number) = target(port, pod) else {
                 continue;
             };
-            let endpoint = endpoint_of(cluster, service, pod);
             for ip in &pod.ips {
                 add(candidate(cluster, &endpoint, ((*ip, number), WEIGHT), node));
             }
@@ -105,14 +103,26 @@ fn candidate(
     }
 }
 
-fn selected(service: &Service, pod: &Pod) -> Option<()> {
-    let mut wanted = service.selector.iter();
-    (!pod.is_finished && wanted.all(|(key, value)| pod.labels.get(key) == Some(value)))
-        .then_some(())
+/// The pods that a service selects, each with what the EndpointSlice controller
+/// would write of it; its addresses are the pod's.
+pub fn selected<'a>(
+    cluster: &'a Cluster,
+    (namespace, service): (&'a str, &'a Service),
+) -> impl Iterator<Item = (&'a Pod, SliceEndpoint)> {
+    let wanted = &service.selector;
+    let has = move |pod: &Pod| {
+        let mut wanted = wanted.iter();
+        wanted.all(|(key, value)| pod.labels.get(key) == Some(value))
+    };
+    let pods = cluster.pods.values().map(|pod| &**pod);
+    let pods = pods.filter(move |pod| {
+        !wanted.is_empty() && pod.namespace == namespace && !pod.is_finished && has(pod)
+    });
+    pods.map(move |pod| (pod, endpoint_of(cluster, service, pod)))
 }
 
 /// The number of a pod's port that a service means.
-fn target(port: &ServicePort, pod: &Pod) -> Option<u16> {
+pub fn target(port: &ServicePort, pod: &Pod) -> Option<u16> {
     match &port.target {
         TargetPort::Number(number) => Some(*number),
         TargetPort::Name(name) => named(pod, name, port.protocol),

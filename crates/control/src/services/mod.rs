@@ -13,6 +13,7 @@ mod asked;
 mod book;
 mod endpoints;
 mod engine;
+mod follow;
 mod frontends;
 mod index;
 mod known;
@@ -36,9 +37,10 @@ use axon_model::{
 };
 use ipnet::IpNet;
 
+pub use endpoints::{selected, target};
 pub use engine::{Engine, Stepped};
 pub use maglev::{SEED as MAGLEV_SEED, TABLE_SIZES as MAGLEV_TABLE_SIZES, table as maglev_table};
-pub use numbers::{KEPT_MS, Numbers, NumbersChange, Remembered};
+pub use numbers::{KEPT_MS, Numbers, NumbersChange, Remembered, SeenNumbers};
 pub use tables::ServiceTables;
 
 /// How answers come back to clients outside.

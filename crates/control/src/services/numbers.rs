@@ -81,6 +81,21 @@ pub enum Remembered {
     Backend(u32),
 }
 
+/// The greatest numbers that rows in the kernel name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SeenNumbers {
+    /// Of services' ports.
+    pub port: u32,
+    /// Of backends.
+    pub backend: u32,
+    /// Of lists.
+    pub list: u32,
+    /// Of Maglev tables.
+    pub table: u32,
+    /// Generation of frontends.
+    pub generation: u32,
+}
+
 /// What has which number.
 ///
 /// A number stands for one thing as long as anybody may know it: what has gone is
@@ -152,6 +167,19 @@ fn digest(content: &impl Hash) -> String {
     format!("{:016x}{:016x}", half(1), half(2))
 }
 
+/// A port's name as people read it: of `Service shop/cart/http/6` it is
+/// `shop/cart:http`. Other objects keep their kind.
+fn shown(name: &str) -> String {
+    let name = name.strip_prefix("Service ").unwrap_or(name);
+    let parts = name.rsplit_once('/');
+    let parts = parts.and_then(|(rest, _protocol)| rest.rsplit_once('/'));
+    match parts {
+        Some((owner, "")) => owner.to_owned(),
+        Some((owner, port)) => format!("{owner}:{port}"),
+        None => name.to_owned(),
+    }
+}
+
 impl Numbers {
     /// The number of a service's port.
     pub(super) fn port(&mut self, owner: &str, name: &str, protocol: Protocol) -> u32 {
@@ -189,6 +217,31 @@ impl Numbers {
     /// How often a backend has come back.
     pub(super) fn backend_generation(&self, id: u32) -> u32 {
         self.backends.get(id).map_or(0, |record| record.generation)
+    }
+
+    /// Gives none of the numbers that rows in the kernel name another meaning, also
+    /// where it is not known what they stand for.
+    pub(crate) fn reserve(&mut self, seen: SeenNumbers) {
+        self.ports.reserve_through(seen.port);
+        self.backends.reserve_through(seen.backend);
+        self.lists.reserve_through(seen.list);
+        self.tables.reserve_through(seen.table);
+        self.generation = self.generation.max(seen.generation);
+    }
+
+    /// What ports are called, by number.
+    pub(super) fn port_names(&self) -> BTreeMap<u32, String> {
+        let ports = self.ports.iter();
+        ports
+            .map(|(number, port)| (number, shown(&port.name)))
+            .collect()
+    }
+
+    /// Whether anything that has gone may be forgotten, if the kernel does not know
+    /// it.
+    pub fn has_gone(&self, now_ms: u64) -> bool {
+        let mut gone = self.gone.values();
+        gone.any(|since| now_ms.saturating_sub(*since) >= KEPT_MS)
     }
 
     /// The number of a list.
@@ -319,5 +372,22 @@ impl Numbers {
         self.backends.apply(change.backends);
         self.lists.apply(change.lists);
         self.tables.apply(change.tables);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn ports_have_names_that_people_read() {
+        for (name, expected) in [
+            ("Service shop/cart/http/6", "shop/cart:http"),
+            ("Service shop/cart//17", "shop/cart"),
+            ("Pod shop/cart-1/8080/6", "Pod shop/cart-1:8080"),
+            ("nonsense", "nonsense"),
+        ] {
+            assert_eq!(shown(name), expected);
+        }
     }
 }

@@ -6,6 +6,7 @@ use axon_abi::{
     Backend, ListBlock, ListKey, MaglevBlock, MaglevKey, ServiceClient, ServiceEntry, ServiceKey,
     SourceRangeKey,
 };
+use axon_model::DesiredServices;
 use axon_statedb::Table;
 
 use super::{Report, ServiceRows};
@@ -34,6 +35,18 @@ pub struct ServiceTables {
 }
 
 impl ServiceTables {
+    /// Those that are for the kernel, shared.
+    pub fn desired(&self) -> DesiredServices {
+        DesiredServices {
+            frontends: self.services.clone(),
+            lists: self.lists.clone(),
+            maglev: self.maglev.clone(),
+            backends: self.backends.clone(),
+            ranges: self.ranges.clone(),
+            skips: self.skips.clone(),
+        }
+    }
+
     /// All rows, as the slow way gives them.
     pub fn rows(&self) -> ServiceRows {
         ServiceRows {

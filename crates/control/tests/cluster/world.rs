@@ -97,6 +97,7 @@ impl Cluster {
         self.observed.cidr_groups.mark_complete();
         self.observed.services.mark_complete();
         self.observed.endpoint_slices.mark_complete();
+        self.observed.local_redirects.mark_complete();
         self.observed.names.mark_complete();
         self.observed.cilium_endpoints.mark_complete();
         self.observed.identities.mark_complete();

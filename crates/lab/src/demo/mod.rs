@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use self::ship::{Landing, Target, sightings};
+use self::ship::{DEATH_STAR, Landing, Target, sightings};
 use self::show::Show;
 use crate::control::{self, Request};
 use crate::http;
@@ -38,6 +38,8 @@ struct Stage<'a> {
     lab: &'a Lab,
     /// How long anything may take before the demo gives up.
     patience: Duration,
+    /// Whether over IPv6, for each family that the death star's service has.
+    families: Vec<bool>,
 }
 
 impl Stage<'_> {
@@ -62,8 +64,12 @@ pub(crate) fn run(
         );
     }
     let mut show = Show::new();
-    let stage = Stage { lab, patience };
-    let outcome = play(&stage, script, &mut show);
+    let mut stage = Stage {
+        lab,
+        patience,
+        families: vec![false, true],
+    };
+    let outcome = play(&mut stage, script, &mut show);
     let good = outcome.is_ok() && show.all_good();
     if keep {
         show.hints(lab);
@@ -107,7 +113,7 @@ impl Script {
     }
 }
 
-fn play(stage: &Stage<'_>, script: Script, show: &mut Show) -> Result<()> {
+fn play(stage: &mut Stage<'_>, script: Script, show: &mut Show) -> Result<()> {
     let lab = stage.lab;
     show.act("A node, a death star, a ship of the empire, a ship of the alliance");
     let began = Instant::now();
@@ -121,6 +127,15 @@ fn play(stage: &Stage<'_>, script: Script, show: &mut Show) -> Result<()> {
     for pod in report.pods.iter().filter(|pod| pod.namespace == "default") {
         show.pod(pod);
     }
+    let mut services = report.services.iter();
+    if let Some(service) = services.find(|service| service.is("default", "deathstar")) {
+        stage.families.retain(|v6| service.has_family(*v6));
+    }
+    let stage = &*stage;
+    show.note(&match report.serves_services {
+        true => format!("{DEATH_STAR}: the service's address, led on by the node's programs"),
+        false => format!("{DEATH_STAR}: the addresses of its pods, for agents serve no services"),
+    });
     let node = report.nodes.first().context("the lab has no node")?;
     let socket = lab.node(&node.name).socket();
 
@@ -169,7 +184,7 @@ fn everybody(stage: &Stage<'_>) -> Result<Vec<Landing>> {
     let (lab, once) = (stage.lab, stage.once());
     let tries: Vec<(&str, bool)> = SHIPS
         .iter()
-        .flat_map(|(ship, _)| [(*ship, false), (*ship, true)])
+        .flat_map(|(ship, _)| stage.families.iter().map(move |v6| (*ship, *v6)))
         .collect();
     std::thread::scope(|scope| {
         let threads: Vec<_> = tries
@@ -193,7 +208,8 @@ fn everybody(stage: &Stage<'_>) -> Result<Vec<Landing>> {
 /// may have killed it, so the alliance tries once more.
 fn verdicts(stage: &Stage<'_>, socket: &Path, show: &mut Show) -> Result<()> {
     let end = Instant::now() + stage.patience;
-    for (family, v6) in [("IPv4", false), ("IPv6", true)] {
+    for v6 in stage.families.iter().copied() {
+        let family = if v6 { "IPv6" } else { "IPv4" };
         let mut tried = Instant::now();
         let flow = loop {
             let flows =
@@ -222,10 +238,11 @@ fn survive(stage: &Stage<'_>, show: &mut Show) -> Result<()> {
     let lab = stage.lab;
     let done = AtomicBool::new(false);
     let (landings, kills) = std::thread::scope(|scope| -> Result<_> {
-        let threads: Vec<_> = [false, true]
-            .into_iter()
+        let threads: Vec<_> = stage
+            .families
+            .iter()
             .map(|v6| {
-                scope.spawn(move || ship::land(lab, "tiefighter", v6, Target::Many(REQUESTS)))
+                scope.spawn(move || ship::land(lab, "tiefighter", *v6, Target::Many(REQUESTS)))
             })
             .collect();
         let killer = scope.spawn(|| kill_again_and_again(stage, &done));
@@ -251,14 +268,15 @@ fn survive(stage: &Stage<'_>, show: &mut Show) -> Result<()> {
         show.landing(landing, true);
     }
     wait::settled(lab, stage.patience, false)?;
-    let alliance = ship::land(lab, "xwing", false, stage.once())?;
+    let v6 = !stage.families.contains(&false);
+    let alliance = ship::land(lab, "xwing", v6, stage.once())?;
     show.landing(&alliance, false);
     Ok(())
 }
 
 /// Kills the agent, waits for the next one, kills that one too.
 fn kill_again_and_again(stage: &Stage<'_>, done: &AtomicBool) -> Result<Vec<String>> {
-    let Stage { lab, patience } = stage;
+    let Stage { lab, patience, .. } = stage;
     let mut kills = Vec::new();
     for pause in [200, 400] {
         std::thread::sleep(Duration::from_millis(pause));

@@ -11,6 +11,8 @@ use crate::control::{self, Report};
 use crate::enter::axon;
 use crate::paths::Lab;
 
+/// The death star, as ships call it.
+pub(super) const DEATH_STAR: &str = "deathstar.default.svc.cluster.local";
 /// How long a ship waits for each of many answers.
 const MANY_WAIT: Duration = Duration::from_secs(5);
 
@@ -55,7 +57,7 @@ pub(super) fn land(lab: &Lab, ship: &str, v6: bool, target: Target) -> Result<La
         .args([
             "--count",
             &count.to_string(),
-            "deathstar/v1/request-landing",
+            &format!("{DEATH_STAR}/v1/request-landing"),
         ])
         .stdin(Stdio::null())
         .output()

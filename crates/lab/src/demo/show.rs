@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axon_hubble::{Response, Style, line};
 
-use super::ship::Landing;
+use super::ship::{DEATH_STAR, Landing};
 use crate::control::PodReport;
 use crate::paths::Lab;
 
@@ -87,7 +87,7 @@ impl Show {
     pub(super) fn landing(&mut self, landing: &Landing, may_land: bool) {
         let family = if landing.v6 { "IPv6" } else { "IPv4" };
         let what = format!(
-            "{:<11} POST http://deathstar/v1/request-landing  {family}  {}",
+            "{:<11} POST {DEATH_STAR}/v1/request-landing  {family}  {}",
             landing.ship, landing.said
         );
         let is = if may_land {
@@ -123,8 +123,9 @@ impl Show {
         );
         for hint in [
             format!("axon lab -L {name} status"),
+            format!("axon lab -L {name} services"),
             format!(
-                "axon lab -L {name} exec xwing -- curl -m 2 -X POST deathstar/v1/request-landing"
+                "axon lab -L {name} exec xwing -- curl -m 2 -XPOST {DEATH_STAR}/v1/request-landing"
             ),
             format!("axon lab -L {name} node endor -- axon monitor --type drop"),
             format!("axon lab -L {name} node endor -- axon endpoint list"),

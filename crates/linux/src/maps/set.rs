@@ -9,8 +9,8 @@ use axon_abi::{
     AffinityEntry, Backend, ClassKey, ClassRow, CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey,
     FragmentPorts, Identity, IdentityRow, IpKey, IpcacheRow, ListBlock, ListKey, LpmKey, MAPS,
     MaglevBlock, MaglevKey, MapSpec, MetricsRow, NatEntry, NatKey, PolicyEntry, PolicyKey,
-    PolicySetRow, RuntimeConfig, ServiceClient, ServiceEntry, ServiceKey, SocketEntry, SocketKey,
-    SourceRangeKey,
+    PolicySetRow, RuntimeConfig, ServiceClient, ServiceEntry, ServiceFlow, ServiceFlowKey,
+    ServiceKey, SocketEntry, SocketKey, SourceRangeKey,
 };
 
 use super::{Map, MapError, PerCpuArray};
@@ -64,6 +64,8 @@ pub struct Maps {
     pub ct_count: Map<u32, u32>,
     /// Translations.
     pub nat: Map<NatKey, NatEntry>,
+    /// Flows that services translate.
+    pub service_flow: Map<ServiceFlowKey, ServiceFlow>,
     /// Destinations towards which pods keep their address.
     pub nomasq: Map<LpmKey, u32>,
     /// Fragmented datagrams.
@@ -135,6 +137,7 @@ impl Maps {
             icmp_limit: map(get("axon_icmp_limit_v1")?)?,
             ct_count: map(get("axon_ct_count_v1")?)?,
             nat: map(get(axon_abi::NAT)?)?,
+            service_flow: map(get(axon_abi::SERVICE_FLOW)?)?,
             nomasq: map(get("axon_nomasq_v1")?)?,
             fragment: map(get("axon_fragment_v1")?)?,
             service: map(get("axon_service_v1")?)?,
@@ -177,6 +180,7 @@ impl Maps {
             ct4,
             ct6,
             nat,
+            service_flow,
             nomasq,
             fragment,
             service,

@@ -13,6 +13,8 @@ use crate::sys::RawMap;
 
 /// How often memory is asked for again, a millisecond apart.
 const OUT_OF_MEMORY_TRIES: u32 = 20;
+/// Entries that are written at once.
+const BATCH_ENTRIES: usize = 4096;
 
 /// A hash, LRU hash, trie or array; clones share the descriptor.
 #[derive(Debug)]
@@ -138,6 +140,42 @@ where
         })
     }
 
+    /// Puts values in place in this order, in batches where the kernel has them;
+    /// hands back those that it does not take, by their places.
+    pub fn insert_all(&self, entries: &[(K, V)]) -> Vec<(usize, MapError)> {
+        let write = |from: usize, to: usize| {
+            let entries = entries.get(from..to).unwrap_or_default();
+            let keys: Vec<u8> = entries
+                .iter()
+                .flat_map(|(k, _)| k.as_bytes())
+                .copied()
+                .collect();
+            let values = entries.iter().flat_map(|(_, v)| v.as_bytes());
+            let values: Vec<u8> = values.copied().collect();
+            self.raw.update_all(&keys, &values)
+        };
+        let one = |n: usize| match entries.get(n) {
+            Some((key, value)) => self.insert(key, value),
+            None => Ok(()),
+        };
+        in_batches(entries.len(), write, one)
+    }
+
+    /// Removes keys, whether they are there or not, in batches where the kernel
+    /// has them; hands back those that it does not remove, by their places.
+    pub fn remove_all(&self, keys: &[K]) -> Vec<(usize, MapError)> {
+        let write = |from: usize, to: usize| {
+            let keys = keys.get(from..to).unwrap_or_default();
+            let keys: Vec<u8> = keys.iter().flat_map(IntoBytes::as_bytes).copied().collect();
+            self.raw.delete_all(&keys)
+        };
+        let one = |n: usize| match keys.get(n) {
+            Some(key) => self.remove(key).map(drop),
+            None => Ok(()),
+        };
+        in_batches(keys.len(), write, one)
+    }
+
     /// Removes a key; says whether it was there.
     ///
     /// # Errors
@@ -169,7 +207,7 @@ where
                 Ok(false)
             }
             Ok(was_there) => Ok(was_there),
-            Err(error) if cannot_take(&error) => self.remove(key),
+            Err(error) if is_unknown(&error) => self.remove(key),
             Err(error) => Err(self.error("take")(error)),
         }
     }
@@ -210,8 +248,33 @@ where
     }
 }
 
-/// Whether the kernel does not know how to take a value out of this map.
-fn cannot_take(error: &io::Error) -> bool {
+/// Carries something out for each of `count` places: many at once as far as
+/// that goes, and alone where a batch has stopped. Hands back what fails alone.
+fn in_batches(
+    count: usize,
+    batch: impl Fn(usize, usize) -> (usize, io::Result<()>),
+    one: impl Fn(usize) -> Result<(), MapError>,
+) -> Vec<(usize, MapError)> {
+    let mut failed = Vec::new();
+    let mut at = 0;
+    let mut has_batches = count > 1;
+    while at < count {
+        if has_batches {
+            let (done, result) = batch(at, count.min(at + BATCH_ENTRIES));
+            at += done;
+            let Err(error) = result else { continue };
+            has_batches = done > 0 || !is_unknown(&error);
+        }
+        if at < count {
+            failed.extend(one(at).err().map(|error| (at, error)));
+            at += 1;
+        }
+    }
+    failed
+}
+
+/// Whether the kernel does not know how to do this with this map.
+fn is_unknown(error: &io::Error) -> bool {
     /// The kernel's own number, which has no name in user space.
     const ENOTSUPP: i32 = 524;
     matches!(

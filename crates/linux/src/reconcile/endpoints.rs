@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{Ordering, fence};
 
-use axon_abi::{EndpointRow, Identity, IpKey, PolicySetRow};
+use axon_abi::{EndpointRow, HOST_DEVICE, Identity, IpKey, PolicySetRow};
 use axon_statedb::{Snapshot, Target};
 
 use super::RowError;
@@ -152,6 +152,22 @@ impl EndpointTarget {
         self.in_force.remove(&ifindex);
         self.doubtful.remove(&ifindex);
         Ok(())
+    }
+
+    /// Takes the row of an endpoint away so that there is room for that of the node
+    /// itself: one that is not wanted if there is one, else the one whose device
+    /// came last. The endpoint is cut off; without its row the node would be open.
+    pub(super) fn give_way(
+        &mut self,
+        wanted: &Snapshot<u32, EndpointRow>,
+    ) -> Result<Option<u32>, RowError> {
+        let rows = self.endpoints.dump()?.into_iter();
+        let others = rows.filter(|(ifindex, _)| *ifindex != HOST_DEVICE);
+        let last = others.max_by_key(|(ifindex, _)| (wanted.get(ifindex).is_none(), *ifindex));
+        if let Some((ifindex, _)) = &last {
+            self.change(|target| target.remove(*ifindex))?;
+        }
+        Ok(last.map(|(ifindex, _)| ifindex))
     }
 
     /// What is asked about each endpoint in the kernel.

@@ -146,6 +146,39 @@ impl<T: Target> Follower<T> {
             .any(|key| !self.reconciler.failures().contains_key(key))
     }
 
+    /// Puts rows in place that `must` be and have failed, at the cost of others:
+    /// `make_room` takes one away if that helps against the error, and says which;
+    /// it is also told for how many rows room is asked. What had to go is wanted
+    /// still, and fails. Says whether any was put in place.
+    pub(super) fn insist(
+        &mut self,
+        now_ms: u64,
+        table: &Table<T::Key, T::Value>,
+        must: impl Fn(&T::Key, &T::Value) -> bool,
+        mut make_room: impl FnMut(&mut T, &T::Error, usize) -> Option<T::Key>,
+    ) -> bool {
+        let snapshot = table.snapshot();
+        let failed = self.reconciler.failures().keys();
+        let rows = failed.filter_map(|key| Some((key, snapshot.get(key)?)));
+        let rows = rows.filter(|(key, row)| must(key, row));
+        let rows: Vec<_> = rows.map(|(key, row)| (key.clone(), row)).collect();
+        let mut put = false;
+        for (n, (key, row)) in rows.iter().enumerate() {
+            let mut result = self.target.update(key, row);
+            if let Err(error) = &result
+                && let Some(gone) = make_room(&mut self.target, error, rows.len() - n)
+            {
+                if snapshot.get(&gone).is_some() {
+                    let error = "it had to make room for the node itself";
+                    self.reconciler.note(now_ms, gone, Err(error));
+                }
+                result = self.target.update(key, row);
+            }
+            put |= self.reconciler.note(now_ms, key.clone(), result);
+        }
+        put
+    }
+
     /// Takes away what is due, and tells what fails. Says whether a row is
     /// gone now whose removal had failed before.
     pub(super) fn take(

@@ -19,15 +19,22 @@
 //! whole in the kernel; a set is not removed while an endpoint names it. Rows that
 //! come late, after failures, are followed by an epoch of their own.
 //!
+//! A row of the node itself that finds no room is put in another's place: without
+//! it the node would be open.
+//!
 //! While a row of the ipcache is missing, for want of room or whatever reason,
 //! the configuration says so: the programs then take an address without a row
 //! of its own for nobody known, instead of for the next wider prefix.
+//!
+//! Services have an order of their own ([`services`]).
 
 mod endpoints;
 mod follow;
 mod newcomers;
+mod node;
 mod policy;
 mod rows;
+mod services;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -42,6 +49,7 @@ use follow::Follower;
 use newcomers::Doubts;
 use policy::PolicySetTarget;
 use rows::{ConfigTarget, IdentityTarget, MapTarget};
+use services::Services;
 
 /// How the reconciler works.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +58,9 @@ pub struct ReconcilerConfig {
     pub backoff: axon_statedb::Backoff,
     /// How long a policy set stays after the last endpoint has left it.
     pub policy_set_grace_ms: u64,
+    /// How long lists, Maglev tables and backends stay after the last frontend
+    /// has left them.
+    pub service_grace_ms: u64,
     /// Table of the kernel's routes (254 is main).
     pub route_table: u32,
 }
@@ -59,6 +70,7 @@ impl Default for ReconcilerConfig {
         Self {
             backoff: axon_statedb::Backoff::default(),
             policy_set_grace_ms: 2000,
+            service_grace_ms: 2000,
             route_table: 254,
         }
     }
@@ -116,7 +128,8 @@ pub const FAILING_SHOWN: usize = 16;
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ReconcileReport {
     /// By table: `identities`, `policy-sets`, `ipcache`, `ipcache-cidrs`,
-    /// `nomasq`, `config`, `routes`, `endpoints`.
+    /// `nomasq`, `config`, `routes`, `endpoints`; `services`, `service-lists`,
+    /// `maglev-tables`, `backends`, `source-ranges`, `service-skips`.
     pub tables: BTreeMap<&'static str, TableReport>,
     /// When the next pass is due, for a retry or a removal that waits.
     pub due_ms: Option<u64>,
@@ -152,6 +165,7 @@ pub struct KernelReconciler {
     config: Follower<ConfigTarget>,
     routes: Follower<RouteTarget>,
     endpoints: Follower<EndpointTarget>,
+    services: Services,
 }
 
 impl std::fmt::Debug for KernelReconciler {
@@ -208,6 +222,7 @@ impl KernelReconciler {
             endpoints: Follower::new(EndpointTarget::new(&maps), backoff, |ifindex| {
                 format!("device {ifindex}")
             }),
+            services: Services::new(&maps, backoff, config.service_grace_ms),
             maps,
             backoff,
         }
@@ -251,6 +266,7 @@ impl KernelReconciler {
                 .put(pass, now_ms, &desired.identities, "identities", r),
             self.ipcache
                 .put(pass, now_ms, &desired.ipcache, "ipcache", r),
+            self.have_node_known(now_ms, desired),
             self.ipcache_cidrs
                 .put(pass, now_ms, &desired.ipcache_cidrs, "ipcache-cidrs", r),
             self.nomasq.put(pass, now_ms, &desired.nomasq, "nomasq", r),
@@ -260,6 +276,7 @@ impl KernelReconciler {
             self.identities.take(now_ms, "identities", r),
             self.endpoints
                 .put(pass, now_ms, &desired.endpoints, "endpoints", r),
+            self.have_node_held(now_ms, desired),
             self.endpoints.take(now_ms, "endpoints", r),
             self.have_known(now_ms, desired, surplus.as_ref(), r),
             self.routes.take(now_ms, "routes", r),
@@ -282,6 +299,7 @@ impl KernelReconciler {
         }
         self.config.put(pass, now_ms, &desired.config, "config", r);
         self.config.take(now_ms, "config", r);
+        self.services.pass(pass, now_ms, &desired.services, r);
         report
     }
 

@@ -179,6 +179,22 @@ impl ConfigTarget {
         std::mem::replace(&mut self.partial, partial) != partial
     }
 
+    /// Has the programs know that rows of the ipcache are missing, before they are.
+    pub(super) fn tell_partial(&mut self) -> Result<(), RowError> {
+        let known = self.map.get(&0)?;
+        self.partial = ConfigFlags::IPCACHE_PARTIAL;
+        if let Some(row) = known.filter(|row| row.flags & self.partial == 0) {
+            self.late = self.late.wrapping_add(1);
+            let row = RuntimeConfig {
+                epoch: row.epoch.wrapping_add(1),
+                flags: row.flags | self.partial,
+                ..row
+            };
+            self.map.insert(&0, &row)?;
+        }
+        Ok(())
+    }
+
     /// Has every verdict made again.
     pub(super) fn next_epoch(&mut self) {
         self.late = self.late.wrapping_add(1);

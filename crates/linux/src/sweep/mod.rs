@@ -1,7 +1,8 @@
 //! Removes what has expired, before maps overflow.
 //!
 //! ```text
-//!  every pass:  conntrack (expired) → NAT (its flow is gone) → fragments → counts by owner
+//!  every pass:  conntrack (expired) → services' flows (silent) → NAT (its flow is gone)
+//!               → fragments → counts by owner
 //!  above 80 %:  flows go early: half-open and one-way ones first, then idle ones
 //!  an endpoint above half of its quota:  its flows that are over go early
 //! ```
@@ -12,11 +13,14 @@
 
 mod crowded;
 mod nat;
+mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use axon_abi::{CtEntry, CtKey4, CtKey6, CtState, IpKey, NatEntry, NatKey};
+use axon_abi::{
+    CtEntry, CtKey4, CtKey6, CtState, IpKey, NatEntry, NatKey, ServiceFlow, ServiceFlowKey,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::maps::{Map, MapError, Maps};
@@ -52,7 +56,7 @@ pub struct SweepReport {
     pub crowding_percent: u32,
 }
 
-/// Sweeps conntrack, NAT and fragments.
+/// Sweeps conntrack, flows of services, NAT and fragments.
 #[derive(Debug)]
 pub struct Sweeper {
     maps: Maps,
@@ -119,9 +123,21 @@ impl Sweeper {
         crowded.relieve(&self.maps.ct6, &mut ct6.sweep, &mut owners)?;
         self.recount(&owners)?;
         let crowding_percent = crowding(config.ct_quota, &owners);
+        let pairs = service::Pairs::read(&self.maps.service_flow)?;
+        let service_flow = sweep(
+            &self.maps.service_flow,
+            |key, flow| pairs.is_stale(key, flow, &timeouts, now_s),
+            |key, flow| pairs.early_order(key, flow),
+            |_| {},
+        )?;
+        let flows = nat::Flows {
+            ct4: &ct4.live,
+            ct6: &ct6.live,
+            services: &service_flow.live,
+        };
         let nat = sweep(
             &self.maps.nat,
-            |key, entry| nat::is_stale(key, entry, &timeouts, now_s, &ct4.live, &ct6.live),
+            |key, entry| nat::is_stale(key, entry, &timeouts, now_s, &flows),
             |_, entry| u64::from(entry.seen_s),
             |_| {},
         )?;
@@ -132,7 +148,13 @@ impl Sweeper {
             |_| {},
         )?;
         Ok(SweepReport {
-            maps: vec![ct4.sweep, ct6.sweep, nat.sweep, fragment.sweep],
+            maps: vec![
+                ct4.sweep,
+                ct6.sweep,
+                service_flow.sweep,
+                nat.sweep,
+                fragment.sweep,
+            ],
             crowding_percent,
         })
     }
@@ -184,6 +206,12 @@ impl Sweeper {
         removed += remove_where(&self.maps.nat, |key: &NatKey, entry: &NatEntry| {
             of_flow([key.source, key.destination]) || addresses.contains(&entry.addr)
         })?;
+        removed += remove_where(
+            &self.maps.service_flow,
+            |key: &ServiceFlowKey, flow: &ServiceFlow| {
+                of_flow([key.source, key.destination]) || of_flow([flow.source, flow.destination])
+            },
+        )?;
         Ok(removed)
     }
 }

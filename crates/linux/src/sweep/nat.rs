@@ -1,11 +1,18 @@
 //! How long translations live.
 
-use axon_abi::{CtKey4, CtKey6, NatEntry, NatKey, Timeouts};
+use axon_abi::{CtKey4, CtKey6, NatEntry, NatKey, NatOwner, ServiceFlowKey, Timeouts};
 
 use super::Keys;
 
 /// Protocol number of TCP.
 const TCP: u8 = 6;
+
+/// The flows that there are.
+pub(super) struct Flows<'a> {
+    pub(super) ct4: &'a Keys<CtKey4>,
+    pub(super) ct6: &'a Keys<CtKey6>,
+    pub(super) services: &'a Keys<ServiceFlowKey>,
+}
 
 /// A translation lives as long as its flow; the node's own flows, which
 /// conntrack does not know, as long as a flow of their kind may be silent.
@@ -14,11 +21,22 @@ pub(super) fn is_stale(
     entry: &NatEntry,
     timeouts: &Timeouts,
     now_s: u32,
-    ct4: &Keys<CtKey4>,
-    ct6: &Keys<CtKey6>,
+    flows: &Flows<'_>,
 ) -> bool {
     let silent = |limit_s: u32| entry.seen_s.saturating_add(limit_s.max(1)) <= now_s;
-    if entry.node_own != 0 {
+    if entry.node_own == NatOwner::SERVICE {
+        let answers = ServiceFlowKey {
+            source: key.source,
+            destination: key.destination,
+            source_port: key.source_port,
+            destination_port: key.destination_port,
+            protocol: key.protocol,
+            reply: 1,
+            pad: [0; 2],
+        };
+        return !flows.services.contains(&answers) && silent(timeouts.tcp_closing_s);
+    }
+    if entry.node_own == NatOwner::NODE {
         return silent(if key.protocol == TCP {
             timeouts.tcp_established_s
         } else {
@@ -44,7 +62,7 @@ pub(super) fn is_stale(
     };
     let protocol = key.protocol;
     let tracked = match (low.to_v4(), high.to_v4()) {
-        (Some(low), Some(high)) => ct4.contains(&CtKey4 {
+        (Some(low), Some(high)) => flows.ct4.contains(&CtKey4 {
             low,
             high,
             low_port,
@@ -52,7 +70,7 @@ pub(super) fn is_stale(
             protocol,
             pad: [0; 3],
         }),
-        _ => ct6.contains(&CtKey6 {
+        _ => flows.ct6.contains(&CtKey6 {
             low: low.0,
             high: high.0,
             low_port,
@@ -68,9 +86,9 @@ pub(super) fn is_stale(
 
 #[cfg(test)]
 mod tests {
-    use axon_abi::{Be16, CtKey4, IpKey, NatEntry, NatKey, Timeouts};
+    use axon_abi::{Be16, CtKey4, IpKey, NatEntry, NatKey, NatOwner, ServiceFlowKey, Timeouts};
 
-    use super::is_stale;
+    use super::{Flows, is_stale};
     use crate::sweep::Keys;
 
     #[test]
@@ -110,29 +128,50 @@ mod tests {
         let entry = NatEntry {
             addr: IpKey::from_v4(pod),
             port: port(4000),
-            node_own: 0,
+            node_own: NatOwner::ENDPOINT,
             seen_s: 50,
         };
-        let (flows, none, six) = (Keys(vec![flow]), Keys(Vec::new()), Keys(Vec::new()));
+        let (one, none, six) = (Keys(vec![flow]), Keys(Vec::new()), Keys(Vec::new()));
+        let answers = ServiceFlowKey {
+            source: inbound.source,
+            destination: inbound.destination,
+            source_port: inbound.source_port,
+            destination_port: inbound.destination_port,
+            protocol: 6,
+            reply: 1,
+            pad: [0; 2],
+        };
+        let (served, unserved) = (Keys(vec![answers]), Keys(Vec::new()));
+        let flows = Flows {
+            ct4: &one,
+            ct6: &six,
+            services: &unserved,
+        };
+        let none = Flows {
+            ct4: &none,
+            ..flows
+        };
         for key in [outbound, inbound] {
-            assert!(
-                !is_stale(&key, &entry, &timeouts, 500, &flows, &six),
-                "{key:?}"
-            );
-            assert!(
-                is_stale(&key, &entry, &timeouts, 500, &none, &six),
-                "{key:?}"
-            );
-            assert!(
-                !is_stale(&key, &entry, &timeouts, 59, &none, &six),
-                "{key:?}"
-            );
+            assert!(!is_stale(&key, &entry, &timeouts, 500, &flows), "{key:?}");
+            assert!(is_stale(&key, &entry, &timeouts, 500, &none), "{key:?}");
+            assert!(!is_stale(&key, &entry, &timeouts, 59, &none), "{key:?}");
         }
         let own = NatEntry {
-            node_own: 1,
+            node_own: NatOwner::NODE,
             ..entry
         };
-        assert!(!is_stale(&inbound, &own, &timeouts, 1049, &none, &six));
-        assert!(is_stale(&inbound, &own, &timeouts, 1050, &none, &six));
+        assert!(!is_stale(&inbound, &own, &timeouts, 1049, &none));
+        assert!(is_stale(&inbound, &own, &timeouts, 1050, &none));
+        let lent = NatEntry {
+            node_own: NatOwner::SERVICE,
+            ..entry
+        };
+        let served = Flows {
+            services: &served,
+            ..none
+        };
+        assert!(!is_stale(&inbound, &lent, &timeouts, 5000, &served));
+        assert!(is_stale(&inbound, &lent, &timeouts, 5000, &none));
+        assert!(!is_stale(&inbound, &lent, &timeouts, 59, &none));
     }
 }

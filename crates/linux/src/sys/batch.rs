@@ -1,4 +1,4 @@
-//! Reading whole maps, in batches where the kernel has them.
+//! Many entries of a map at once, where the kernel has batches.
 
 use std::io;
 
@@ -9,6 +9,8 @@ use super::{RawMap, address, address_mut, number};
 use std::os::fd::AsFd;
 
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
+const MAP_UPDATE_BATCH: libc::c_long = 26;
+const MAP_DELETE_BATCH: libc::c_long = 27;
 
 /// Entries asked for at once; doubled where a bucket of the kernel's table
 /// does not fit.
@@ -150,6 +152,60 @@ impl RawMap {
                 return Ok(());
             }
         }
+    }
+
+    /// Writes entries one after the other; says how many the kernel has taken, and
+    /// why not more.
+    pub(crate) fn update_all(&self, keys: &[u8], values: &[u8]) -> (usize, io::Result<()>) {
+        let key_len = self.info().key_size as usize;
+        let count = keys.len() / key_len.max(1);
+        if values.len() != count * self.value_len() {
+            return (0, Self::expect(values.len(), count * self.value_len()));
+        }
+        self.write_batch(MAP_UPDATE_BATCH, (keys, values), count)
+    }
+
+    /// Removes entries alike. One that is not there ends it.
+    pub(crate) fn delete_all(&self, keys: &[u8]) -> (usize, io::Result<()>) {
+        let key_len = self.info().key_size as usize;
+        self.write_batch(MAP_DELETE_BATCH, (keys, &[]), keys.len() / key_len.max(1))
+    }
+
+    fn write_batch(
+        &self,
+        command: libc::c_long,
+        (keys, values): (&[u8], &[u8]),
+        count: usize,
+    ) -> (usize, io::Result<()>) {
+        let key_len = self.info().key_size as usize;
+        if let Err(error) = Self::expect(keys.len(), count * key_len) {
+            return (0, Err(error));
+        }
+        let mut attr = BatchAttr {
+            in_batch: 0,
+            out_batch: 0,
+            keys: address(keys),
+            values: address(values),
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+            fd: number(self.as_fd()),
+            element_flags: 0,
+            flags: 0,
+        };
+        let bytes = attr.as_mut_bytes();
+        // SAFETY: the buffers hold `count` keys and, for updates, values of this map, as checked
+        // above; the kernel writes the number of entries back into the attribute, which is ours.
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, command, bytes.as_mut_ptr(), bytes.len()) };
+        if result >= 0 {
+            return (count, Ok(()));
+        }
+        let error = io::Error::last_os_error();
+        // Where the kernel has no batches it leaves the number as it was.
+        let done = match attr.count as usize {
+            done if done < count => done,
+            _ => 0,
+        };
+        (done, Err(error))
     }
 
     /// Entry by entry.

@@ -136,6 +136,32 @@ impl Kernel {
         self.fill("axon_address_v1", world.addresses.clone());
     }
 
+    /// Writes the services of a world.
+    fn set_services(&mut self, world: &World) {
+        let rows = &world.services;
+        self.fill("axon_service_v1", rows.services.clone());
+        self.fill("axon_service_list_v1", rows.lists.clone());
+        self.fill("axon_maglev_v1", rows.maglev.clone());
+        self.fill("axon_backend_v1", rows.backends.clone());
+        self.fill("axon_service_affinity_v1", rows.affinity.borrow().clone());
+        let skips = rows.skips.iter().map(|client| (*client, 1_u32));
+        self.fill("axon_service_skip_v1", skips);
+        let map = self.ebpf.map_mut("axon_source_range_v1");
+        let map = map.expect("the map exists");
+        let mut map: lpm_trie::LpmTrie<&mut MapData, [u8; 20], u32> =
+            map.try_into().expect("a trie");
+        let stale: Vec<_> = map.keys().collect::<Result<_, _>>().expect("keys");
+        for key in stale {
+            map.remove(&key).expect("removed");
+        }
+        for range in &rows.ranges {
+            let mut data = [0; 20];
+            data.copy_from_slice(&range.as_bytes()[4..]);
+            let key = lpm_trie::Key::new(range.prefix_bits, data);
+            map.insert(&key, 1, 0).expect("inserted");
+        }
+    }
+
     /// Starts over with the rows of a world.
     pub(crate) fn set_world(&mut self, world: &World) {
         let map = self.ebpf.map_mut("axon_config_v1").expect("the map exists");
@@ -177,6 +203,8 @@ impl Kernel {
         self.fill(axon_abi::CT4, world.ct4.borrow().clone());
         self.fill(axon_abi::CT6, world.ct6.borrow().clone());
         self.fill(axon_abi::NAT, world.nat.borrow().clone());
+        self.set_services(world);
+        self.fill(axon_abi::SERVICE_FLOW, world.service_flows.borrow().clone());
         self.fill("axon_fragment_v1", world.fragments.borrow().clone());
         self.fill_trie(
             "axon_nomasq_v1",

@@ -46,6 +46,12 @@ pub struct Net {
     pub multicast: &'static str,
     /// The router on the uplink.
     pub router: &'static str,
+    /// A service's address inside the cluster.
+    pub cluster_ip: &'static str,
+    /// A service's address for the network.
+    pub vip: &'static str,
+    /// From whom endpoints hear themselves.
+    pub hairpin: &'static str,
 }
 
 /// IPv4.
@@ -60,6 +66,9 @@ pub const V4: Net = Net {
     world: "198.51.100.7",
     multicast: "224.0.0.251",
     router: "192.0.2.254",
+    cluster_ip: "10.96.0.10",
+    vip: "198.18.0.10",
+    hairpin: "169.254.42.1",
 };
 
 /// IPv6.
@@ -74,6 +83,9 @@ pub const V6: Net = Net {
     world: "2001:db8:ffff::7",
     multicast: "ff02::fb",
     router: "2001:db8::fe",
+    cluster_ip: "fd96::a",
+    vip: "2001:db8:aa::a",
+    hairpin: "fd61:786f:6e65::2a01",
 };
 
 impl Net {
@@ -207,6 +219,25 @@ pub(crate) fn leaves(
     expected: Result<Verdict, axon_abi::DropReason>,
 ) -> Step {
     step(name, (Hook::ToNetdev, UPLINK), packet.frame(), expected)
+}
+
+/// As it comes to an endpoint of this number: a hop less, and its MAC addresses.
+pub(super) fn delivered(mut step: Step, id: u8, after: Build) -> Step {
+    let mut frame = after.hop().frame();
+    frame[..12].copy_from_slice(&[2, 0, 0, 0, 0, id, 2, 0, 0, 0, 0xff, id]);
+    step.bytes = Some(frame);
+    step
+}
+
+/// As it leaves by the uplink: a hop less.
+pub(super) fn sent_on(mut step: Step, after: Build) -> Step {
+    step.bytes = Some(after.hop().frame());
+    step
+}
+
+/// Out by the uplink.
+pub(super) fn out() -> Result<Verdict, axon_abi::DropReason> {
+    Ok(Verdict::RedirectNeigh { ifindex: UPLINK })
 }
 
 /// Delivery to an endpoint of the node.

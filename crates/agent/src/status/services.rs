@@ -1,0 +1,37 @@
+//! Services: whether all of them are known, in force, and well written.
+
+use axon_api::agent::{PartStatus, State};
+use axon_control::ConditionKind;
+
+use super::{bad, few, well};
+use crate::engine::View;
+use crate::node::Node;
+
+pub(super) fn services(node: &Node, view: &View) -> PartStatus {
+    let desired = &node.desired.services;
+    let frontends = desired.frontends.snapshot();
+    if !frontends.is_complete() {
+        return bad(
+            State::Warning,
+            "not all that services are made of is known yet: those of an earlier agent stay as \
+             they are",
+            "look at the part sources",
+        );
+    }
+    let conditions = view.report.conditions.iter();
+    let faults = conditions.filter(|condition| condition.kind == ConditionKind::Fault);
+    let faults: Vec<String> = faults.map(|fault| fault.message.clone()).collect();
+    if !faults.is_empty() {
+        return bad(
+            State::Warning,
+            few(faults),
+            "correct the fields that are named",
+        );
+    }
+    let ports = frontends.iter().filter(|(key, _)| key.protocol != 0);
+    well(format!(
+        "{} frontends, {} backends in the maps; nothing is sent to them yet",
+        ports.count(),
+        desired.backends.snapshot().len()
+    ))
+}
