@@ -14,9 +14,13 @@ use crate::endpoints::{Record, Stage, device_of};
 use crate::node::{Node, lock};
 use crate::problem::chain;
 
-/// Between two looks. Nothing tells when a pin goes; what is looked at costs
+/// Between two looks. Nothing tells when a stub goes; what is looked at costs
 /// less than a millisecond.
 const EVERY: Duration = Duration::from_secs(5);
+
+/// One look of so many lists the devices too, as each does while anything is
+/// amiss: some milliseconds where there are hundreds.
+const THOROUGH: u32 = 12;
 
 /// What was found last.
 #[derive(Clone, Debug, Default)]
@@ -31,23 +35,31 @@ pub(crate) struct GuardState {
 
 /// Looks until the agent stops.
 pub(crate) async fn run(node: Arc<Node>) -> anyhow::Result<()> {
-    loop {
+    for turn in (0..THOROUGH).cycle() {
         let looking = Arc::clone(&node);
-        tokio::task::spawn_blocking(move || look(&looking)).await?;
+        tokio::task::spawn_blocking(move || look(&looking, turn == 0)).await?;
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
-            () = node.stop.cancelled() => return Ok(()),
+            () = node.stop.cancelled() => break,
         }
     }
+    Ok(())
 }
 
-fn look(node: &Node) {
+fn look(node: &Node, thorough: bool) {
     let told_ns = node.names.load().monotonic_zero_ns;
     if has_stepped(told_ns, monotonic_zero_ns()) {
         tracing::info!(
             "the wall clock was stepped: times of events follow; connections and timeouts go by another clock"
         );
         node.engine.wake();
+    }
+    let is_well = {
+        let state = lock(&node.guard);
+        state.error.is_none() && state.unknown.is_empty()
+    };
+    if !thorough && is_well && lock(&node.datapath).is_whole() {
+        return;
     }
     // Where they cannot be listed, nobody knows which are endpoints': the rest is looked after.
     let devices = device::list_links().unwrap_or_default();

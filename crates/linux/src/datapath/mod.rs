@@ -387,6 +387,17 @@ impl Datapath {
         unpinned.map_or(Ok(repair), Err)
     }
 
+    /// Whether everything that this process made is where it was: what
+    /// [`Datapath::repair`] would put back, but for stubs of devices that never
+    /// got any. It asks of no device, so it is cheap with hundreds of them.
+    pub fn is_whole(&self) -> bool {
+        let root = self.root.as_path();
+        crate::mount::is_bpffs(root).unwrap_or(false)
+            && owner::is_held(root, &self.lock)
+            && self.raw.keys().all(|name| root.join(name).exists())
+            && self.stubs.are_whole()
+    }
+
     /// Makes the root a bpffs that this process holds; whether one was mounted.
     fn repair_place(&mut self) -> Result<bool, DatapathError> {
         let root = self.root.as_path();

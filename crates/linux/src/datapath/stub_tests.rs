@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 
-use axon_abi::Hook;
+use axon_abi::{Hook, MAPS};
 
 use super::clsact;
 use super::stubs::{ENDPOINT_HOOKS, UPLINK_HOOKS};
@@ -267,6 +267,42 @@ fn a_link_that_is_made_while_there_is_no_place_does_not_hide_that_it_comes_back(
     root.run(|| datapath.attach_endpoint(device))
         .expect("as filters");
     assert!(repair(&mut datapath).is_err());
+}
+
+#[test]
+fn it_is_seen_without_asking_of_devices_that_something_was_taken_away() {
+    let Some((root, [endpoint, uplink])) = root("whole") else {
+        return;
+    };
+    let mut datapath = attached(&root, endpoint);
+    let whole = |datapath: &Datapath| root.run(|| datapath.is_whole());
+    let repair = |datapath: &mut Datapath| {
+        root.run(|| datapath.repair(&[endpoint], &[uplink]))
+            .expect("repaired")
+    };
+    repair(&mut datapath);
+    assert!(whole(&datapath));
+    let link = root.pin(&format!("links/{uplink}-from_netdev"));
+    let map = root.pin(MAPS[0].name);
+    for gone in [&link, &map] {
+        std::fs::remove_file(gone).expect("removed");
+        assert!(!whole(&datapath), "{}", gone.display());
+        repair(&mut datapath);
+        assert!(whole(&datapath));
+    }
+    crate::mount::unmount_tree(&root.path()).expect("unmounted");
+    assert!(!whole(&datapath), "no place");
+    repair(&mut datapath);
+    while root.run(|| datapath.settle()).expect("settled") {}
+    assert!(whole(&datapath));
+    let stub = Link::open(&root.pin(&format!("links/{endpoint}-from_endpoint")));
+    stub.expect("pinned").detach().expect("taken off");
+    assert!(!whole(&datapath), "a stub that sees nothing");
+    assert_eq!(repair(&mut datapath).stubs, 1);
+    assert!(whole(&datapath));
+    root.run(|| Command::new("ip").args(["link", "del", "a0"]).status())
+        .expect("ip runs");
+    assert!(!whole(&datapath), "a device that is gone");
 }
 
 /// A program that lets everything through; the kernel takes none twice.

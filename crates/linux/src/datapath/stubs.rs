@@ -462,6 +462,15 @@ impl Stubs {
         refused.map_or(Ok((stubs, pins)), Err)
     }
 
+    /// Whether each stub is a link that sees packets and has its pin. Of filters
+    /// only the kernel's list of them tells: they are not taken for whole.
+    pub(super) fn are_whole(&self) -> bool {
+        let live = |(ifindex, hook): &(u32, Hook)| self.is_live(*ifindex, *hook);
+        self.attached.values().all(Option::is_some)
+            && self.attached.keys().all(live)
+            && self.without_pin(true).is_empty()
+    }
+
     /// Live links without a pin. What lies in a place that is not for pins is
     /// none, whatever its name.
     fn without_pin(&self, place: bool) -> Vec<(u32, Hook)> {
