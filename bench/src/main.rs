@@ -86,7 +86,7 @@ struct RunArgs {
         short = 'T',
         long,
         value_delimiter = ',',
-        default_value = "raw,bridge,routed,netfilter,floor,floor-big,axon,axon-plain,axon-quiet"
+        default_value = "raw,bridge,routed,netfilter,floor,floor-big,axon,axon-plain,axon-quiet,rules-16k,rules-64k,rules-250k"
     )]
     topologies: Vec<Kind>,
     /// The `axon` binary whose lab carries the `axon` topology.

@@ -44,7 +44,7 @@ const fn hoped(aim: f64) -> Goal {
 
 /// What our ratios to other topologies shall be. What an agent reports the least
 /// is not nothing: it tells of new flows, so that no goal is held to it for them.
-pub(crate) const TARGETS: [Target; 18] = [
+pub(crate) const TARGETS: [Target; 24] = [
     rate(Mode::Rr, Kind::Axon, Kind::Floor, least(0.97)),
     rate(Mode::Rr, Kind::Axon, Kind::Netfilter, least(1.2)),
     rate(Mode::Rr, Kind::Axon, Kind::Raw, hoped(0.945)),
@@ -70,6 +70,12 @@ pub(crate) const TARGETS: [Target; 18] = [
         Kind::AxonQuiet,
         Goal::at_least(None, None),
     ),
+    rate(Mode::Rr, Kind::Rules16k, Kind::Axon, least(0.98)),
+    rate(Mode::Rr, Kind::Rules64k, Kind::Axon, least(0.98)),
+    rate(Mode::Rr, Kind::Rules250k, Kind::Axon, least(0.98)),
+    rate(Mode::Crr, Kind::Rules16k, Kind::Axon, least(0.98)),
+    rate(Mode::Crr, Kind::Rules64k, Kind::Axon, least(0.98)),
+    rate(Mode::Crr, Kind::Rules250k, Kind::Axon, least(0.98)),
     rate(Mode::Stream, Kind::AxonPlain, Kind::Floor, least(0.97)),
     rate(Mode::Stream, Kind::Axon, Kind::FloorBig, least(0.95)),
     rate(Mode::Stream, Kind::Axon, Kind::Raw, hoped(1.45)),

@@ -38,6 +38,16 @@ pub(crate) enum Kind {
     /// The same with the fewest events that an agent can be told to report: a
     /// flow that is established tells nothing.
     AxonQuiet,
+    /// As `axon`, and 16,384 further rules of one port and one peer each on the
+    /// server's pod: who opens a flow is looked up beside them.
+    #[value(name = "rules-16k")]
+    Rules16k,
+    /// The same with 65,536 rules.
+    #[value(name = "rules-64k")]
+    Rules64k,
+    /// The same with 250,000 rules.
+    #[value(name = "rules-250k")]
+    Rules250k,
 }
 
 impl Kind {
@@ -53,6 +63,9 @@ impl Kind {
             Self::Axon => "axon",
             Self::AxonPlain => "axon-plain",
             Self::AxonQuiet => "axon-quiet",
+            Self::Rules16k => "rules-16k",
+            Self::Rules64k => "rules-64k",
+            Self::Rules250k => "rules-250k",
         }
     }
 
@@ -61,6 +74,9 @@ impl Kind {
         match self {
             Self::AxonPlain => matches!(mode, Mode::Stream | Mode::Udp),
             Self::AxonQuiet => matches!(mode, Mode::Rr | Mode::Crr | Mode::Stream),
+            Self::Rules16k | Self::Rules64k | Self::Rules250k => {
+                matches!(mode, Mode::Rr | Mode::Crr)
+            }
             Self::Raw
             | Self::Bridge
             | Self::Routed
@@ -89,6 +105,10 @@ impl Kind {
                     ("monitor-aggregation-interval", "24h"),
                 ],
             )),
+            // A place of this option is eight entries of all sets together: room for them, and more.
+            Self::Rules16k => Some(("bench-16k", &[("bpf-policy-map-max", "6144")])),
+            Self::Rules64k => Some(("bench-64k", &[("bpf-policy-map-max", "12288")])),
+            Self::Rules250k => Some(("bench-250k", &[("bpf-policy-map-max", "35346")])),
             Self::Raw
             | Self::Bridge
             | Self::Routed
@@ -97,6 +117,42 @@ impl Kind {
             | Self::FloorBig => None,
         }
     }
+}
+
+/// How many rules of others the server's pod has.
+fn further_rules(kind: Kind) -> usize {
+    match kind {
+        Kind::Rules16k => 16_384,
+        Kind::Rules64k => 65_536,
+        Kind::Rules250k => 250_000,
+        _ => 0,
+    }
+}
+
+/// Rules of one peer and one port each, 8,192 in a policy and a file: both have
+/// limits. Of more than 65,536 some have a peer in common.
+fn rules(count: usize) -> Vec<String> {
+    let numbers: Vec<usize> = (0..count).collect();
+    let policy = |numbers: &[usize]| {
+        let first = numbers.first().copied().unwrap_or_default();
+        let mut text = format!(
+            "apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: further-{first}}}
+spec:
+  endpointSelector: {{matchLabels: {{role: server}}}}
+  ingress:
+"
+        );
+        for n in numbers {
+            let (high, low, port) = (n / 256 % 256, n % 256, 10_000 + n % 50_000);
+            text += &format!(
+                "    - {{fromCIDR: [172.16.{high}.{low}/32], toPorts: [{{ports: [{{port: \"{port}\", protocol: TCP}}]}}]}}\n"
+            );
+        }
+        text
+    };
+    numbers.chunks(8192).map(policy).collect()
 }
 
 /// What a node has by itself; a lab has less.
@@ -174,7 +230,12 @@ impl Topology {
                     }
                 }
             }
-            Kind::Axon | Kind::AxonPlain | Kind::AxonQuiet => topology.lab()?,
+            Kind::Axon
+            | Kind::AxonPlain
+            | Kind::AxonQuiet
+            | Kind::Rules16k
+            | Kind::Rules64k
+            | Kind::Rules250k => topology.lab()?,
         }
         Ok(topology)
     }
@@ -183,14 +244,18 @@ impl Topology {
     fn lab(&mut self) -> Result<()> {
         let (lab, further) = self.kind.lab().context("no lab carries this")?;
         let pods = Path::new(env!("CARGO_MANIFEST_DIR")).join("pods");
-        let file = std::env::temp_dir().join(format!("axon-{lab}-{}.yaml", std::process::id()));
-        std::fs::write(&file, options(further))
-            .with_context(|| format!("writing {}", file.display()))?;
-        let up = run(Command::new(&self.axon)
-            .args(["lab", "--name", lab, "up"])
-            .arg(pods)
-            .arg(&file));
-        std::fs::remove_file(&file).ok();
+        let dir = std::env::temp_dir().join(format!("axon-{lab}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+        let texts = std::iter::once(options(further)).chain(rules(further_rules(self.kind)));
+        let written = texts.enumerate().try_for_each(|(n, text)| {
+            let file = dir.join(format!("{n}.yaml"));
+            std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))
+        });
+        let up = written.and_then(|()| {
+            let mut up = Command::new(&self.axon);
+            run(up.args(["lab", "--name", lab, "up"]).arg(pods).arg(&dir))
+        });
+        std::fs::remove_dir_all(&dir).ok();
         up?;
         let output = Command::new(&self.axon)
             .args(["lab", "--name", lab, "status", "-o", "json"])
