@@ -392,14 +392,17 @@ mod tests {
     #[test]
     fn a_flow_whose_name_finds_no_room_is_known_by_its_address() {
         let names = ["a.example", "b.example"];
+        // The flows first: what is left then is for their names.
         let lines = [
             line(1, &names[..1], false),
+            line(2, &[], false),
+            line(3, &[], false),
             line(2, &names, false),
             line(3, &names[1..], false),
         ];
         let room = 3 * FLOW_ROOM + 2 * NAMED_ROOM + names[0].len();
         let (text, notes) = suggested(room, &lines);
-        let told = "lines 2, 3: a name is left out: more than are kept".to_owned();
+        let told = "lines 4, 5: a name is left out: more than are kept".to_owned();
         assert!(notes.contains(&told), "{notes:?}");
         assert!(
             text.contains("matchName: a.example") && !text.contains(names[1]),
