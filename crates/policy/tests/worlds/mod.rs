@@ -29,7 +29,7 @@ pub(crate) fn prefix(n: usize) -> IpNet {
     PREFIXES[n].parse().expect("prefix")
 }
 
-fn label() -> impl Strategy<Value = Label> {
+pub(crate) fn label() -> impl Strategy<Value = Label> {
     prop_oneof![
         (select(vec!["app", "tier", "env"]), select(vec!["a", "b"]))
             .prop_map(|(key, value)| Label::new("k8s", key, value)),
