@@ -250,25 +250,46 @@ where
 
 /// Carries something out for each of `count` places: many at once as far as
 /// that goes, and alone where a batch has stopped. Hands back what fails alone.
+///
+/// A batch that stops is followed by one of half the size, down to single places,
+/// and one that does not by one of twice the size: what a full map refuses is looked
+/// at a few times, and not once for each row before it.
 fn in_batches(
     count: usize,
-    batch: impl Fn(usize, usize) -> (usize, io::Result<()>),
-    one: impl Fn(usize) -> Result<(), MapError>,
+    mut batch: impl FnMut(usize, usize) -> (usize, io::Result<()>),
+    mut one: impl FnMut(usize) -> Result<(), MapError>,
 ) -> Vec<(usize, MapError)> {
     let mut failed = Vec::new();
     let mut at = 0;
+    let mut size = BATCH_ENTRIES;
     let mut has_batches = count > 1;
     while at < count {
-        if has_batches {
-            let (done, result) = batch(at, count.min(at + BATCH_ENTRIES));
+        let to = count.min(at + size);
+        let mut stopped = false;
+        if has_batches && to - at > 1 {
+            let (done, result) = batch(at, to);
             at += done;
-            let Err(error) = result else { continue };
+            let Err(error) = result else {
+                size = BATCH_ENTRIES.min(size * 2);
+                continue;
+            };
             has_batches = done > 0 || !is_unknown(&error);
+            size = (size / 2).max(1);
+            stopped = true;
+            if at >= count {
+                break;
+            }
         }
-        if at < count {
-            failed.extend(one(at).err().map(|error| (at, error)));
-            at += 1;
+        match one(at) {
+            // To have gone on where a batch has stopped is no reason for a larger one.
+            Ok(()) if stopped => {}
+            Ok(()) => size = BATCH_ENTRIES.min(size * 2),
+            Err(error) => {
+                failed.push((at, error));
+                size = (size / 2).max(1);
+            }
         }
+        at += 1;
     }
     failed
 }
@@ -324,5 +345,103 @@ where
     /// Entries of the array.
     pub fn capacity(&self) -> u32 {
         self.map.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::io;
+
+    use nix::libc;
+
+    use super::{BATCH_ENTRIES, MapError, in_batches};
+
+    /// What has become of rows that a map takes or not, in batches and alone.
+    struct Written {
+        /// How often each was taken.
+        taken: Vec<usize>,
+        failed: Vec<usize>,
+        /// Rows that were handed over in batches.
+        handed: usize,
+    }
+
+    fn written(
+        count: usize,
+        in_batch: impl Fn(usize) -> bool,
+        alone: impl Fn(usize) -> bool,
+    ) -> Written {
+        let taken = RefCell::new(vec![0; count]);
+        let mut handed = 0;
+        let batch = |from: usize, to: usize| {
+            handed += to - from;
+            let done = (from..to).take_while(|n| in_batch(*n));
+            let done = done.map(|n| taken.borrow_mut()[n] += 1).count();
+            let refused = io::Error::from_raw_os_error(libc::E2BIG);
+            let is_whole = done == to - from;
+            (done, if is_whole { Ok(()) } else { Err(refused) })
+        };
+        let one = |n: usize| {
+            if !alone(n) {
+                return Err(MapError::Full {
+                    map: "m",
+                    entries: 1,
+                    entries_max: 1,
+                });
+            }
+            taken.borrow_mut()[n] += 1;
+            Ok(())
+        };
+        let failed = in_batches(count, batch, one);
+        Written {
+            failed: failed.into_iter().map(|(at, _)| at).collect(),
+            taken: taken.into_inner(),
+            handed,
+        }
+    }
+
+    #[test]
+    fn every_row_is_written_once_and_what_is_refused_costs_no_more() {
+        let count = 50 * BATCH_ENTRIES;
+        type Takes = fn(usize) -> bool;
+        let cases: [(&str, Takes); 6] = [
+            ("all", |_| true),
+            ("none", |_| false),
+            ("as many as there is room for", |n| {
+                n < 2 * BATCH_ENTRIES + 7
+            }),
+            ("those that are there already", |n| n % 2 == 0),
+            ("one in ten not", |n| n % 10 != 3),
+            ("now these, then those", |n| (n / 1000) % 2 == 0),
+        ];
+        for (name, takes) in cases {
+            let done = written(count, takes, takes);
+            let refused: Vec<usize> = (0..count).filter(|n| !takes(*n)).collect();
+            assert_eq!(done.failed, refused, "{name}");
+            let is_right = |n: usize| done.taken[n] == usize::from(takes(n));
+            assert!((0..count).all(is_right), "{name}");
+            assert!(done.handed <= 4 * count, "{name}: {} rows", done.handed);
+            // What stops a batch of removals, as it is not there, is no failure alone.
+            let done = written(count, takes, |_| true);
+            assert!(done.failed.is_empty(), "{name}");
+            assert!(done.taken.iter().all(|taken| *taken == 1), "{name}");
+            assert!(done.handed <= 4 * count, "{name}: {} keys", done.handed);
+        }
+    }
+
+    #[test]
+    fn a_map_without_batches_is_asked_for_one_once() {
+        let mut asked = 0;
+        let batch = |_, _| {
+            asked += 1;
+            (0, Err(io::Error::from_raw_os_error(libc::EINVAL)))
+        };
+        let mut alone = Vec::new();
+        let failed = in_batches(9, batch, |n| {
+            alone.push(n);
+            Ok(())
+        });
+        assert!(failed.is_empty());
+        assert_eq!((asked, alone), (1, (0..9).collect()));
     }
 }
