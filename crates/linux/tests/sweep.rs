@@ -70,6 +70,51 @@ fn the_sweep_removes_what_has_expired_and_counts_anew() {
 }
 
 #[test]
+fn who_comes_and_goes_between_two_sweeps_leaves_no_count() {
+    let Some(()) = root() else { return };
+    let node = Node::new("came");
+    let datapath = open(&node, &node.config());
+    let maps = datapath.maps();
+    let mut sweeper = Sweeper::new(maps.clone());
+    sweeper.pass(10).expect("a pass");
+    // It comes, opens flows, and goes; one that another address has is left.
+    let row = EndpointRow {
+        id: 8,
+        ..EndpointRow::default()
+    };
+    maps.endpoint.insert(&80, &row).expect("an endpoint");
+    let entry = CtEntry {
+        expires_s: 1000,
+        owner: 8,
+        ..CtEntry::default()
+    };
+    let own: [u8; 4] = [10, 7, 0, 8];
+    for n in 0..5 {
+        let key = CtKey4 {
+            low: own,
+            high: [10, 7, 1, n],
+            ..CtKey4::default()
+        };
+        maps.ct4.insert(&key, &entry).expect("a flow");
+    }
+    maps.ct_count.insert(&8, &6).expect("a count");
+    assert!(maps.endpoint.remove(&80).expect("removed"));
+    let flushed = Sweeper::new(maps.clone()).flush(&[own.into()], &[8]);
+    assert_eq!(flushed.expect("flushed"), 5);
+    sweeper.pass(11).expect("a pass");
+    let count = || maps.ct_count.get(&8).expect("a count");
+    assert_eq!(
+        count(),
+        Some(0),
+        "the next with the number has its whole quota"
+    );
+
+    maps.ct4.insert(&flow(1), &entry).expect("a flow");
+    let flushed = Sweeper::new(maps.clone()).flush(&[own.into()], &[8]);
+    assert_eq!((flushed.expect("flushed"), count()), (0, Some(1)));
+}
+
+#[test]
 fn the_sweep_makes_room_at_the_cost_of_half_open_flows() {
     let Some(()) = root() else { return };
     let node = Node::new("room");
@@ -232,7 +277,7 @@ fn an_address_given_anew_starts_without_flows() {
         ..NatEntry::default()
     };
     maps.nat.insert(&inbound, &entry).expect("a translation");
-    let removed = Sweeper::new(maps.clone()).flush(&["10.7.0.1".parse().expect("an address")]);
+    let removed = Sweeper::new(maps.clone()).flush(&["10.7.0.1".parse().expect("an address")], &[]);
     assert_eq!(removed.expect("flushed"), 4);
     assert_eq!(
         (

@@ -134,7 +134,7 @@ fn make(node: &Node, request: &EndpointCreate) -> Result<Record, Refusal> {
     let netns = Netns::Path(PathBuf::from(&request.netns));
     // Whoever had the address before left connections that are not this
     // endpoint's.
-    let flush = node.flusher.begin(addresses(&record.endpoint));
+    let flush = node.flusher.begin(id, addresses(&record.endpoint));
     let ifindex = &mut record.endpoint.ifindex;
     let guard = |made| {
         *ifindex = made;

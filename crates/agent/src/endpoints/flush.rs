@@ -18,10 +18,11 @@ pub(crate) struct Flusher {
     orders: Sender<Order>,
 }
 
-/// Addresses to be flushed, and who waits for it.
+/// Addresses to be flushed, whose they are, and who waits for it.
 #[derive(Debug)]
 struct Order {
     addresses: Vec<IpAddr>,
+    owner: u16,
     done: Sender<Result<(), String>>,
 }
 
@@ -45,7 +46,8 @@ impl Flusher {
                         .iter()
                         .flat_map(|o| o.addresses.iter().copied())
                         .collect();
-                    let flushed = sweeper.flush(&addresses);
+                    let owners: Vec<u16> = batch.iter().map(|order| order.owner).collect();
+                    let flushed = sweeper.flush(&addresses, &owners);
                     let flushed = flushed.map(drop).map_err(|error| chain(&error));
                     for order in batch {
                         // Whoever waits no more does not need the answer.
@@ -56,12 +58,16 @@ impl Flusher {
         Ok(Self { orders })
     }
 
-    /// Begins to remove every flow and translation of these addresses that
-    /// there is now.
-    pub(crate) fn begin(&self, addresses: Vec<IpAddr>) -> Flush {
+    /// Begins to remove every flow and translation of these addresses of an endpoint
+    /// that there is now: none counts against its number then.
+    pub(crate) fn begin(&self, owner: u16, addresses: Vec<IpAddr>) -> Flush {
         let (done, waiting) = channel();
         // Without the thread nobody answers, which is what waiting then tells.
-        let _ = self.orders.send(Order { addresses, done });
+        let _ = self.orders.send(Order {
+            addresses,
+            owner,
+            done,
+        });
         Flush { done: waiting }
     }
 }

@@ -179,7 +179,7 @@ pub(super) fn undo(node: &Node, record: &Record) {
 /// forgotten that is still there.
 pub(super) fn finish(node: &Node, record: &Record) -> Result<(), Refusal> {
     let endpoint = &record.endpoint;
-    let flush = node.flusher.begin(addresses(endpoint));
+    let flush = node.flusher.begin(endpoint.id, addresses(endpoint));
     // Somebody may have given it another name, which nobody has told us yet.
     link::delete_own(endpoint.ifindex, &endpoint.interface, endpoint.node_mac)
         .map_err(|error| Refusal::node(chain(&error), "ask again; see the agent's log"))?;

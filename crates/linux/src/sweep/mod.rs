@@ -194,15 +194,21 @@ impl Sweeper {
     }
 
     /// Removes every flow and translation of these addresses, which are given
-    /// to a new endpoint; says how many.
+    /// to a new endpoint, or were those of one that has gone; says how many. The
+    /// counts of their owners are set right: between two passes an owner may come,
+    /// open flows and go, and no pass sees it.
     ///
     /// # Errors
     /// [`MapError::Syscall`].
-    pub fn flush(&mut self, addresses: &[IpAddr]) -> Result<usize, MapError> {
+    pub fn flush(&mut self, addresses: &[IpAddr], owners: &[u16]) -> Result<usize, MapError> {
         let addresses: BTreeSet<IpKey> = addresses.iter().map(|addr| IpKey::from(*addr)).collect();
         let of_flow = |ends: [IpKey; 2]| ends.iter().any(|end| addresses.contains(end));
-        let mut removed = remove_where(&self.maps.ct4, |key, _| of_flow(key.ends()))?;
-        removed += remove_where(&self.maps.ct6, |key, _| of_flow(key.ends()))?;
+        let mut left: BTreeMap<u16, u32> = owners.iter().map(|owner| (*owner, 0)).collect();
+        let mut removed = flush_flows(&self.maps.ct4, of_flow, &mut left)?;
+        removed += flush_flows(&self.maps.ct6, of_flow, &mut left)?;
+        for (owner, count) in left {
+            self.maps.ct_count.insert(&owner.into(), &count)?;
+        }
         removed += remove_where(&self.maps.nat, |key: &NatKey, entry: &NatEntry| {
             of_flow([key.source, key.destination]) || addresses.contains(&entry.addr)
         })?;
@@ -216,6 +222,23 @@ impl Sweeper {
     }
 }
 
+/// Removes flows of such addresses, and counts those that are left by owner.
+fn flush_flows<K: FlowKey>(
+    map: &Map<K, CtEntry>,
+    is_doomed: impl Fn([IpKey; 2]) -> bool,
+    left: &mut BTreeMap<u16, u32>,
+) -> Result<usize, MapError> {
+    let mut keys = Vec::new();
+    map.for_each(|key, entry: CtEntry| {
+        if is_doomed(key.ends()) {
+            keys.push(key);
+        } else if let Some(count) = left.get_mut(&entry.owner) {
+            *count += 1;
+        }
+    })?;
+    remove_keys(map, &keys)
+}
+
 fn remove_where<K, V>(map: &Map<K, V>, doomed: impl Fn(&K, &V) -> bool) -> Result<usize, MapError>
 where
     K: FromBytes + IntoBytes + Immutable,
@@ -227,9 +250,17 @@ where
             keys.push(key);
         }
     })?;
+    remove_keys(map, &keys)
+}
+
+fn remove_keys<K, V>(map: &Map<K, V>, keys: &[K]) -> Result<usize, MapError>
+where
+    K: FromBytes + IntoBytes + Immutable,
+    V: FromBytes + IntoBytes + Immutable,
+{
     let mut removed = 0;
     for key in keys {
-        removed += usize::from(map.remove(&key)?);
+        removed += usize::from(map.remove(key)?);
     }
     Ok(removed)
 }
