@@ -50,6 +50,6 @@ pub use events::{EventReader, Lost, MetricsCounter, read_metrics};
 pub use maps::{Map, MapError, MapUse, Maps, PerCpuArray};
 pub use probe::{Feature, Features, monotonic_s};
 pub use reconcile::{
-    FAILING_SHOWN, KernelReconciler, ReconcileReport, ReconcilerConfig, TableReport,
+    FAILING_SHOWN, KernelReconciler, Pass, ReconcileReport, ReconcilerConfig, TableReport,
 };
 pub use sweep::{MapSweep, SweepReport, Sweeper};

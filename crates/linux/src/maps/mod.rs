@@ -1,8 +1,12 @@
 //! Typed maps.
 
+mod entries;
 mod set;
 mod typed;
 
+pub(crate) use entries::Entries;
+#[cfg(test)]
+pub(crate) use entries::fake;
 pub(crate) use set::layout_problem;
 pub use set::{MapUse, Maps};
 pub use typed::{Map, PerCpuArray};

@@ -1,6 +1,6 @@
 //! One table and its target, with removals that wait for their turn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axon_statedb::{Backoff, Reconciler, Table, Target};
 
@@ -26,10 +26,25 @@ pub(super) struct Follower<T: Target> {
     target: T,
     reconciler: Reconciler<T::Key>,
     removals: BTreeMap<T::Key, Removal>,
+    /// Rows that the last [`Follower::put`] has tried in vain.
+    refused: BTreeSet<T::Key>,
+    /// Rows for which another was taken away in vain.
+    futile: BTreeSet<T::Key>,
     unread: Option<Unread>,
     backoff: Backoff,
     grace_ms: u64,
     name: fn(&T::Key) -> String,
+}
+
+/// Whether another row that goes makes room for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It does.
+    Sure,
+    /// It may or may not: where it does not, no other goes.
+    Maybe,
+    /// What is wrong is not room.
+    No,
 }
 
 /// Passes updates on and keeps removals for later.
@@ -69,6 +84,8 @@ impl<T: Target> Follower<T> {
             target,
             reconciler: Reconciler::new(backoff),
             removals: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            futile: BTreeSet::new(),
             unread: None,
             backoff,
             grace_ms: 0,
@@ -115,7 +132,10 @@ impl<T: Target> Follower<T> {
         name: &'static str,
         report: &mut ReconcileReport,
     ) -> bool {
-        let failed: Vec<T::Key> = self.reconciler.failures().keys().cloned().collect();
+        let failures = self.reconciler.failures().iter();
+        let failed: BTreeMap<T::Key, u32> = failures
+            .map(|(key, failure)| (key.clone(), failure.attempts))
+            .collect();
         // A row that came back with the content that is still in the kernel is no update.
         let snapshot = table.snapshot();
         self.removals.retain(|key, _| snapshot.get(key).is_none());
@@ -141,40 +161,60 @@ impl<T: Target> Follower<T> {
             });
         }
         report.tables.entry(name).or_default().updated += done.updated;
-        failed
-            .iter()
-            .any(|key| !self.reconciler.failures().contains_key(key))
+        let failures = self.reconciler.failures();
+        let tried = failures.iter().filter(|(key, failure)| {
+            let before = failed.get(*key);
+            before.is_none_or(|attempts| *attempts < failure.attempts)
+        });
+        self.refused = tried.map(|(key, _)| key.clone()).collect();
+        self.futile.retain(|key| failures.contains_key(key));
+        failed.keys().any(|key| !failures.contains_key(key))
     }
 
-    /// Puts rows in place that `must` be and have failed, at the cost of others:
-    /// `make_room` takes one away if that helps against the error, and says which;
-    /// it is also told for how many rows room is asked. What had to go is wanted
-    /// still, and fails. Says whether any was put in place.
+    /// Puts rows in place that `must` be and that the last [`Self::put`] has tried in
+    /// vain, at the cost of others: `may_help` says whether another that goes helps
+    /// against the error, and `make_room` takes one away and says which; it is told
+    /// for how many rows room is asked. What had to go is wanted still, and fails. One
+    /// for which another went in vain costs no other, until it is in place or another
+    /// that goes is sure to help. Says whether any was put in place.
     pub(super) fn insist(
         &mut self,
         now_ms: u64,
         table: &Table<T::Key, T::Value>,
         must: impl Fn(&T::Key, &T::Value) -> bool,
-        mut make_room: impl FnMut(&mut T, &T::Error, usize) -> Option<T::Key>,
+        may_help: impl Fn(&T::Error) -> Room,
+        mut make_room: impl FnMut(&mut T, usize) -> Option<T::Key>,
     ) -> bool {
         let snapshot = table.snapshot();
-        let failed = self.reconciler.failures().keys();
-        let rows = failed.filter_map(|key| Some((key, snapshot.get(key)?)));
-        let rows = rows.filter(|(key, row)| must(key, row));
-        let rows: Vec<_> = rows.map(|(key, row)| (key.clone(), row)).collect();
+        let refused = std::mem::take(&mut self.refused).into_iter();
+        let rows = refused.filter_map(|key| snapshot.get(&key).map(|row| (key.clone(), row)));
+        let rows: Vec<_> = rows.filter(|(key, row)| must(key, row)).collect();
         let mut put = false;
         for (n, (key, row)) in rows.iter().enumerate() {
             let mut result = self.target.update(key, row);
-            if let Err(error) = &result
-                && let Some(gone) = make_room(&mut self.target, error, rows.len() - n)
-            {
+            let room = result.as_ref().map_or_else(&may_help, |_| Room::No);
+            let may_go = match room {
+                Room::Sure => true,
+                Room::Maybe => !self.futile.contains(key),
+                Room::No => false,
+            };
+            if may_go && let Some(gone) = make_room(&mut self.target, rows.len() - n) {
                 if snapshot.get(&gone).is_some() {
                     let error = "it had to make room for the node itself";
                     self.reconciler.note(now_ms, gone, Err(error));
                 }
                 result = self.target.update(key, row);
+                if result.is_err() {
+                    self.futile.insert(key.clone());
+                }
             }
-            put |= self.reconciler.note(now_ms, key.clone(), result);
+            // That it has failed is noted already.
+            if result.is_ok() {
+                self.futile.remove(key);
+                put |= self
+                    .reconciler
+                    .note::<T::Error>(now_ms, key.clone(), Ok(()));
+            }
         }
         put
     }
@@ -261,7 +301,7 @@ mod tests {
 
     use axon_statedb::{Backoff, Table, Target};
 
-    use super::Follower;
+    use super::{Follower, Room};
     use crate::reconcile::{Pass, ReconcileReport};
 
     type Log = Rc<RefCell<Vec<String>>>;
@@ -271,6 +311,8 @@ mod tests {
         rows: BTreeMap<u8, u8>,
         stuck: bool,
         unreadable: bool,
+        /// Why the row 1 is not taken.
+        refuses: Option<&'static str>,
         log: Log,
     }
 
@@ -280,6 +322,9 @@ mod tests {
         type Error = String;
 
         fn update(&mut self, key: &u8, value: &u8) -> Result<(), String> {
+            if let Some(why) = self.refuses.filter(|_| *key == 1) {
+                return Err(why.to_owned());
+            }
             self.log.borrow_mut().push(format!("{}+{key}", self.name));
             self.rows.insert(*key, *value);
             Ok(())
@@ -308,6 +353,7 @@ mod tests {
             rows: BTreeMap::new(),
             stuck: false,
             unreadable: false,
+            refuses: None,
             log: Rc::clone(log),
         };
         Follower::new(
@@ -414,5 +460,61 @@ mod tests {
         assert!(sets.take(10, "s", &mut report), "a late removal");
         assert_eq!(report.tables["s"].deleted, 1);
         assert_eq!(report.tables["s"].failing_rows, 0);
+    }
+
+    #[test]
+    fn where_memory_is_short_no_more_than_one_row_goes_for_another() {
+        let log = Log::default();
+        let mut rows = follower("r", &log);
+        let table = Table::default();
+        let pass = |rows: &mut Follower<Fake>, now_ms| {
+            let mut report = ReconcileReport::default();
+            rows.put(Pass::Changes, now_ms, &table, "r", &mut report);
+            let may_help = |why: &String| match why.as_str() {
+                "full" => Room::Sure,
+                "no memory" => Room::Maybe,
+                _ => Room::No,
+            };
+            let mut gone = Vec::new();
+            let make_room = |target: &mut Fake, _| {
+                let (last, _) = target.rows.pop_last()?;
+                gone.push(last);
+                Some(last)
+            };
+            rows.insist(now_ms, &table, |key, _| *key == 1, may_help, make_room);
+            rows.take(now_ms, "r", &mut report);
+            (gone, report)
+        };
+        table.replace((2..20).map(|n| (n, n)));
+        pass(&mut rows, 0);
+        table.write(|t| t.insert(1, 1));
+        let attempts = |rows: &Follower<Fake>| rows.reconciler.failures()[&1].attempts;
+        for (why, first) in [("no memory", vec![19]), ("busy", vec![])] {
+            rows.target.refuses = Some(why);
+            let mut now_ms = 100;
+            table.write(|t| t.insert(1, 2));
+            for n in 1..10 {
+                let (gone, report) = pass(&mut rows, now_ms);
+                let expected = if n == 1 { first.clone() } else { Vec::new() };
+                assert_eq!(gone, expected, "{why}, attempt {n}");
+                assert_eq!(attempts(&rows), n, "noted once");
+                let failure = &rows.reconciler.failures()[&1];
+                now_ms = failure.due_ms;
+                // A pass before that does not try.
+                let (gone, _) = pass(&mut rows, now_ms - 1);
+                assert_eq!((gone, attempts(&rows)), (Vec::new(), n), "{report:?}");
+            }
+            rows.target.refuses = None;
+            pass(&mut rows, now_ms);
+            assert_eq!(rows.target.rows.get(&1), Some(&2), "{why}");
+            table.write(|t| t.insert(1, 1));
+            pass(&mut rows, now_ms);
+        }
+        // Where it is sure to help, another goes each time.
+        rows.target.refuses = Some("full");
+        table.write(|t| t.insert(1, 3));
+        assert_eq!(pass(&mut rows, 100_000).0.len(), 1);
+        let due_ms = rows.reconciler.failures()[&1].due_ms;
+        assert_eq!(pass(&mut rows, due_ms).0.len(), 1);
     }
 }

@@ -49,7 +49,7 @@ use follow::Follower;
 use newcomers::Doubts;
 use policy::PolicySetTarget;
 use rows::{ConfigTarget, IdentityTarget, MapTarget};
-use services::Services;
+use services::{Services, Stores};
 
 /// How the reconciler works.
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +140,13 @@ pub struct ReconcileReport {
 }
 
 impl ReconcileReport {
+    /// Takes in what was done to other tables.
+    pub fn join(&mut self, other: Self) {
+        self.tables.extend(other.tables);
+        self.due_ms = self.due_ms.into_iter().chain(other.due_ms).min();
+        self.ipcache_partial |= other.ipcache_partial;
+    }
+
     /// Rows that the kernel does not take, over all tables.
     pub fn failing_rows(&self) -> usize {
         self.tables.values().map(|table| table.failing_rows).sum()
@@ -147,9 +154,12 @@ impl ReconcileReport {
 }
 
 /// Whether a pass looks at changes or at everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pass {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pass {
+    /// Carries out what has changed since the last pass, and retries what is due.
+    #[default]
     Changes,
+    /// Compares everything with the kernel and repairs the difference.
     Everything,
 }
 
@@ -222,7 +232,7 @@ impl KernelReconciler {
             endpoints: Follower::new(EndpointTarget::new(&maps), backoff, |ifindex| {
                 format!("device {ifindex}")
             }),
-            services: Services::new(&maps, backoff, config.service_grace_ms),
+            services: Services::new(Stores::of(&maps), backoff, config.service_grace_ms),
             maps,
             backoff,
         }
@@ -240,6 +250,27 @@ impl KernelReconciler {
     }
 
     fn pass(&mut self, pass: Pass, now_ms: u64, desired: &Desired) -> ReconcileReport {
+        let mut report = self.without_services(pass, now_ms, desired);
+        report.join(self.services(pass, now_ms, desired));
+        report
+    }
+
+    /// The rows of services alone, which follow from no others: whoever has others
+    /// wait for something does not have these wait, and the other way round.
+    pub fn services(&mut self, pass: Pass, now_ms: u64, desired: &Desired) -> ReconcileReport {
+        let mut report = ReconcileReport::default();
+        self.services
+            .pass(pass, now_ms, &desired.services, &mut report);
+        report
+    }
+
+    /// All rows but those of services.
+    pub fn without_services(
+        &mut self,
+        pass: Pass,
+        now_ms: u64,
+        desired: &Desired,
+    ) -> ReconcileReport {
         let mut report = ReconcileReport::default();
         let r = &mut report;
         let (known, wanted) = (
@@ -299,7 +330,6 @@ impl KernelReconciler {
         }
         self.config.put(pass, now_ms, &desired.config, "config", r);
         self.config.take(now_ms, "config", r);
-        self.services.pass(pass, now_ms, &desired.services, r);
         report
     }
 

@@ -12,6 +12,7 @@ use axon_abi::{EndpointRow, HOST_DEVICE, IpKey, IpcacheFlags, IpcacheRow, Scope}
 use axon_model::Desired;
 use axon_statedb::Target;
 
+use super::follow::Room;
 use super::{KernelReconciler, RowError};
 use crate::maps::{Map, MapError};
 
@@ -25,8 +26,9 @@ impl KernelReconciler {
             now_ms,
             &desired.ipcache,
             |_, row| is_nodes(row),
-            |target, error, rows| {
-                if !is_for_want_of_room(error) || config.tell_partial().is_err() {
+            room,
+            |target, rows| {
+                if config.tell_partial().is_err() {
                     return None;
                 }
                 if victims.is_empty() {
@@ -45,12 +47,8 @@ impl KernelReconciler {
             now_ms,
             &desired.endpoints,
             |ifindex, _: &EndpointRow| *ifindex == HOST_DEVICE,
-            |target, error, _| {
-                if !is_for_want_of_room(error) {
-                    return None;
-                }
-                target.give_way(&wanted).ok().flatten()
-            },
+            room,
+            |target, _| target.give_way(&wanted).ok().flatten(),
         )
     }
 }
@@ -59,12 +57,15 @@ fn is_nodes(row: &IpcacheRow) -> bool {
     row.flags & IpcacheFlags::LOCAL_HOST != 0
 }
 
-/// Whether another row that goes helps.
-fn is_for_want_of_room(error: &RowError) -> bool {
+/// Whether another row that goes helps. Of memory that is short, it gives back what
+/// the kernel may give to somebody else.
+fn room(error: &RowError) -> Room {
     match error {
-        RowError::Map(MapError::Full { .. }) => true,
-        RowError::Map(MapError::Syscall { source, .. }) => {
-            source.raw_os_error() == Some(nix::libc::ENOMEM)
+        RowError::Map(MapError::Full { .. }) => Room::Sure,
+        RowError::Map(MapError::Syscall { source, .. })
+            if source.raw_os_error() == Some(nix::libc::ENOMEM) =>
+        {
+            Room::Maybe
         }
         RowError::Map(_)
         | RowError::NoPolicySet { .. }
@@ -73,7 +74,7 @@ fn is_for_want_of_room(error: &RowError) -> bool {
         | RowError::Withheld(_)
         | RowError::Unready(_)
         | RowError::Misleading { .. }
-        | RowError::ForeignRow { .. } => false,
+        | RowError::ForeignRow { .. } => Room::No,
     }
 }
 

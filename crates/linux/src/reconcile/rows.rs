@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::follow::wait_ms;
 use super::{ReconcileReport, RowError};
-use crate::maps::Map;
+use crate::maps::{Entries, Map};
 
 /// A hash or trie.
 pub(super) struct MapTarget<K, V> {
@@ -151,7 +151,7 @@ impl Target for IdentityTarget {
 /// The epoch in the kernel is the desired one and the number of times that
 /// rows came late; that rows of the ipcache are missing is known only here.
 pub(super) struct ConfigTarget {
-    map: Map<u32, RuntimeConfig>,
+    map: Box<dyn Entries<u32, RuntimeConfig>>,
     late: u32,
     /// [`ConfigFlags::IPCACHE_PARTIAL`], or 0.
     partial: u32,
@@ -159,9 +159,9 @@ pub(super) struct ConfigTarget {
 }
 
 impl ConfigTarget {
-    pub(super) fn new(map: Map<u32, RuntimeConfig>) -> Self {
+    pub(super) fn new(map: impl Entries<u32, RuntimeConfig> + 'static) -> Self {
         Self {
-            map,
+            map: Box::new(map),
             late: 0,
             partial: 0,
             written: None,
@@ -180,18 +180,20 @@ impl ConfigTarget {
     }
 
     /// Has the programs know that rows of the ipcache are missing, before they are.
+    /// Where that fails it is news still to [`Self::set_partial`].
     pub(super) fn tell_partial(&mut self) -> Result<(), RowError> {
+        let partial = ConfigFlags::IPCACHE_PARTIAL;
         let known = self.map.get(&0)?;
-        self.partial = ConfigFlags::IPCACHE_PARTIAL;
-        if let Some(row) = known.filter(|row| row.flags & self.partial == 0) {
-            self.late = self.late.wrapping_add(1);
+        if let Some(row) = known.filter(|row| row.flags & partial == 0) {
             let row = RuntimeConfig {
                 epoch: row.epoch.wrapping_add(1),
-                flags: row.flags | self.partial,
+                flags: row.flags | partial,
                 ..row
             };
             self.map.insert(&0, &row)?;
+            self.late = self.late.wrapping_add(1);
         }
+        self.partial = partial;
         Ok(())
     }
 
@@ -237,5 +239,40 @@ impl Target for ConfigTarget {
         }
         self.written = rows.get(&0).copied();
         Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axon_abi::{ConfigFlags, RuntimeConfig};
+    use axon_statedb::Target;
+
+    use super::ConfigTarget;
+    use crate::maps::fake::{Fake, Refused};
+
+    #[test]
+    fn what_the_programs_were_not_told_is_told_later() {
+        let map = Fake::default();
+        let mut config = ConfigTarget::new(map.clone());
+        let row = RuntimeConfig::default();
+        config.update(&0, &row).expect("written");
+        map.state().refused = Refused::All;
+        assert!(config.tell_partial().is_err());
+        let in_kernel = || map.state().rows[&0];
+        assert_eq!(in_kernel().flags & ConfigFlags::IPCACHE_PARTIAL, 0);
+
+        map.state().refused = Refused::These([].into());
+        assert!(config.set_partial(true), "it is news still");
+        config.next_epoch();
+        assert_ne!(in_kernel().flags & ConfigFlags::IPCACHE_PARTIAL, 0);
+        assert_ne!(in_kernel().epoch, row.epoch);
+
+        // Where it was told before rows went, it is none afterwards.
+        assert!(config.set_partial(false));
+        config.next_epoch();
+        let before = in_kernel();
+        config.tell_partial().expect("told");
+        assert!(!config.set_partial(true));
+        assert_eq!(in_kernel().epoch, before.epoch.wrapping_add(1));
     }
 }

@@ -9,9 +9,12 @@
 //!
 //! At no moment does a frontend lead to a list, a table or a backend that is not
 //! there: one whose list the kernel does not take stays what it was, and what it
-//! leads to stays too.
+//! leads to stays too. While it is not known what frontends and lists the kernel
+//! holds, nothing that they may lead to goes.
 
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -24,8 +27,31 @@ use axon_model::DesiredServices;
 use axon_statedb::Backoff;
 
 use super::{Pass, ReconcileReport};
-use crate::maps::Maps;
+use crate::maps::{Entries, Maps};
 use rows::Rows;
+
+/// The maps of services.
+pub(super) struct Stores {
+    backends: Box<dyn Entries<u32, Backend>>,
+    lists: Box<dyn Entries<ListKey, ListBlock>>,
+    maglev: Box<dyn Entries<MaglevKey, MaglevBlock>>,
+    ranges: Box<dyn Entries<SourceRangeKey, u32>>,
+    skips: Box<dyn Entries<ServiceClient, u32>>,
+    frontends: Box<dyn Entries<ServiceKey, ServiceEntry>>,
+}
+
+impl Stores {
+    pub(super) fn of(maps: &Maps) -> Self {
+        Self {
+            backends: Box::new(maps.backend.clone()),
+            lists: Box::new(maps.service_list.clone()),
+            maglev: Box::new(maps.maglev.clone()),
+            ranges: Box::new(maps.source_range.clone()),
+            skips: Box::new(maps.service_skip.clone()),
+            frontends: Box::new(maps.service.clone()),
+        }
+    }
+}
 
 /// Every row of services.
 pub(super) struct Services {
@@ -37,7 +63,20 @@ pub(super) struct Services {
     frontends: Rows<ServiceKey, ServiceEntry>,
     /// Frontends that wait for what they lead to.
     withheld: BTreeSet<ServiceKey>,
+    /// Ranges that wait for frontends to be closed.
+    withheld_ranges: BTreeSet<SourceRangeKey>,
+    /// Backends that are gone and valid still.
+    unmarked: BTreeSet<u32>,
     grace_ms: u64,
+}
+
+/// Services whose ranges are to mean the opposite of what they did.
+#[derive(Default)]
+struct Turning {
+    /// Those all of whose frontends are closed to the network until it is done.
+    closed: BTreeSet<u32>,
+    /// Those of which one is not, or may not be: their ranges stay as they are.
+    open: BTreeSet<u32>,
 }
 
 /// What frontends lead to that are not as they shall be.
@@ -47,6 +86,39 @@ struct Needed {
     tables: BTreeSet<u32>,
     services: BTreeSet<u32>,
     backends: BTreeSet<u32>,
+}
+
+/// Why a range, or a frontend with ranges, is not written.
+const UNTURNED: &str = "ranges of its service may come to mean the opposite, and a frontend of it \
+                        cannot be read, or not be closed meanwhile";
+
+/// Services whose ranges are not as they shall be.
+struct Unranged {
+    /// A range is not there.
+    late: BTreeSet<u32>,
+    /// One is there that is to go.
+    left: BTreeSet<u32>,
+}
+
+impl Unranged {
+    /// What a frontend would let in that it shall not.
+    fn lacks(&self, row: &ServiceEntry, turning: &Turning) -> Option<&'static str> {
+        if !row.has(ServiceFlags::SOURCE_RANGES) {
+            return None;
+        }
+        if turning.open.contains(&row.service) {
+            return Some(UNTURNED);
+        }
+        let keeps_out = row.has(ServiceFlags::SOURCE_DENY);
+        if keeps_out && self.late.contains(&row.service) {
+            return Some("a range that it keeps out is not in the kernel yet");
+        }
+        let is_left = self.left.contains(&row.service);
+        if is_left && turning.closed.contains(&row.service) {
+            return Some("a range of what it said before is in the kernel still");
+        }
+        None
+    }
 }
 
 fn frontend_name(key: &ServiceKey) -> String {
@@ -83,35 +155,32 @@ fn marked(backend: &Backend) -> Backend {
 }
 
 impl Services {
-    pub(super) fn new(maps: &Maps, backoff: Backoff, grace_ms: u64) -> Self {
+    pub(super) fn new(stores: Stores, backoff: Backoff, grace_ms: u64) -> Self {
         Self {
-            backends: Rows::new(maps.backend.clone(), "backends", u32::to_string, backoff),
+            backends: Rows::new(stores.backends, "backends", u32::to_string, backoff),
             lists: Rows::new(
-                maps.service_list.clone(),
+                stores.lists,
                 "service-lists",
                 |key| format!("{} block {}", key.list, key.block),
                 backoff,
             ),
             maglev: Rows::new(
-                maps.maglev.clone(),
+                stores.maglev,
                 "maglev-tables",
                 |key| format!("{} block {}", key.table, key.block),
                 backoff,
             ),
-            ranges: Rows::new(
-                maps.source_range.clone(),
-                "source-ranges",
-                range_name,
-                backoff,
-            ),
+            ranges: Rows::new(stores.ranges, "source-ranges", range_name, backoff),
             skips: Rows::new(
-                maps.service_skip.clone(),
+                stores.skips,
                 "service-skips",
                 |key| format!("{} {}", key.service, IpAddr::from(key.client)),
                 backoff,
             ),
-            frontends: Rows::new(maps.service.clone(), "services", frontend_name, backoff),
+            frontends: Rows::new(stores.frontends, "services", frontend_name, backoff),
             withheld: BTreeSet::new(),
+            withheld_ranges: BTreeSet::new(),
+            unmarked: BTreeSet::new(),
             grace_ms,
         }
     }
@@ -126,6 +195,8 @@ impl Services {
         let goes_ms = now_ms + self.grace_ms;
         let at = (pass, now_ms);
         self.frontends.hasten(std::mem::take(&mut self.withheld));
+        self.ranges
+            .hasten(std::mem::take(&mut self.withheld_ranges));
         let frontends = self.frontends.look(at, &desired.frontends, |row| *row);
         let turning = self.close_turning(now_ms, &frontends.wanted);
 
@@ -138,21 +209,22 @@ impl Services {
         self.maglev.put(now_ms, &maglev.wanted);
         self.maglev.doom(goes_ms, &maglev.unwanted);
         let ranges = self.ranges.look(at, &desired.ranges, |()| 1);
-        self.ranges.put(now_ms, &ranges.wanted);
+        self.put_ranges(now_ms, ranges.wanted, &turning);
         self.ranges.doom(now_ms, &ranges.unwanted);
         let mut room = self
             .ranges
-            .take(now_ms, |key| !turning.contains(&key.service));
+            .take(now_ms, |key| !turning.closed.contains(&key.service));
         let skips = self.skips.look(at, &desired.skips, |()| 1);
         self.skips.put(now_ms, &skips.wanted);
         self.skips.doom(now_ms, &skips.unwanted);
 
-        self.put_frontends(now_ms, frontends.wanted);
+        self.put_frontends(now_ms, frontends.wanted, &turning);
         self.frontends.doom(now_ms, &frontends.unwanted);
         room |= self.frontends.take(now_ms, |_| false);
         self.backends.doom(goes_ms, &backends.unwanted);
-        room |= self.take(now_ms, &backends.unwanted);
-        self.tell(report);
+        self.unmarked.extend(backends.unwanted);
+        room |= self.take(now_ms, &turning);
+        self.tell(now_ms, report);
         if room {
             // What has found no room may find some.
             self.hasten();
@@ -161,41 +233,99 @@ impl Services {
     }
 
     /// Closes frontends whose ranges are to mean the opposite until that is done: for
-    /// a moment there are those of both meanings. Hands back their services.
-    fn close_turning(
-        &mut self,
-        now_ms: u64,
-        wanted: &[(ServiceKey, ServiceEntry)],
-    ) -> BTreeSet<u32> {
-        let mut turning = BTreeSet::new();
+    /// a moment there are those of both meanings. One that cannot be closed, or of
+    /// which it is not known what it says, keeps the ranges of its service.
+    fn close_turning(&mut self, now_ms: u64, wanted: &[(ServiceKey, ServiceEntry)]) -> Turning {
+        let mut turning = Turning::default();
         let mut closed = Vec::new();
         for (key, row) in wanted {
+            let has_ranges = row.has(ServiceFlags::SOURCE_RANGES);
             let Some(held) = self.frontends.held(key) else {
+                if has_ranges && self.frontends.is_unread() {
+                    turning.open.insert(row.service);
+                }
                 continue;
             };
-            let has_ranges =
-                held.has(ServiceFlags::SOURCE_RANGES) && row.has(ServiceFlags::SOURCE_RANGES);
-            if has_ranges && (held.flags ^ row.flags) & ServiceFlags::SOURCE_DENY != 0 {
-                turning.extend([held.service, row.service]);
-                let flags = held.flags | ServiceFlags::CLOSED_OUTSIDE;
+            let has_ranges = has_ranges && held.has(ServiceFlags::SOURCE_RANGES);
+            // One that was closed and opens again may have been left in the middle of it.
+            let opens = held.flags & !row.flags & ServiceFlags::CLOSED_OUTSIDE;
+            let turns = (held.flags ^ row.flags) & ServiceFlags::SOURCE_DENY;
+            if !has_ranges || (opens | turns) == 0 {
+                continue;
+            }
+            turning.closed.extend([held.service, row.service]);
+            let flags = held.flags | ServiceFlags::CLOSED_OUTSIDE;
+            if flags != held.flags {
                 closed.push((*key, ServiceEntry { flags, ..*held }));
             }
         }
         self.frontends.put(now_ms, &closed);
+        for (key, row) in &closed {
+            if self.frontends.held(key) != Some(row) {
+                self.withheld.insert(*key);
+                turning.open.insert(row.service);
+            }
+        }
+        for (key, row) in wanted {
+            if self.withheld.contains(key) {
+                turning.open.insert(row.service);
+            }
+        }
+        if self.frontends.is_unread() {
+            // Frontends may be there that nobody knows of.
+            turning.open.append(&mut turning.closed);
+        }
+        let Turning { closed, open } = &mut turning;
+        closed.retain(|service| !open.contains(service));
         turning
     }
 
+    /// Writes ranges, but for those of services that cannot be closed meanwhile.
+    fn put_ranges(
+        &mut self,
+        now_ms: u64,
+        mut wanted: Vec<(SourceRangeKey, u32)>,
+        turning: &Turning,
+    ) {
+        let stays = |key: &SourceRangeKey| turning.open.contains(&key.service);
+        let late: Vec<_> = wanted.iter().map(|(key, _)| *key).collect();
+        for key in late.into_iter().filter(stays) {
+            self.ranges.fail(now_ms, key, UNTURNED);
+            self.withheld_ranges.insert(key);
+        }
+        wanted.retain(|(key, _)| !stays(key));
+        self.ranges.put(now_ms, &wanted);
+    }
+
     /// Writes the frontends all of whose lists are there.
-    fn put_frontends(&mut self, now_ms: u64, mut wanted: Vec<(ServiceKey, ServiceEntry)>) {
-        let is_whole = self.backends.is_whole() && self.lists.is_whole() && self.maglev.is_whole();
-        if !is_whole {
-            let lacking = wanted.iter().map(|(key, row)| (*key, self.lacks(row)));
+    fn put_frontends(
+        &mut self,
+        now_ms: u64,
+        mut wanted: Vec<(ServiceKey, ServiceEntry)>,
+        turning: &Turning,
+    ) {
+        let is_turning = !(turning.open.is_empty() && turning.closed.is_empty());
+        let is_whole = self.backends.is_whole()
+            && self.lists.is_whole()
+            && self.maglev.is_whole()
+            && self.ranges.is_whole();
+        if is_turning || !is_whole {
+            let unranged = Unranged {
+                late: self.ranges.failing().map(|key| key.service).collect(),
+                left: self.ranges.lingering().map(|key| key.service).collect(),
+            };
+            let lacking = wanted.iter().map(|(key, row)| {
+                let of_ranges = || unranged.lacks(row, turning).map(str::to_owned);
+                let of_lists = || Some(format!("{} is not in the kernel yet", self.lacks(row)?));
+                (*key, of_ranges().or_else(of_lists))
+            });
             let lacking: Vec<_> = lacking.collect();
             for (key, lacks) in lacking {
-                if let Some(what) = lacks {
-                    self.frontends
-                        .fail(now_ms, key, &format!("{what} is not in the kernel yet"));
-                    self.withheld.insert(key);
+                // Of one that could not be closed, why is told already.
+                if let Some(why) = lacks
+                    && self.withheld.insert(key)
+                {
+                    self.frontends.fail(now_ms, key, &why);
                 }
             }
             wanted.retain(|(key, _)| !self.withheld.contains(key));
@@ -226,8 +356,11 @@ impl Services {
     }
 
     /// What frontends still lead to that are to be others, or to go.
-    fn needed(&self) -> Needed {
-        let mut needed = Needed::default();
+    fn needed(&self, turning: &Turning) -> Needed {
+        let mut needed = Needed {
+            services: turning.open.clone(),
+            ..Needed::default()
+        };
         let late = self.frontends.failing().chain(self.frontends.lingering());
         for row in late.filter_map(|key| self.frontends.held(key)) {
             needed.services.insert(row.service);
@@ -243,14 +376,17 @@ impl Services {
         needed
     }
 
-    /// Takes away what is due and nobody leads to. Says whether there is room now for
-    /// rows that have failed.
-    fn take(&mut self, now_ms: u64, gone: &[u32]) -> bool {
-        let needed = self.needed();
-        let gone = gone.iter().filter(|id| !needed.backends.contains(id));
-        let rows = gone.filter_map(|id| Some((*id, marked(self.backends.held(id)?))));
-        let rows: Vec<_> = rows.collect();
-        self.backends.put(now_ms, &rows);
+    /// Takes away what is due and nobody leads to, and has who is gone be valid no
+    /// more. Says whether there is room now for rows that have failed.
+    fn take(&mut self, now_ms: u64, turning: &Turning) -> bool {
+        let backends = &self.backends;
+        self.unmarked.retain(|id| backends.is_doomed(id));
+        if self.frontends.is_unread() || self.lists.is_unread() {
+            // Who leads to whom is not known.
+            return false;
+        }
+        let needed = self.needed(turning);
+        self.mark(now_ms, &needed);
         let of_service = |service: u32| needed.services.contains(&service);
         // Ranges, and who passes by, are asked with the frontend in hand, and once.
         let mut room = self.ranges.take(now_ms, |key| of_service(key.service));
@@ -266,13 +402,27 @@ impl Services {
             .take(now_ms, |id| needed.backends.contains(id))
     }
 
-    fn tell(&mut self, report: &mut ReconcileReport) {
-        self.backends.tell(report);
-        self.lists.tell(report);
-        self.maglev.tell(report);
-        self.ranges.tell(report);
-        self.skips.tell(report);
-        self.frontends.tell(report);
+    /// Has who is gone be valid no more, unless a frontend leads to him still.
+    fn mark(&mut self, now_ms: u64, needed: &Needed) {
+        let gone = self.unmarked.iter();
+        let gone = gone.filter(|id| !needed.backends.contains(id));
+        let rows = gone.filter_map(|id| Some((*id, marked(self.backends.held(id)?))));
+        let rows: Vec<_> = rows.collect();
+        self.backends.put(now_ms, &rows);
+        for (id, _) in rows {
+            if !self.backends.has_failed(&id) {
+                self.unmarked.remove(&id);
+            }
+        }
+    }
+
+    fn tell(&mut self, now_ms: u64, report: &mut ReconcileReport) {
+        self.backends.tell(now_ms, report);
+        self.lists.tell(now_ms, report);
+        self.maglev.tell(now_ms, report);
+        self.ranges.tell(now_ms, report);
+        self.skips.tell(now_ms, report);
+        self.frontends.tell(now_ms, report);
     }
 
     fn hasten(&mut self) {

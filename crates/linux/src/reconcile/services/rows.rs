@@ -6,21 +6,20 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use axon_statedb::{Backoff, Changes, Snapshot, Table};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::super::follow::wait_ms;
 use super::super::{Pass, ReconcileReport};
-use crate::maps::{Map, MapError};
+use crate::maps::{Entries, MapError};
 
-/// A key that a hash knows, a tree sorts, and the kernel takes.
-pub(super) trait Key: FromBytes + IntoBytes + Immutable + Ord + Hash + Copy {}
+/// A key that a hash knows and a tree sorts.
+pub(super) trait Key: Ord + Hash + Copy {}
 
-impl<K: FromBytes + IntoBytes + Immutable + Ord + Hash + Copy> Key for K {}
+impl<K: Ord + Hash + Copy> Key for K {}
 
-/// A value that the kernel takes.
-pub(super) trait Value: FromBytes + IntoBytes + Immutable + PartialEq + Copy {}
+/// A value that can be compared.
+pub(super) trait Value: PartialEq + Copy {}
 
-impl<V: FromBytes + IntoBytes + Immutable + PartialEq + Copy> Value for V {}
+impl<V: PartialEq + Copy> Value for V {}
 
 /// A row that the kernel does not take, or does not let go.
 struct Failure {
@@ -31,7 +30,7 @@ struct Failure {
 
 /// Rows in a map.
 pub(super) struct Rows<K, V> {
-    map: Map<K, V>,
+    map: Box<dyn Entries<K, V>>,
     /// By this name they are reported.
     name: &'static str,
     show: fn(&K) -> String,
@@ -64,7 +63,7 @@ pub(super) struct Found<K, V> {
 
 impl<K: Key, V: Value> Rows<K, V> {
     pub(super) fn new(
-        map: Map<K, V>,
+        map: Box<dyn Entries<K, V>>,
         name: &'static str,
         show: fn(&K) -> String,
         backoff: Backoff,
@@ -105,6 +104,21 @@ impl<K: Key, V: Value> Rows<K, V> {
     pub(super) fn in_place(&self, key: &K) -> Option<&V> {
         let is_late = self.failures.contains_key(key);
         self.held.get(key).filter(|_| !is_late)
+    }
+
+    /// Whether it is not known what the kernel holds beside what was written since.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.is_some()
+    }
+
+    /// Whether a row waits to go.
+    pub(super) fn is_doomed(&self, key: &K) -> bool {
+        self.doomed.contains_key(key)
+    }
+
+    /// Whether a row could not be written.
+    pub(super) fn has_failed(&self, key: &K) -> bool {
+        self.failures.contains_key(key)
     }
 
     /// Whether the kernel has taken every row that it was given.
@@ -195,20 +209,16 @@ impl<K: Key, V: Value> Rows<K, V> {
     /// nothing of it is taken away.
     fn read(&mut self, now_ms: u64) {
         self.held.clear();
-        let held = &mut self.held;
-        let read = self.map.for_each(|key, row| {
-            held.insert(key, row);
-        });
-        match read {
-            Ok(()) => {
+        match self.map.dump() {
+            Ok(rows) => {
                 self.unread = None;
+                self.held.extend(rows);
                 let held = &self.held;
                 self.doomed.retain(|key, _| held.contains_key(key));
                 self.stuck.retain(|key, _| held.contains_key(key));
             }
             Err(error) => {
                 let attempts = self.unread.as_ref().map_or(0, |f| f.attempts) + 1;
-                self.held.clear();
                 self.unread = Some(self.failure(now_ms, attempts, &error.to_string()));
             }
         }
@@ -294,7 +304,7 @@ impl<K: Key, V: Value> Rows<K, V> {
     }
 
     /// Tells what has become of rows since this was asked last.
-    pub(super) fn tell(&mut self, report: &mut ReconcileReport) {
+    pub(super) fn tell(&mut self, now_ms: u64, report: &mut ReconcileReport) {
         let table = report.tables.entry(self.name).or_default();
         table.updated += std::mem::take(&mut self.updated);
         table.deleted += std::mem::take(&mut self.deleted);
@@ -309,12 +319,9 @@ impl<K: Key, V: Value> Rows<K, V> {
         }
         let failures = self.failures.values().chain(self.stuck.values());
         let failures = failures.chain(&self.unread).map(|f| f.due_ms);
-        let stuck = &self.stuck;
-        let doomed = self
-            .doomed
-            .iter()
-            .filter(|(key, _)| !stuck.contains_key(key));
-        let due = failures.chain(doomed.map(|(_, due_ms)| *due_ms)).min();
+        // What is due and has not gone waits for what fails, which has a time of its own.
+        let doomed = self.doomed.values().filter(|due_ms| **due_ms > now_ms);
+        let due = failures.chain(doomed.copied()).min();
         report.due_ms = report.due_ms.into_iter().chain(due).min();
     }
 }
