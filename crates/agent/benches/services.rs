@@ -2,7 +2,7 @@
 //! map write, the numbers on disk in between as an agent has them.
 //!
 //! ```text
-//! 10,000 services of ten endpoints ─> controller ─> numbers to the disk ─> maps
+//! 5,000 services of ten endpoints ─> controller ─> numbers to the disk ─> maps
 //! ```
 //!
 //! As root: maps are the kernel's own.
@@ -18,7 +18,7 @@ use axon_linux::{Datapath, DatapathConfig, KernelReconciler, ReconcilerConfig, n
 use axon_model::{Desired, Node, Observed};
 use shop::{service, slice};
 
-const SERVICES: usize = 10_000;
+const SERVICES: usize = 5_000;
 const ENDPOINTS: usize = 10;
 /// How often all services come at once; the median is told.
 const ROUNDS: usize = 5;
@@ -130,13 +130,14 @@ impl Way {
 
     fn step(&mut self, now_ms: u64) -> Stages {
         let begin = Instant::now();
-        let report = self.controller.step(now_ms, &self.observed, &self.desired);
+        self.controller.step(now_ms, &self.observed, &self.desired);
+        let report = self.controller.step_services(now_ms, &self.observed);
         let control = begin.elapsed();
         let begin = Instant::now();
         if report.persist {
-            let change = self.controller.take_persisted_change();
+            let change = self.controller.take_service_numbers_change();
             let text = if std::mem::take(&mut self.is_first) {
-                serde_json::to_vec(self.controller.persisted())
+                serde_json::to_vec(self.controller.service_numbers())
             } else {
                 serde_json::to_vec(&change)
             };

@@ -1,7 +1,7 @@
 //! The control loop: observed tables in, kernel rows out.
 //!
 //! ```text
-//! wake ──> Controller::step ──> persist ──> names ──> KernelReconciler::sync ──> View
+//! wake ──> Controller::step ──> persist ──> names ──> KernelReconciler ──> services ──> View
 //! ```
 //!
 //! One thread does all of it, woken by changes and by what is due: nothing is
@@ -14,9 +14,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use axon_abi::{EndpointRow, HOST_DEVICE, Identity, PolicySetFlags};
-use axon_control::{Controller, EndpointStatus, StepReport, WaitReason};
+use axon_control::{Controller, EndpointStatus, Persisted, StepReport, WaitReason};
 use axon_hubble::NameTable;
-use axon_linux::{KernelReconciler, ReconcileReport};
+use axon_linux::{KernelReconciler, Pass, ReconcileReport};
 use axon_model::{Desired, EndpointState, Observed};
 use tokio::sync::{oneshot, watch};
 
@@ -26,6 +26,7 @@ use crate::journal::Journal;
 use crate::keeper::Keeper;
 use crate::names::{Namer, Sources};
 use crate::problem::chain;
+use crate::services::ServiceRows;
 use crate::staged::Rehearsed;
 use crate::store::Store;
 use crate::trials;
@@ -46,8 +47,11 @@ pub(crate) struct View {
     pub(crate) host: Option<Enforced>,
     /// The policies of each set.
     pub(crate) policies: Arc<BTreeMap<u32, Vec<Arc<str>>>>,
-    /// Why numbers could not be written to disk; no row is written meanwhile.
+    /// Why numbers could not be written to disk; no row is written meanwhile, but those
+    /// of services.
     pub(crate) persist_error: Option<String>,
+    /// Why those of services could not; none of their rows is written meanwhile.
+    pub(crate) services_error: Option<String>,
     /// Why what has become of a trial could not; rows do not wait for that.
     pub(crate) trial_error: Option<String>,
     /// Why what holds the node itself is not on disk for the next start.
@@ -153,8 +157,11 @@ pub(crate) struct Engine {
     pub(crate) keeper: Option<Keeper>,
     pub(crate) uplinks: watch::Receiver<Arc<Uplinks>>,
     pub(crate) view: watch::Sender<Arc<View>>,
-    pub(crate) journal: Journal,
+    pub(crate) journal: Journal<Persisted>,
     pub(crate) persist_due: bool,
+    /// What the last pass of all rows but those of services did.
+    pub(crate) reconciled: ReconcileReport,
+    pub(crate) services: ServiceRows,
     pub(crate) full_due_ms: u64,
     /// Every desired table has been complete: what only the kernel has may go.
     pub(crate) complete: bool,
@@ -193,7 +200,7 @@ impl Engine {
     /// One pass; says when the next is due at the latest.
     fn pass(&mut self, store: &Store) -> u64 {
         let now_ms = monotonic_ms();
-        let report = self.controller.step(now_ms, &self.observed, &self.desired);
+        let mut report = self.controller.step(now_ms, &self.observed, &self.desired);
         self.persist_due |= report.persist;
         let mut view = View {
             passes: self.view.borrow().passes + 1,
@@ -207,16 +214,28 @@ impl Engine {
         for error in view.persist_error.iter().chain(&view.trial_error) {
             tracing::error!(error, "state cannot be written");
         }
-        if view.persist_error.is_some() && !self.must_take_back() {
-            view.reconcile = self.view.borrow().reconcile.clone();
-        } else {
+        if view.persist_error.is_none() || self.must_take_back() {
             // Before the rows: the first packet that they let through is named.
             self.name(report.changed);
             if let Some(staged) = self.controller.take_staged() {
                 self.staged.follow(&staged);
             }
-            view.reconcile = self.reconcile(now_ms);
+            self.reconciled = self.reconcile(now_ms);
         }
+        view.reconcile = self.reconciled.clone();
+        let services = self.services.follow(
+            now_ms,
+            &mut self.controller,
+            (&mut self.reconciler, store),
+            (&self.observed, &self.desired),
+        );
+        view.reconcile.join(services.reconcile);
+        report.conditions.extend(services.report.conditions);
+        view.services_error = services.error;
+        if let Some(error) = &view.services_error {
+            tracing::error!(error, "numbers of services cannot be written");
+        }
+        self.tell_failures(&view.reconcile);
         let mut due_ms = self.full_due_ms;
         for due in [report.next_step_ms, view.reconcile.due_ms]
             .into_iter()
@@ -224,7 +243,8 @@ impl Engine {
         {
             due_ms = due_ms.min(due);
         }
-        if view.persist_error.is_some() || view.trial_error.is_some() {
+        let errors = [&view.persist_error, &view.trial_error, &view.services_error];
+        if errors.iter().any(|error| error.is_some()) {
             due_ms = now_ms + PERSIST_RETRY_MS;
         }
         if let Some(again_ms) = self.keep_host(now_ms) {
@@ -306,12 +326,18 @@ impl Engine {
             self.complete = true;
             self.full_due_ms = now_ms;
         }
-        let report = if now_ms >= self.full_due_ms {
+        let mut pass = Pass::Changes;
+        if now_ms >= self.full_due_ms {
             self.full_due_ms = now_ms + FULL_EVERY_MS;
-            self.reconciler.full(now_ms, &self.desired)
-        } else {
-            self.reconciler.sync(now_ms, &self.desired)
-        };
+            self.services.compare_all();
+            pass = Pass::Everything;
+        }
+        self.reconciler
+            .without_services(pass, now_ms, &self.desired)
+    }
+
+    /// Logs rows that the kernel does not take, each once.
+    fn tell_failures(&self, report: &ReconcileReport) {
         let before = Arc::clone(&self.view.borrow());
         for (table, rows) in &report.tables {
             let known = before.reconcile.tables.get(table);
@@ -322,7 +348,6 @@ impl Engine {
                 }
             }
         }
-        report
     }
 
     fn is_complete(&self) -> bool {
@@ -356,7 +381,7 @@ impl Engine {
         }
         view.host = (self.host_id != 0).then(|| self.host());
         let settled = view.persist_error.is_none()
-            && view.reconcile.tables.values().all(|t| t.failing.is_empty())
+            && self.reconciled.failing_rows() == 0
             && view.endpoints.values().all(Enforced::is_ready)
             && view.host.iter().all(Enforced::is_ready);
         if settled {

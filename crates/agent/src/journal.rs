@@ -1,5 +1,6 @@
 //! The controller's numbers on disk: a file with all of them, and what has
-//! changed since, a line each time.
+//! changed since, a line each time. Numbers of services have files of their own, so
+//! that policy does not wait for them.
 //!
 //! With thousands of identities the whole is not written for each that comes:
 //! pods wait for it. It is written when the lines have become as long, and at
@@ -8,55 +9,123 @@
 //! has left that died between a new whole and their end, or that lie beside a
 //! whole of another time, are not carried out.
 
+use std::marker::PhantomData;
+
+use axon_control::services::{Numbers, NumbersChange};
 use axon_control::{Controller, Persisted, PersistedChange};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::endpoints::readable;
-use crate::store::{CHANGES, CONTROL, Store, StoreError, Whole};
+use crate::store::{CHANGES, CONTROL, SERVICE_CHANGES, SERVICES, Store, StoreError, Whole};
 
 /// Lines may always be so long (bytes).
 const CHANGES_MIN: u64 = 64 * 1024;
 
+/// Numbers of the controller that are kept.
+pub(crate) trait Kept: Default + Serialize + DeserializeOwned {
+    /// How they change.
+    type Change: Serialize + DeserializeOwned;
+    /// The file with all of them.
+    const WHOLE: &str;
+    /// The file with their changes.
+    const CHANGES: &str;
+
+    /// Those of a controller.
+    fn of(controller: &Controller) -> &Self;
+
+    /// What of them has changed since this was asked last.
+    fn take_change(controller: &mut Controller) -> Self::Change;
+
+    /// Carries out a change.
+    fn change(&mut self, change: Self::Change);
+}
+
+impl Kept for Persisted {
+    type Change = PersistedChange;
+    const WHOLE: &str = CONTROL;
+    const CHANGES: &str = CHANGES;
+
+    fn of(controller: &Controller) -> &Self {
+        controller.persisted()
+    }
+
+    fn take_change(controller: &mut Controller) -> PersistedChange {
+        controller.take_persisted_change()
+    }
+
+    fn change(&mut self, change: PersistedChange) {
+        self.apply(change);
+    }
+}
+
+impl Kept for Numbers {
+    type Change = NumbersChange;
+    const WHOLE: &str = SERVICES;
+    const CHANGES: &str = SERVICE_CHANGES;
+
+    fn of(controller: &Controller) -> &Self {
+        controller.service_numbers()
+    }
+
+    fn take_change(controller: &mut Controller) -> NumbersChange {
+        controller.take_service_numbers_change()
+    }
+
+    fn change(&mut self, change: NumbersChange) {
+        self.apply(change);
+    }
+}
+
 /// Keeps what is on disk as the controller is.
 #[derive(Debug)]
-pub(crate) struct Journal {
+pub(crate) struct Journal<K> {
     /// The whole that the next line follows, and how many bytes of lines may;
     /// `None` while everything must be written anew before.
     room: Option<(Whole, u64)>,
+    kept: PhantomData<fn() -> K>,
 }
 
-impl Journal {
+impl<K: Kept> Journal<K> {
+    fn new() -> Self {
+        Self {
+            room: None,
+            kept: PhantomData,
+        }
+    }
+
     /// What an earlier agent has known. Of what cannot be read nothing is; it
     /// is kept beside.
     ///
     /// # Errors
     /// The files cannot be opened or moved.
-    pub(crate) fn open(store: &Store) -> Result<(Self, Persisted), StoreError> {
-        let read: Option<(Persisted, Whole)> = readable(store.read_whole(CONTROL))?;
-        let lines = store.read_lines::<PersistedChange>(CHANGES)?;
-        let (mut persisted, whole) = read.unzip();
+    pub(crate) fn open(store: &Store) -> Result<(Self, K), StoreError> {
+        let read: Option<(K, Whole)> = readable(store.read_whole(K::WHOLE))?;
+        let lines = store.read_lines::<K::Change>(K::CHANGES)?;
+        let (mut known, whole) = read.unzip();
         // Without the whole they are all that is left of it.
         if whole.is_some_and(|whole| !lines.follow(whole)) {
-            let aside = store.set_aside(CHANGES)?;
+            let aside = store.set_aside(K::CHANGES)?;
             let lines = lines.lines.len();
             tracing::warn!(
                 lines,
                 aside,
-                "changes follow another {CONTROL}, and are not carried out"
+                "changes follow another {}, and are not carried out",
+                K::WHOLE
             );
-            let persisted = persisted.unwrap_or_default();
-            return Ok((Self { room: None }, persisted));
+            return Ok((Self::new(), known.unwrap_or_default()));
         }
         // Of a last one that is cut off no row of the kernel knows the numbers.
         if lines.lost() > 0 {
-            let aside = store.keep_rest(CHANGES, &lines)?;
+            let aside = store.keep_rest(K::CHANGES, &lines)?;
             let lines = lines.lost();
-            tracing::error!(lines, file = CHANGES, aside, "state is lost");
+            tracing::error!(lines, file = K::CHANGES, aside, "state is lost");
         }
-        let known = persisted.get_or_insert_default();
+        let numbers = known.get_or_insert_default();
         for change in lines.lines {
-            known.apply(change);
+            numbers.change(change);
         }
-        Ok((Self { room: None }, persisted.unwrap_or_default()))
+        Ok((Self::new(), known.unwrap_or_default()))
     }
 
     /// Writes what has changed.
@@ -68,14 +137,14 @@ impl Journal {
         store: &Store,
         controller: &mut Controller,
     ) -> Result<(), StoreError> {
-        let change = controller.take_persisted_change();
+        let change = K::take_change(controller);
         if let Some((whole, room)) = self.room.take() {
-            let written = store.append(CHANGES, whole, &change)?;
+            let written = store.append(K::CHANGES, whole, &change)?;
             self.room = (written < room).then_some((whole, room));
             return Ok(());
         }
-        let whole = store.write(CONTROL, controller.persisted())?;
-        store.remove(CHANGES)?;
+        let whole = store.write(K::WHOLE, K::of(controller))?;
+        store.remove(K::CHANGES)?;
         self.room = Some((whole, whole.bytes.max(CHANGES_MIN)));
         Ok(())
     }
@@ -91,14 +160,14 @@ mod tests {
 
     struct Life {
         controller: Controller,
-        journal: Journal,
+        journal: Journal<Persisted>,
         observed: Observed,
         desired: Desired,
     }
 
     impl Life {
         fn begin(store: &Store) -> (Self, Persisted) {
-            let (journal, persisted) = Journal::open(store).expect("state");
+            let (journal, persisted) = Journal::<Persisted>::open(store).expect("state");
             let config = Config {
                 identity_mode: IdentityMode::Local,
                 ..Config::default()

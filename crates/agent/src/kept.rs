@@ -20,7 +20,7 @@ use axon_abi::{
 };
 use axon_api::state::{MapRows, RowError, rows_of};
 use axon_control::{HostRows, Persisted};
-use axon_linux::{MapError, Maps};
+use axon_linux::{MapError, Maps, Pass};
 use axon_model::{Desired, PolicyRows};
 use serde::{Deserialize, Serialize};
 
@@ -173,7 +173,8 @@ impl Kept {
 
 /// What an earlier agent has numbered, where that is still known.
 fn persisted(store: &Store) -> Persisted {
-    crate::journal::Journal::open(store).map_or_else(|_| Persisted::default(), |(_, known)| known)
+    let known = crate::journal::Journal::open(store);
+    known.map_or_else(|_| Persisted::default(), |(_, known)| known)
 }
 
 fn holds_nothing(maps: &Maps) -> anyhow::Result<bool> {
@@ -190,7 +191,7 @@ fn write(rows: &HostRows, desired: &Desired, store: &Store, maps: &Maps) -> anyh
         tracing::warn!(error = chain(&error), "the node's numbers are not on disk");
     }
     let mut reconciler = setup::reconciler(maps.clone());
-    let report = reconciler.full(monotonic_ms(), desired);
+    let report = reconciler.without_services(Pass::Everything, monotonic_ms(), desired);
     let mut failing = report.tables.iter().flat_map(|(table, report)| {
         let rows = report.failing.iter();
         rows.map(move |(row, error)| format!("{table} {row}: {error}"))

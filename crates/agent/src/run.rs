@@ -26,6 +26,7 @@ use crate::kept::{Kept, Setting};
 use crate::metrics::Metrics;
 use crate::names::Namer;
 use crate::node::{Node, lock};
+use crate::services::ServiceRows;
 use crate::staged::Rehearsed;
 use crate::status::Neighbours;
 use crate::store::Store;
@@ -56,6 +57,8 @@ struct Parts {
     events: axon_linux::EventReader,
     uplinks: watch::Sender<Arc<Uplinks>>,
     source: SourceHandle,
+    /// When numbers of services are to be forgotten.
+    forget: watch::Receiver<Option<u64>>,
 }
 
 /// Runs the agent until it is told to stop.
@@ -109,8 +112,11 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         kept.put_in_force((&config, host_id), &facts, &store, maps);
     })?;
     let (journal, persisted) = Journal::open(&store)?;
+    let (service_journal, numbers) = Journal::open(&store)?;
     let maps = datapath.maps().clone();
-    let mut controller = setup::controller(&config, &facts, &maps, persisted, (&records, host_id));
+    let known = (persisted, numbers);
+    let mut controller = setup::controller(&config, &facts, &maps, known, (&records, host_id));
+    let (services, forget) = ServiceRows::new(service_journal);
     let desired = axon_model::Desired {
         services: controller.desired_services(),
         ..axon_model::Desired::default()
@@ -143,6 +149,8 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         view,
         journal,
         persist_due: false,
+        reconciled: axon_linux::ReconcileReport::default(),
+        services,
         full_due_ms: 0,
         complete: false,
     };
@@ -180,6 +188,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         events,
         uplinks,
         source,
+        forget,
     })
 }
 
@@ -230,6 +239,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> anyhow::Result<()> {
         events,
         uplinks,
         source,
+        forget,
     } = parts;
     let Listeners {
         api,
@@ -254,7 +264,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> anyhow::Result<()> {
     tasks.spawn(uplinks::run(Arc::clone(&node), uplinks));
     tasks.spawn(queue::run(Arc::clone(&node)));
     tasks.spawn(sweep::run(Arc::clone(&node)));
-    tasks.spawn(services::run(Arc::clone(&node)));
+    tasks.spawn(services::run(Arc::clone(&node), forget));
     tasks.spawn(settle::run(Arc::clone(&node)));
     tasks.spawn(guard::run(Arc::clone(&node)));
     tasks.spawn(announce(Arc::clone(&node)));

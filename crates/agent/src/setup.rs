@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axon_abi::{HOST_DEVICE, MAPS};
-use axon_control::services::SeenNumbers;
+use axon_control::services::Numbers;
 use axon_control::{Adopted, Capacity, Controller, IdentityMode, Persisted};
 use axon_linux::{Datapath, DatapathConfig, KernelReconciler, Maps, ReconcilerConfig};
 use axon_model::Observed;
@@ -16,7 +16,7 @@ use crate::endpoints::Records;
 use crate::engine::EngineHandle;
 use crate::problem::chain;
 use crate::services;
-use crate::store::Store;
+use crate::store::{SERVICES, Store};
 use crate::trials;
 use crate::uplinks::Uplinks;
 
@@ -89,7 +89,7 @@ pub(crate) fn controller(
     config: &Config,
     uplinks: &Uplinks,
     maps: &Maps,
-    persisted: Persisted,
+    (persisted, numbers): (Persisted, Numbers),
     (records, host_id): (&Records, u16),
 ) -> Controller {
     let own = axon_control::Config {
@@ -97,6 +97,11 @@ pub(crate) fn controller(
         ..control_config(config, uplinks.mtu)
     };
     let mut controller = Controller::new(own, persisted);
+    if numbers.lost() > 0 {
+        let lost = numbers.lost();
+        tracing::error!(lost, file = SERVICES, "numbers of services make no sense");
+    }
+    controller.set_service_numbers(numbers);
     let sets = maps.policy_set.dump().unwrap_or_else(|error| {
         tracing::warn!(%error, "pinned policy sets cannot be read");
         Vec::new()
@@ -120,10 +125,7 @@ pub(crate) fn controller(
             tracing::warn!(%error, "the node's pinned row cannot be read");
             None
         }),
-        services: services::seen(maps).unwrap_or_else(|error| {
-            tracing::warn!(%error, "pinned services cannot be read");
-            SeenNumbers::default()
-        }),
+        services: services::seen(maps),
     });
     controller.set_local_addresses(uplinks.addresses.clone());
     controller.set_leaving_addresses(uplinks.leaving.clone(), uplinks.present.clone());

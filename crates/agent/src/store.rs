@@ -5,6 +5,8 @@
 //! state-dir/control.json      numbers of identities, policy sets and rules
 //! state-dir/control.changes   what has changed of them since, a line each time,
 //!                             after one that names the whole that they follow
+//! state-dir/services.json     numbers of services' ports, backends and lists
+//! state-dir/services.changes  what has changed of them since, in the same way
 //! state-dir/ipam.json         addresses given out
 //! state-dir/host.json         the node's own number among the endpoints
 //! state-dir/events.json       how many lost events have been told
@@ -229,6 +231,10 @@ pub(crate) const ENDPOINTS: &str = "endpoints";
 pub(crate) const CONTROL: &str = "control.json";
 /// File of what has changed of them since it was written.
 pub(crate) const CHANGES: &str = "control.changes";
+/// File of the numbers of services.
+pub(crate) const SERVICES: &str = "services.json";
+/// File of what has changed of them since it was written.
+pub(crate) const SERVICE_CHANGES: &str = "services.changes";
 /// File of the losses told.
 pub(crate) const EVENTS: &str = "events.json";
 /// File of the addresses given out.

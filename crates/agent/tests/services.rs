@@ -97,6 +97,9 @@ fn are(addresses: &[&str]) -> BTreeSet<String> {
         .collect()
 }
 
+/// Where the numbers of services are kept.
+const FILES: [&str; 2] = ["services.json", "services.changes"];
+
 fn begin(name: &str) -> Option<Bench> {
     if !is_root() {
         println!("skipped: needs root");
@@ -203,7 +206,7 @@ fn numbers_keep_their_meanings_over_deaths_and_losses() {
     // meaning.
     let before = row(&bench, "web").expect("a row");
     bench.kill();
-    for file in ["control.json", "control.changes"] {
+    for file in FILES.into_iter().chain(["control.json", "control.changes"]) {
         let path = bench.path("state").join(file);
         if path.exists() {
             fs::remove_file(path).expect("removed");
@@ -228,30 +231,79 @@ fn numbers_keep_their_meanings_over_deaths_and_losses() {
 }
 
 #[test]
-fn rows_wait_until_their_numbers_are_on_disk() {
+fn one_record_that_is_spoilt_costs_no_other_its_number() {
+    let Some(mut bench) = begin("svc-spoilt") else {
+        return;
+    };
+    bench.manifest("other.yaml", &service("other", "10.96.0.13", "{}"));
+    bench.manifest("slice2.yaml", &slice("other", &["10.78.0.4"]));
+    bench.start();
+    bench.until("both are there", |bench| {
+        behind(bench, "web").len() == 2 && behind(bench, "other").len() == 1
+    });
+    let before = ["web", "other"].map(|name| row(&bench, name).expect("a row"));
+    bench.kill();
+    // What the first agent has written last is in the whole after the next one's first change.
+    bench.manifest("more.yaml", &service("more", "10.96.0.14", "{}"));
+    bench.start();
+    bench.until("a change", |bench| row(bench, "more").is_some());
+    bench.kill();
+    let path = bench.path("state").join("services.json");
+    let text = fs::read_to_string(&path).expect("the numbers");
+    let mut numbers: Value = serde_json::from_str(&text).expect("json");
+    let ports = numbers["ports"]["records"].as_object_mut().expect("ports");
+    let of_web = |record: &Value| record["name"] == "Service default/web/http/6";
+    let record = ports.values_mut().find(|record| of_web(record));
+    *record.expect("a record of web") = "?".into();
+    fs::write(&path, numbers.to_string()).expect("spoilt");
+    bench.start();
+    let after = ["web", "other"].map(|name| row(&bench, name).expect("a row"));
+    assert_eq!(after[1], before[1], "nothing is wrong with it");
+    assert_ne!(after[0]["service-id"], before[0]["service-id"]);
+    assert!(bench.log().contains("numbers of services make no sense"));
+    bench.stop();
+}
+
+#[test]
+fn rows_wait_until_their_numbers_are_on_disk_and_policy_does_not() {
     let Some(mut bench) = begin("svc-disk") else {
         return;
     };
+    bench.manifest("base.yaml", &bench.base(&["client"]));
     bench.start();
-    let changes = bench.path("state").join("control.changes");
-    if changes.exists() {
-        fs::remove_file(&changes).expect("removed");
-    }
     // A directory takes no line, and is not replaced by the whole either.
-    let whole = bench.path("state").join("control.json");
-    fs::remove_file(&whole).expect("removed");
-    for path in [&changes, &whole] {
+    let paths = FILES.map(|file| bench.path("state").join(file));
+    for path in &paths {
+        if path.exists() {
+            fs::remove_file(path).expect("removed");
+        }
         fs::create_dir_all(path.join("in-the-way")).expect("a directory");
     }
     bench.manifest("late.yaml", &service("late", "10.96.0.12", "{}"));
     bench.until("that the disk takes nothing is told", |bench| {
-        bench.status("agent").0 == "Failure"
+        bench.status("services").0 == "Failure"
     });
     assert_eq!(row(&bench, "late"), None, "its number may get lost");
     assert_eq!(behind(&bench, "web"), are(&["10.78.0.1", "10.78.0.2"]));
-    for path in [&changes, &whole] {
+    // A pod comes, with an identity and a policy set of its own.
+    bench.add("client");
+    assert_eq!(bench.status("agent").0, "Ok", "{:?}", bench.status("agent"));
+    for path in &paths {
         fs::remove_dir_all(path).expect("out of the way");
     }
     bench.until("it is there", |bench| row(bench, "late").is_some());
+
+    // And who comes behind a service writes no line of policy's.
+    let state = bench.path("state");
+    let numbers = || {
+        let files = ["control.json", "control.changes"];
+        files.map(|file| fs::read(state.join(file)).unwrap_or_default())
+    };
+    let before = numbers();
+    bench.manifest("slice.yaml", &slice("web", &["10.78.0.2", "10.78.0.9"]));
+    bench.until("another endpoint", |bench| {
+        behind(bench, "web") == are(&["10.78.0.2", "10.78.0.9"])
+    });
+    assert_eq!(numbers(), before);
     bench.stop();
 }

@@ -9,6 +9,7 @@ use axon_policy::{Engine, Rehearsal, reserved_identities};
 use ipnet::IpNet;
 
 use crate::config::{Capacity, Config, IdentityMode};
+use crate::faults::Faults;
 use crate::follow::host_claim;
 use crate::identity::{Exhausted, Range};
 use crate::ipcache::{Claim, Claims, single};
@@ -18,7 +19,7 @@ use crate::places::Places;
 use crate::pods::{Numbering, Pods};
 use crate::routes::Overlap;
 use crate::runtime::{DeviceAddresses, Epoch};
-use crate::seen::{Cursors, View};
+use crate::seen::{Cursors, ServicesCursors, View};
 use crate::services;
 use crate::sets::Sets;
 use crate::trial::Trials;
@@ -41,7 +42,7 @@ pub struct Adopted {
     /// The row of the node itself in the pinned maps: it stays in force until
     /// there is another.
     pub host: Option<EndpointRow>,
-    /// The greatest numbers of services in the pinned maps.
+    /// The numbers of services in the pinned maps.
     pub services: services::SeenNumbers,
 }
 
@@ -56,6 +57,8 @@ pub struct Controller {
     pub(crate) told_numbers: Option<(u32, u32)>,
     pub(crate) engine: Engine,
     pub(crate) services: services::Engine,
+    pub(crate) service_numbers: services::Numbers,
+    pub(crate) services_seen: ServicesCursors,
     /// What would be in force if staged policies were; `None` if there is none.
     pub(crate) rehearsal: Option<Rehearsal>,
     /// Identities of which the rehearsal does not know yet that they have changed.
@@ -92,9 +95,7 @@ pub struct Controller {
     /// Conditions of policies that ask for what is not enforced.
     pub(crate) unsupported: Vec<Condition>,
     /// What is wrong with services.
-    pub(crate) faults: Vec<Condition>,
-    /// The revision of the reports that they are made of.
-    pub(crate) faults_revision: Option<u64>,
+    pub(crate) faults: Faults,
     /// Policies, and all that they refer to, were complete in the last step.
     pub(crate) policies_complete: bool,
     /// Identities that may have come, changed or gone in this step.
@@ -144,6 +145,8 @@ impl Controller {
                 config.services.clone(),
                 config.makes_slices,
             ),
+            service_numbers: services::Numbers::default(),
+            services_seen: ServicesCursors::default(),
             config,
             persisted,
             told_numbers: None,
@@ -171,8 +174,7 @@ impl Controller {
             overlaps: Vec::new(),
             prefixes_exhausted: None,
             unsupported: Vec::new(),
-            faults: Vec::new(),
-            faults_revision: None,
+            faults: Faults::default(),
             policies_complete: false,
             touched: BTreeSet::new(),
             rows_due: BTreeSet::new(),
@@ -196,7 +198,7 @@ impl Controller {
             .reserve_through(adopted.last_set);
         self.persisted.epoch = self.persisted.epoch.max(adopted.epoch);
         self.adopted_host = adopted.host;
-        self.persisted.services.reserve(adopted.services);
+        self.service_numbers.reserve(adopted.services);
         let persisted = &mut self.persisted;
         for (identity, labels) in adopted.labels {
             let (numbers, range) = match Range::PLACES.holds(identity) {
@@ -240,7 +242,9 @@ impl Controller {
         self.config.mtu = mtu;
     }
 
-    /// Looks at what has changed and brings the desired tables up to date.
+    /// Looks at what has changed and brings the desired tables up to date, but for
+    /// those of services, which have a step of their own
+    /// ([`step_services`](Self::step_services)): policy comes first.
     ///
     /// Rows of endpoints wait until everything that their identity and policy
     /// follow from is complete; other rows are added and changed at once, and
@@ -267,7 +271,6 @@ impl Controller {
         let overflow = |c: &Condition| c.kind == ConditionKind::PolicyOverflow;
         news |= room && self.conditions.iter().any(overflow);
         news |= self.names.next_due_ms().is_some_and(|at| at <= now_ms);
-        self.follow_services(now_ms, &view);
         if news || became_complete {
             self.follow((now_ms, whole), &view, desired, complete);
         }
@@ -306,7 +309,6 @@ impl Controller {
         self.follow_nodes(view);
         self.follow_host(view);
         self.follow_policies(now_ms, view);
-        self.follow_faults();
         self.follow_names(now_ms, view, complete);
         self.follow_pods(view);
         let news = self.identify_endpoints(view);

@@ -397,7 +397,6 @@ impl Controller {
             remedy: "leave out labels that policy does not need (option `labels`)".to_owned(),
         }));
         conditions.extend(self.unsupported.iter().cloned());
-        conditions.extend(self.faults.iter().cloned());
         conditions
     }
 }

@@ -12,7 +12,8 @@ use crate::identity::{CidrIdentities, LabelIdentities};
 use crate::services::{self, NumbersChange};
 
 /// What must survive a restart. On disk before the rows of the step that
-/// changed it go to the kernel.
+/// changed it go to the kernel. Numbers of services are apart: they change with every
+/// endpoint of the cluster, and policy waits neither for them nor for their disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Persisted {
@@ -30,8 +31,6 @@ pub struct Persisted {
     pub name_identities: LabelIdentities,
     /// Identities of other nodes by labels, where rules may ask for those.
     pub labelled_nodes: LabelIdentities,
-    /// Numbers of services' ports, backends and lists.
-    pub services: services::Numbers,
     /// The last epoch of identities.
     pub epoch: u32,
 }
@@ -61,9 +60,6 @@ pub struct PersistedChange {
     /// The same of other nodes by labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labelled_nodes: BTreeMap<u32, Option<Labels>>,
-    /// Numbers of services' ports, backends and lists, each by itself.
-    #[serde(skip_serializing_if = "NumbersChange::is_empty")]
-    pub services: NumbersChange,
     /// The last epoch of identities.
     pub epoch: u32,
 }
@@ -79,8 +75,7 @@ impl Persisted {
             self.name_identities.stamp(),
             self.labelled_nodes.stamp(),
         );
-        let numbers = (self.numbers_stamp(), self.services.stamp());
-        (numbers, identities, self.epoch)
+        (self.numbers_stamp(), identities, self.epoch)
     }
 
     fn numbers_stamp(&self) -> (u32, u32) {
@@ -111,7 +106,6 @@ impl Persisted {
         for (number, labels) in change.labelled_nodes {
             self.labelled_nodes.put(number, labels);
         }
-        self.services.apply(change.services);
         self.epoch = change.epoch;
     }
 }
@@ -137,8 +131,23 @@ impl Controller {
             placed_identities: self.persisted.placed_identities.take_changed(),
             name_identities: self.persisted.name_identities.take_changed(),
             labelled_nodes: self.persisted.labelled_nodes.take_changed(),
-            services: self.persisted.services.take_change(),
             epoch: self.persisted.epoch,
         }
+    }
+
+    /// What an earlier agent has numbered of services. Call it before
+    /// [`adopt`](Self::adopt).
+    pub fn set_service_numbers(&mut self, numbers: services::Numbers) {
+        self.service_numbers = numbers;
+    }
+
+    /// What services have which number; it must survive a restart too.
+    pub fn service_numbers(&self) -> &services::Numbers {
+        &self.service_numbers
+    }
+
+    /// What of them has changed since this was asked last.
+    pub fn take_service_numbers_change(&mut self) -> NumbersChange {
+        self.service_numbers.take_change()
     }
 }

@@ -1,5 +1,5 @@
-//! What a step sees: every observed table at one revision, and what has
-//! changed in each since the last step.
+//! What a step sees: observed tables at one revision, and what has changed in
+//! each since the last step.
 
 use std::collections::BTreeSet;
 
@@ -65,14 +65,13 @@ pub(crate) struct Cursors {
     cidr_groups: Option<u64>,
     services: Option<u64>,
     endpoint_slices: Option<u64>,
-    local_redirects: Option<u64>,
     cilium_endpoints: Option<u64>,
     identities: Option<u64>,
     names: Option<u64>,
     endpoints: Option<u64>,
 }
 
-/// Every observed table.
+/// Every observed table that policy follows from.
 pub(crate) struct View {
     pub(crate) namespaces: Seen<String, Namespace>,
     pub(crate) nodes: Seen<String, Node>,
@@ -81,7 +80,6 @@ pub(crate) struct View {
     pub(crate) cidr_groups: Seen<String, CidrGroup>,
     pub(crate) services: Seen<ObjectKey, Service>,
     pub(crate) endpoint_slices: Seen<ObjectKey, EndpointSlice>,
-    pub(crate) local_redirects: Seen<ObjectKey, LocalRedirect>,
     pub(crate) cilium_endpoints: Seen<ObjectKey, CiliumEndpoint>,
     pub(crate) identities: Seen<u32, IdentityRecord>,
     pub(crate) names: Seen<NameKey, NameAnswer>,
@@ -99,7 +97,6 @@ impl View {
             cidr_groups: Seen::take(&observed.cidr_groups, &mut cursors.cidr_groups),
             services: Seen::take(&observed.services, &mut cursors.services),
             endpoint_slices: Seen::take(&observed.endpoint_slices, &mut cursors.endpoint_slices),
-            local_redirects: Seen::take(&observed.local_redirects, &mut cursors.local_redirects),
             cilium_endpoints: Seen::take(&observed.cilium_endpoints, &mut cursors.cilium_endpoints),
             identities: Seen::take(&observed.identities, &mut cursors.identities),
             names: Seen::take(&observed.names, &mut cursors.names),
@@ -166,24 +163,6 @@ impl View {
             || self.endpoint_slices.is_changed()
     }
 
-    /// Whether what services follow from may have changed.
-    pub(crate) fn services_are_changed(&self) -> bool {
-        self.services.is_changed()
-            || self.endpoint_slices.is_changed()
-            || self.local_redirects.is_changed()
-            || self.pods.is_changed()
-            || self.nodes.is_changed()
-    }
-
-    /// Whether all that services follow from is known.
-    pub(crate) fn services_are_complete(&self) -> bool {
-        self.services.rows.is_complete()
-            && self.endpoint_slices.rows.is_complete()
-            && self.local_redirects.rows.is_complete()
-            && self.pods.rows.is_complete()
-            && self.nodes.rows.is_complete()
-    }
-
     /// Whether policies and all that they refer to are known.
     pub(crate) fn policies_are_complete(&self) -> bool {
         self.policies.rows.is_complete()
@@ -199,10 +178,49 @@ impl View {
             || self.pods.is_changed()
             || self.policies.is_changed()
             || self.groups_are_changed()
-            || self.local_redirects.is_changed()
             || self.cilium_endpoints.is_changed()
             || self.identities.is_changed()
             || self.names.is_changed()
             || self.endpoints.is_changed()
+    }
+}
+
+/// Revisions that the services' step has seen last.
+#[derive(Debug, Default)]
+pub(crate) struct ServicesCursors {
+    services: Option<u64>,
+    endpoint_slices: Option<u64>,
+    local_redirects: Option<u64>,
+    pods: Option<u64>,
+    nodes: Option<u64>,
+}
+
+/// Every observed table that services follow from.
+pub(crate) struct ServicesView {
+    pub(crate) services: Seen<ObjectKey, Service>,
+    pub(crate) endpoint_slices: Seen<ObjectKey, EndpointSlice>,
+    pub(crate) local_redirects: Seen<ObjectKey, LocalRedirect>,
+    pub(crate) pods: Seen<ObjectKey, Pod>,
+    pub(crate) nodes: Seen<String, Node>,
+}
+
+impl ServicesView {
+    pub(crate) fn take(observed: &Observed, cursors: &mut ServicesCursors) -> Self {
+        Self {
+            services: Seen::take(&observed.services, &mut cursors.services),
+            endpoint_slices: Seen::take(&observed.endpoint_slices, &mut cursors.endpoint_slices),
+            local_redirects: Seen::take(&observed.local_redirects, &mut cursors.local_redirects),
+            pods: Seen::take(&observed.pods, &mut cursors.pods),
+            nodes: Seen::take(&observed.nodes, &mut cursors.nodes),
+        }
+    }
+
+    /// Whether all that services follow from is known.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.services.rows.is_complete()
+            && self.endpoint_slices.rows.is_complete()
+            && self.local_redirects.rows.is_complete()
+            && self.pods.rows.is_complete()
+            && self.nodes.rows.is_complete()
     }
 }

@@ -18,6 +18,15 @@ pub(super) fn services(node: &Node, view: &View) -> PartStatus {
             "look at the part sources",
         );
     }
+    if let Some(error) = &view.services_error {
+        return bad(
+            State::Failure,
+            format!(
+                "numbers of services cannot be written, so no change of them reaches the kernel: {error}"
+            ),
+            "see that the state-dir can be written and its disk is not full",
+        );
+    }
     let conditions = view.report.conditions.iter();
     let faults = conditions.filter(|condition| condition.kind == ConditionKind::Fault);
     let faults: Vec<String> = faults.map(|fault| fault.message.clone()).collect();

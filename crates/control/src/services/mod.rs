@@ -39,6 +39,7 @@ use ipnet::IpNet;
 
 pub use endpoints::{selected, target};
 pub use engine::{Engine, Stepped};
+pub use follow::ServicesReport;
 pub use maglev::{SEED as MAGLEV_SEED, TABLE_SIZES as MAGLEV_TABLE_SIZES, table as maglev_table};
 pub use numbers::{KEPT_MS, Numbers, NumbersChange, Remembered, SeenNumbers};
 pub use tables::ServiceTables;

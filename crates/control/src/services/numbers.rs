@@ -3,18 +3,20 @@
 //! What stands in rows that outlive the agent is on disk before: [`Numbers`] is
 //! kept whole and by its changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use axon_model::Protocol;
 use serde::{Deserialize, Serialize};
 
-use super::book::{Book, BookChange, Record};
+use super::book::{Book, BookChange, Record, lenient};
 
 /// Milliseconds for which a number that nobody has is kept in any case: who was
 /// just choosing has written down by then what he chose.
 pub const KEPT_MS: u64 = 60_000;
+/// The longest time between two questions whether the kernel knows one still.
+const ASKED_MS_MAX: u64 = 60 * 60 * 1000;
 
 /// A port of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,19 +83,28 @@ pub enum Remembered {
     Backend(u32),
 }
 
-/// The greatest numbers that rows in the kernel name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The numbers that rows in the kernel name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SeenNumbers {
     /// Of services' ports.
-    pub port: u32,
+    pub ports: BTreeSet<u32>,
     /// Of backends.
-    pub backend: u32,
+    pub backends: BTreeSet<u32>,
     /// Of lists.
-    pub list: u32,
+    pub lists: BTreeSet<u32>,
     /// Of Maglev tables.
-    pub table: u32,
-    /// Generation of frontends.
-    pub generation: u32,
+    pub tables: BTreeSet<u32>,
+    /// Generations of frontends.
+    pub generations: BTreeSet<u32>,
+}
+
+/// Somebody who is gone.
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    /// When the kernel is asked whether it knows him.
+    due_ms: u64,
+    /// How long that was put off last.
+    wait_ms: u64,
 }
 
 /// What has which number.
@@ -104,16 +115,27 @@ pub struct SeenNumbers {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Numbers {
+    #[serde(deserialize_with = "lenient")]
     ports: Book<PortRecord>,
+    #[serde(deserialize_with = "lenient")]
     backends: Book<BackendRecord>,
+    #[serde(deserialize_with = "lenient")]
     lists: Book<Content>,
+    #[serde(deserialize_with = "lenient")]
     tables: Book<Content>,
     /// The last generation of a port's rows. One is never that of two contents,
     /// whoever's they are.
+    #[serde(deserialize_with = "lenient")]
     generation: u32,
-    /// Since when somebody is gone.
+    /// Generations that rows of another life have.
     #[serde(skip)]
-    gone: BTreeMap<Remembered, u64>,
+    generations: BTreeSet<u32>,
+    /// Who is gone.
+    #[serde(skip)]
+    gone: BTreeMap<Remembered, Gone>,
+    /// The same by when the kernel is asked.
+    #[serde(skip)]
+    due: BTreeSet<(u64, Remembered)>,
 }
 
 impl PartialEq for Numbers {
@@ -133,14 +155,27 @@ impl Eq for Numbers {}
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NumbersChange {
-    #[serde(skip_serializing_if = "BookChange::is_empty")]
+    #[serde(
+        skip_serializing_if = "BookChange::is_empty",
+        deserialize_with = "lenient"
+    )]
     ports: BookChange<PortRecord>,
-    #[serde(skip_serializing_if = "BookChange::is_empty")]
+    #[serde(
+        skip_serializing_if = "BookChange::is_empty",
+        deserialize_with = "lenient"
+    )]
     backends: BookChange<BackendRecord>,
-    #[serde(skip_serializing_if = "BookChange::is_empty")]
+    #[serde(
+        skip_serializing_if = "BookChange::is_empty",
+        deserialize_with = "lenient"
+    )]
     lists: BookChange<Content>,
-    #[serde(skip_serializing_if = "BookChange::is_empty")]
+    #[serde(
+        skip_serializing_if = "BookChange::is_empty",
+        deserialize_with = "lenient"
+    )]
     tables: BookChange<Content>,
+    #[serde(deserialize_with = "lenient")]
     generation: u32,
 }
 
@@ -189,7 +224,7 @@ impl Numbers {
             ..PortRecord::default()
         });
         self.ports.change(number, |port| port.gone = false);
-        self.gone.remove(&Remembered::Port(number));
+        self.is_back(Remembered::Port(number));
         number
     }
 
@@ -210,8 +245,14 @@ impl Numbers {
                 backend.generation = backend.generation.wrapping_add(1);
             }
         });
-        self.gone.remove(&Remembered::Backend(id));
+        self.is_back(Remembered::Backend(id));
         id
+    }
+
+    fn is_back(&mut self, number: Remembered) {
+        if let Some(gone) = self.gone.remove(&number) {
+            self.due.remove(&(gone.due_ms, number));
+        }
     }
 
     /// How often a backend has come back.
@@ -222,11 +263,18 @@ impl Numbers {
     /// Gives none of the numbers that rows in the kernel name another meaning, also
     /// where it is not known what they stand for.
     pub(crate) fn reserve(&mut self, seen: SeenNumbers) {
-        self.ports.reserve_through(seen.port);
-        self.backends.reserve_through(seen.backend);
-        self.lists.reserve_through(seen.list);
-        self.tables.reserve_through(seen.table);
-        self.generation = self.generation.max(seen.generation);
+        self.ports.reserve(seen.ports);
+        self.backends.reserve(seen.backends);
+        self.lists.reserve(seen.lists);
+        self.tables.reserve(seen.tables);
+        let greatest = seen.generations.last().copied().unwrap_or(0);
+        self.generation = self.generation.max(greatest);
+        self.generations.extend(seen.generations);
+    }
+
+    /// How many records made no sense when these were read.
+    pub fn lost(&self) -> usize {
+        self.ports.lost() + self.backends.lost() + self.lists.lost() + self.tables.lost()
     }
 
     /// What ports are called, by number.
@@ -237,11 +285,10 @@ impl Numbers {
             .collect()
     }
 
-    /// Whether anything that has gone may be forgotten, if the kernel does not know
-    /// it.
-    pub fn has_gone(&self, now_ms: u64) -> bool {
-        let mut gone = self.gone.values();
-        gone.any(|since| now_ms.saturating_sub(*since) >= KEPT_MS)
+    /// When the kernel is to be asked whether it knows somebody still who is gone
+    /// ([`forget`](Self::forget)); `None` while nobody is.
+    pub fn forget_due_ms(&self) -> Option<u64> {
+        self.due.first().map(|(due_ms, _)| *due_ms)
     }
 
     /// The number of a list.
@@ -263,7 +310,12 @@ impl Numbers {
         if let Some(known) = self.ports.get(port).filter(|p| p.content == content) {
             return known.generation;
         }
-        self.generation = self.generation.wrapping_add(1).max(1);
+        loop {
+            self.generation = self.generation.wrapping_add(1).max(1);
+            if !self.generations.contains(&self.generation) {
+                break;
+            }
+        }
         let generation = self.generation;
         self.ports.change(port, |port| {
             port.generation = generation;
@@ -286,7 +338,19 @@ impl Numbers {
             }),
             Remembered::Backend(id) => self.backends.change(id, |backend| backend.gone = true),
         };
-        self.gone.entry(number).or_insert(now_ms);
+        if !self.gone.contains_key(&number) {
+            self.put_off(now_ms, number, KEPT_MS);
+        }
+    }
+
+    /// Has the kernel be asked about somebody who is gone, in so long.
+    fn put_off(&mut self, now_ms: u64, number: Remembered, wait_ms: u64) {
+        let due_ms = now_ms.saturating_add(wait_ms);
+        let gone = Gone { due_ms, wait_ms };
+        if let Some(before) = self.gone.insert(number, gone) {
+            self.due.remove(&(before.due_ms, number));
+        }
+        self.due.insert((due_ms, number));
     }
 
     /// Every port and backend that has a number.
@@ -318,31 +382,36 @@ impl Numbers {
     }
 
     /// Forgets who has been gone for [`KEPT_MS`] and of whom the kernel knows
-    /// nothing. A port is known as long as one of its backends is.
+    /// nothing. A port is known as long as one of its backends is. Who is known
+    /// still is asked about later, each time after twice as long.
     pub fn forget(&mut self, now_ms: u64, is_in_kernel: impl Fn(Remembered) -> bool) {
-        let due = self.gone.iter();
-        let due = due.filter(|(number, since)| {
-            now_ms.saturating_sub(**since) >= KEPT_MS && !is_in_kernel(**number)
-        });
-        let due: Vec<Remembered> = due.map(|(number, _)| *number).collect();
-        for number in &due {
+        let due = self.due.iter().take_while(|(due_ms, _)| *due_ms <= now_ms);
+        let due: Vec<Remembered> = due.map(|(_, number)| *number).collect();
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            due.into_iter().partition(|number| is_in_kernel(*number));
+        for number in &unknown {
             if let Remembered::Backend(id) = number {
                 self.backends.remove(*id);
-                self.gone.remove(number);
+                self.is_back(*number);
             }
         }
-        let kept: std::collections::BTreeSet<u32> = self
-            .backends
-            .iter()
-            .map(|(_, known)| known.service)
-            .collect();
-        for number in &due {
-            if let Remembered::Port(port) = number
-                && !kept.contains(port)
-            {
-                self.ports.remove(*port);
-                self.gone.remove(number);
+        let backends = self.backends.iter();
+        let kept: BTreeSet<u32> = backends.map(|(_, known)| known.service).collect();
+        let mut late = known;
+        for number in unknown {
+            match number {
+                Remembered::Backend(_) => {}
+                Remembered::Port(port) if kept.contains(&port) => late.push(number),
+                Remembered::Port(port) => {
+                    self.ports.remove(port);
+                    self.is_back(number);
+                }
             }
+        }
+        for number in late {
+            let waited_ms = self.gone.get(&number).map_or(KEPT_MS, |gone| gone.wait_ms);
+            let wait_ms = waited_ms.saturating_mul(2).min(ASKED_MS_MAX);
+            self.put_off(now_ms, number, wait_ms);
         }
     }
 
@@ -365,7 +434,7 @@ impl Numbers {
 
     /// Carries out a change of another life.
     pub fn apply(&mut self, change: NumbersChange) {
-        if !change.is_empty() {
+        if !change.is_empty() && change.generation != 0 {
             self.generation = change.generation;
         }
         self.ports.apply(change.ports);

@@ -311,3 +311,49 @@ fn what_is_wrong_with_a_service_is_told() {
         .write(|txn| txn.insert(key, Service::default()));
     assert!(told(&mut c).is_empty());
 }
+
+/// Policy comes first, and has numbers of its own.
+#[test]
+fn services_have_a_step_and_numbers_of_their_own() {
+    let mut c = Cluster::new(crate::world::config());
+    let key = ObjectKey::new("shop", "web");
+    let mut row = Service::default();
+    row.spec.has_v4 = true;
+    row.spec.cluster_ips = vec![axon_model::Written {
+        field: "spec.clusterIP".into(),
+        addr: ip("10.96.0.1"),
+    }];
+    row.spec.ports = vec![axon_model::ServicePort {
+        index: 0,
+        name: String::new(),
+        protocol: axon_model::Protocol::TCP,
+        port: 80,
+        target: axon_model::TargetPort::Number(8080),
+        node_port: 0,
+    }];
+    c.observed.services.write(|txn| txn.insert(key, row));
+    slice(&c, "web", &["10.0.2.9"]);
+    c.complete();
+    let frontends = |c: &Cluster| {
+        let services = c.controller.desired_services();
+        services.frontends.snapshot().len()
+    };
+    let report = c.controller.step(0, &c.observed, &c.desired);
+    assert!(report.persist, "sets have numbers");
+    assert_eq!(frontends(&c), 0, "nothing of services yet");
+    let first = c.controller.step_services(0, &c.observed);
+    assert!(first.persist && frontends(&c) > 0);
+
+    // Who comes and goes behind a service is nothing that policy writes down.
+    let later = 1_000_000;
+    c.controller.step(later, &c.observed, &c.desired);
+    let before = c.controller.persisted().clone();
+    slice(&c, "web", &["10.0.2.9", "10.0.2.10"]);
+    assert!(!c.controller.step(later, &c.observed, &c.desired).persist);
+    let key = ObjectKey::new("shop", "web");
+    c.observed.services.write(|txn| txn.remove(&key));
+    assert!(!c.controller.step(later, &c.observed, &c.desired).persist);
+    assert!(c.controller.step_services(later, &c.observed).persist);
+    assert_eq!(c.controller.persisted(), &before);
+    assert_eq!(frontends(&c), 0);
+}

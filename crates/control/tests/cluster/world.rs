@@ -105,8 +105,11 @@ impl Cluster {
     }
 
     pub(crate) fn step(&mut self) -> StepReport {
-        self.controller
-            .step(self.now_ms, &self.observed, &self.desired)
+        let controller = &mut self.controller;
+        let mut report = controller.step(self.now_ms, &self.observed, &self.desired);
+        let of_services = controller.step_services(self.now_ms, &self.observed);
+        report.conditions.extend(of_services.conditions);
+        report
     }
 
     /// The agent starts again: what is observed and pinned stays.

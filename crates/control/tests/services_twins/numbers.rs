@@ -90,3 +90,36 @@ fn a_number_is_kept_until_the_kernel_has_forgotten_it() {
     let another = [(1, 0), (3, 0)].into();
     assert_eq!(comes(&mut engine, &mut numbers), another);
 }
+
+#[test]
+fn who_is_gone_is_asked_about_when_it_is_due() {
+    let mut numbers = Numbers::default();
+    let mut engine = engine(1, 2);
+    engine.step(0, &mut numbers);
+    assert_eq!(numbers.forget_due_ms(), None, "nobody is gone");
+    let (key, one) = slice(0, 1);
+    engine.set_slice(&key, Some(one));
+    engine.step(1000, &mut numbers);
+    let mut due_ms = 1000 + KEPT_MS;
+    assert_eq!(numbers.forget_due_ms(), Some(due_ms));
+    let is_known = |number| number == Remembered::Backend(2);
+    numbers.forget(due_ms - 1, |_| panic!("it is not due"));
+    // Twice as long each time, up to an hour.
+    for minutes in [2, 4, 8, 16, 32, 60, 60] {
+        numbers.forget(due_ms, is_known);
+        due_ms += minutes * 60_000;
+        assert_eq!(numbers.forget_due_ms(), Some(due_ms));
+    }
+    numbers.forget(due_ms, |_| false);
+    assert_eq!(numbers.forget_due_ms(), None);
+
+    // A port is known as long as one of its backends is.
+    engine.set_service(&service(0).0, None);
+    engine.set_slice(&key, None);
+    engine.step(0, &mut numbers);
+    let is_known = |number| number == Remembered::Backend(1);
+    numbers.forget(KEPT_MS, is_known);
+    assert_eq!(numbers.forget_due_ms(), Some(3 * KEPT_MS));
+    numbers.forget(3 * KEPT_MS, |_| false);
+    assert_eq!(numbers.forget_due_ms(), None);
+}
