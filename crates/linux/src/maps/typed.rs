@@ -1,5 +1,6 @@
 //! One map with the types of its keys and values.
 
+use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use crate::sys::RawMap;
 
 /// How often memory is asked for again, a millisecond apart.
 const OUT_OF_MEMORY_TRIES: u32 = 20;
+/// The same for many entries together: whoever writes them has more to do.
+const OUT_OF_MEMORY_TRIES_OF_ALL: u32 = 100;
 /// Entries that are written at once.
 const BATCH_ENTRIES: usize = 4096;
 
@@ -97,7 +100,7 @@ where
     /// # Errors
     /// [`MapError::Full`], [`MapError::Syscall`].
     pub fn insert(&self, key: &K, value: &V) -> Result<(), MapError> {
-        self.write(key, value, 0)
+        self.write((key, value), 0, &Cell::new(OUT_OF_MEMORY_TRIES))
     }
 
     /// Puts a value in place if there is none; says whether it did.
@@ -105,7 +108,8 @@ where
     /// # Errors
     /// [`MapError::Full`], [`MapError::Syscall`].
     pub fn insert_new(&self, key: &K, value: &V) -> Result<bool, MapError> {
-        match self.write(key, value, crate::sys::NOEXIST) {
+        let tries = Cell::new(OUT_OF_MEMORY_TRIES);
+        match self.write((key, value), crate::sys::NOEXIST, &tries) {
             Ok(()) => Ok(true),
             Err(MapError::Syscall { source, .. })
                 if source.kind() == io::ErrorKind::AlreadyExists =>
@@ -116,18 +120,20 @@ where
         }
     }
 
-    fn write(&self, key: &K, value: &V, flags: u64) -> Result<(), MapError> {
+    /// Writes an entry; memory that lacks is asked for again as often as `tries` says,
+    /// which is counted down.
+    fn write(&self, (key, value): (&K, &V), flags: u64, tries: &Cell<u32>) -> Result<(), MapError> {
         let update = || self.raw.update(key.as_bytes(), value.as_bytes(), flags);
         let mut said = update();
+        let lacks_memory = |error: &io::Error| error.raw_os_error() == Some(libc::ENOMEM);
         // The kernel lays in memory for entries made on demand a little behind their making.
-        for _ in 0..OUT_OF_MEMORY_TRIES {
-            match &said {
-                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
-                    std::thread::sleep(Duration::from_millis(1));
-                    said = update();
-                }
-                _ => break,
+        for _ in 0..OUT_OF_MEMORY_TRIES.min(tries.get()) {
+            if !said.as_ref().is_err_and(lacks_memory) {
+                break;
             }
+            tries.set(tries.get().saturating_sub(1));
+            std::thread::sleep(Duration::from_millis(1));
+            said = update();
         }
         said.map_err(|error| match error.raw_os_error() {
             // Hashes say E2BIG, tries ENOSPC.
@@ -154,8 +160,9 @@ where
             let values: Vec<u8> = values.copied().collect();
             self.raw.update_all(&keys, &values)
         };
+        let tries = Cell::new(OUT_OF_MEMORY_TRIES_OF_ALL);
         let one = |n: usize| match entries.get(n) {
-            Some((key, value)) => self.insert(key, value),
+            Some((key, value)) => self.write((key, value), 0, &tries),
             None => Ok(()),
         };
         in_batches(entries.len(), write, one)
