@@ -70,6 +70,13 @@ pub struct Paths {
     pub bpf: PathBuf,
 }
 
+impl Paths {
+    /// Manifests of the services that the API was told of.
+    pub(crate) fn services(&self) -> PathBuf {
+        self.lib.join("services")
+    }
+}
+
 impl Config {
     /// Reads the options: flags, environment, config directory, defaults.
     ///

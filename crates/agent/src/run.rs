@@ -126,7 +126,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
     let (handle, inbox) = EngineHandle::new();
     setup::wake_on_changes(&observed, &handle);
     let stop = CancellationToken::new();
-    let source = DirectorySource::spawn(setup::source(&config), observed.clone(), stop.clone());
+    let source = DirectorySource::spawn(setup::source(&config)?, observed.clone(), stop.clone());
     let (view, seen) = watch::channel(Arc::new(View::default()));
     let (uplinks, known_uplinks) = watch::channel(facts);
     let names = Arc::new(arc_swap::ArcSwap::default());

@@ -244,13 +244,19 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
+    use axon_abi::{
+        AffinityEntry, ServiceClient, ServiceFlow, ServiceFlowKey, SocketEntry, SocketKey,
+    };
+    use axon_control::services::Remembered;
+    use axon_linux::{Datapath, DatapathConfig, Maps, netns};
     use tokio::sync::watch;
     use tokio::time::Instant;
     use tokio_util::sync::CancellationToken;
 
-    use super::{follow_due, millis};
+    use super::{follow_due, millis, remembered, seen};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -277,5 +283,75 @@ mod tests {
         tokio::join!(follow_due(due, stop.clone(), now_ms, look), told);
         let hours: Vec<u64> = looks.borrow().iter().map(|ms| ms / millis(HOUR)).collect();
         assert_eq!(hours, [12, 13]);
+    }
+
+    /// Looks at the maps of a node of its own.
+    fn with_maps(name: &str, look: impl FnOnce(&Maps) + Send) {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let name = format!("axt-{name}-{}", std::process::id());
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = DatapathConfig {
+            bpf_root: dir.path().join("bpf"),
+            node: "n1".to_owned(),
+            ..DatapathConfig::default()
+        };
+        let path = netns::create(&name).expect("a namespace");
+        let looked = netns::within_path(&path, || {
+            let datapath = Datapath::open(&config).expect("a datapath");
+            let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                look(datapath.maps());
+            }));
+            drop(datapath);
+            axon_linux::cleanup(&config.bpf_root, true).expect("a clean node");
+            looked
+        });
+        netns::delete(&name).expect("the namespace goes");
+        if let Err(panic) = looked.expect("the node's namespace") {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    #[test]
+    fn whatever_programs_have_written_down_is_known() {
+        with_maps("known", |maps| {
+            let client = ServiceClient {
+                service: 1,
+                ..ServiceClient::default()
+            };
+            let affinity = AffinityEntry {
+                backend: 11,
+                ..AffinityEntry::default()
+            };
+            maps.service_affinity
+                .insert(&client, &affinity)
+                .expect("written");
+            let socket = SocketEntry {
+                service: 2,
+                backend: 12,
+                ..SocketEntry::default()
+            };
+            maps.socket
+                .insert(&SocketKey::default(), &socket)
+                .expect("written");
+            let flow = ServiceFlow {
+                service: 3,
+                backend: 13,
+                ..ServiceFlow::default()
+            };
+            maps.service_flow
+                .insert(&ServiceFlowKey::default(), &flow)
+                .expect("written");
+            let mut known = BTreeSet::new();
+            assert!(remembered(maps, &mut known).iter().all(Result::is_ok));
+            let ports = [1, 2, 3].map(Remembered::Port);
+            let backends = [11, 12, 13].map(Remembered::Backend);
+            assert_eq!(known, ports.into_iter().chain(backends).collect());
+            let seen = seen(maps);
+            assert!(seen.ports.is_superset(&[1, 2, 3].into()), "{seen:?}");
+            assert!(seen.backends.is_superset(&[11, 12, 13].into()), "{seen:?}");
+        });
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::Context;
 use axon_abi::{HOST_DEVICE, MAPS};
 use axon_control::services::Numbers;
 use axon_control::{Adopted, Capacity, Controller, IdentityMode, Persisted};
@@ -235,12 +236,18 @@ pub(crate) fn reconciler(maps: Maps) -> KernelReconciler {
 }
 
 /// What is followed, and where its last good content is kept.
-pub(crate) fn source(config: &Config) -> axon_sources::Config {
-    axon_sources::Config {
+///
+/// Services that the API was told of are manifests too, in a directory of their own.
+pub(crate) fn source(config: &Config) -> anyhow::Result<axon_sources::Config> {
+    let own = config.paths.services();
+    let made = std::fs::create_dir_all(&own);
+    made.with_context(|| format!("making directory {} failed", own.display()))?;
+    let directories = config.manifests.iter().cloned().chain([own]).collect();
+    Ok(axon_sources::Config {
         last_good: Some(config.paths.lib.join("sources")),
         settle: Duration::from_millis(30),
-        ..axon_sources::Config::new(config.manifests.clone())
-    }
+        ..axon_sources::Config::new(directories)
+    })
 }
 
 /// Every observed table wakes the control loop.

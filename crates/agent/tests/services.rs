@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use bench::{Bench, agent_process, is_root};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Not a test of its own: the agent of the others, if they say so.
 #[test]
@@ -305,5 +305,129 @@ fn rows_wait_until_their_numbers_are_on_disk_and_policy_does_not() {
         behind(bench, "web") == are(&["10.78.0.2", "10.78.0.9"])
     });
     assert_eq!(numbers(), before);
+    bench.stop();
+}
+
+fn upsert(address: &str, backends: &[&str]) -> Value {
+    let backends = backends.iter();
+    let backends: Vec<Value> = backends
+        .map(|address| json!({"address": address, "port": 8080}))
+        .collect();
+    let port = json!({"name": "http", "port": 80, "backends": backends});
+    json!({"addresses": [address], "ports": [port]})
+}
+
+/// Puts a service; the answer with its status.
+fn put(bench: &Bench, name: &str, body: &Value) -> (u16, Value) {
+    let path = format!("/v1/service/default/{name}");
+    let (status, answer) = bench.request("PUT", &path, Some(body));
+    (
+        status,
+        serde_json::from_str(&answer).unwrap_or(answer.into()),
+    )
+}
+
+#[test]
+fn the_api_has_services_of_its_own() {
+    if !is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    // Without Kubernetes: no manifest of anything.
+    let mut bench = Bench::new("svc-api");
+    bench.start();
+    let (status, answer) = put(&bench, "own", &upsert("192.0.2.80", &["10.78.0.1"]));
+    assert_eq!(status, 201, "{answer}\n{}", bench.log());
+    assert_eq!(answer["created"], true);
+    let frontend = &answer["frontends"][0];
+    assert_eq!(frontend["spec"]["frontend-address"]["ip"], "192.0.2.80");
+    assert_eq!(frontend["spec"]["flags"]["type"], "LoadBalancer");
+    assert_eq!(frontend["status"]["realized"], frontend["spec"], "in force");
+    assert_eq!(behind(&bench, "own"), are(&["10.78.0.1"]));
+
+    let two = upsert("192.0.2.80", &["10.78.0.1", "10.78.0.2"]);
+    let (status, answer) = put(&bench, "own", &two);
+    assert_eq!(
+        (status, &answer["created"]),
+        (200, &json!(false)),
+        "{answer}"
+    );
+    assert_eq!(behind(&bench, "own"), are(&["10.78.0.1", "10.78.0.2"]));
+    assert_eq!(answer["frontends"], bench.json("/v1/service/default/own"));
+
+    // Another wants its address, and has one of its own.
+    let mut other = upsert("192.0.2.80", &["10.78.0.3"]);
+    other["addresses"] = json!(["192.0.2.81", "192.0.2.80"]);
+    let (status, answer) = put(&bench, "other", &other);
+    assert_eq!(
+        (status, &answer["left-out"][0]["field"]),
+        (201, &json!("addresses[1]"))
+    );
+    let reason = answer["left-out"][0]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("Service default/own"), "{answer}");
+    assert_eq!(
+        answer["frontends"].as_array().map(Vec::len),
+        Some(1),
+        "{answer}"
+    );
+
+    // What is wrong changes nothing.
+    for (pointer, value, part) in [
+        (
+            "/ports/0/backends/1/address",
+            json!("10.78.0"),
+            "ports[0].backends[1].address",
+        ),
+        ("/ports/0/port", json!("http"), "ports[0].port"),
+        ("/algorithm", json!("maglev"), "bpf-lb-algorithm-annotation"),
+    ] {
+        let mut body = two.clone();
+        body["algorithm"] = "".into();
+        *body.pointer_mut(pointer).expect(pointer) = value;
+        let (status, answer) = put(&bench, "own", &body);
+        assert_eq!(status, 400, "{answer}");
+        let error = answer["error"].as_str().unwrap_or_default();
+        assert!(error.contains(part), "{answer}");
+    }
+    let (status, answer) = bench.request("PUT", "/v1/service/default/Own", Some(&two));
+    assert!(
+        status == 400 && answer.contains("name: \\\"Own\\\""),
+        "{answer}"
+    );
+    assert_eq!(behind(&bench, "own"), are(&["10.78.0.1", "10.78.0.2"]));
+
+    // It is there for the next agent, under its numbers.
+    let before = row(&bench, "own").expect("a row");
+    bench.kill();
+    bench.start();
+    assert_eq!(row(&bench, "own"), Some(before));
+
+    // What a manifest says is the manifest's.
+    bench.manifest("web.yaml", &service("web", "10.96.0.10", "{}"));
+    bench.until("a manifest's", |bench| row(bench, "web").is_some());
+    assert_eq!(put(&bench, "web", &two).0, 409);
+    let delete = |bench: &Bench, name: &str| {
+        bench.request("DELETE", &format!("/v1/service/default/{name}"), None)
+    };
+    assert_eq!(delete(&bench, "web").0, 409);
+    assert!(row(&bench, "web").is_some());
+
+    assert_eq!(delete(&bench, "own").0, 200);
+    assert_eq!(row(&bench, "own"), None);
+    assert_eq!(delete(&bench, "own").0, 404);
+    // Its address is the other's now.
+    assert_eq!(
+        bench
+            .json("/v1/service/default/other")
+            .as_array()
+            .map(Vec::len),
+        Some(2)
+    );
+    bench.kill();
+    bench.start();
+    assert_eq!(
+        (row(&bench, "own"), behind(&bench, "other")),
+        (None, are(&["10.78.0.3"]))
+    );
     bench.stop();
 }

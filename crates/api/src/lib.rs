@@ -23,3 +23,4 @@ mod select;
 pub mod services;
 pub mod state;
 mod tree;
+pub mod upsert;

@@ -33,4 +33,4 @@ pub use directory::{Config, DirectorySource, SourceBroken, SourceHandle};
 pub use status::{
     Conflict, DirectoryError, FileError, FileStatus, NotKept, PolicyRefusal, SourceStatus,
 };
-pub use write::{remove_manifest, write_manifest_atomic};
+pub use write::{remove_manifest, write_manifest_atomic, write_manifest_durably};

@@ -22,6 +22,16 @@ pub fn write_manifest_atomic(dir: &Path, name: &str, yaml: &str) -> io::Result<(
     write_atomic(dir, name, yaml.as_bytes(), |_| Ok(()))
 }
 
+/// The same, and waits for the disk: what is written outlives a power cut.
+///
+/// # Errors
+/// What the file system says; a name that no source would read.
+pub fn write_manifest_durably(dir: &Path, name: &str, yaml: &str) -> io::Result<()> {
+    check_name(name)?;
+    write_atomic(dir, name, yaml.as_bytes(), File::sync_data)?;
+    sync_directory(dir)
+}
+
 /// Removes `dir/name`; none is as good as removed.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ mod monitor;
 mod service;
 mod socket;
 mod state;
+mod upsert;
 pub(crate) mod views;
 
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub(crate) struct Api {
     pub(crate) node: Arc<Node>,
     requests: Semaphore,
     monitors: Arc<Semaphore>,
+    /// Who writes the services that the API is told of.
+    services: tokio::sync::Mutex<()>,
 }
 
 /// Serves until the agent stops.
@@ -61,6 +64,7 @@ fn router(node: Arc<Node>) -> Router {
         node,
         requests: Semaphore::new(REQUESTS_MAX),
         monitors: Arc::new(Semaphore::new(MONITORS_MAX)),
+        services: tokio::sync::Mutex::default(),
     });
     let endpoint = get(endpoint::list)
         .put(endpoint::create)
@@ -80,6 +84,10 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/identity/{id}", get(views::identity))
         .route("/v1/ip", get(views::ips))
         .route("/v1/service", get(service::list))
+        .route(
+            "/v1/service/{namespace}/{name}",
+            get(service::get).put(upsert::put).delete(upsert::delete),
+        )
         .route("/v1/cluster", get(cluster::cluster))
         .route("/v1/policy", get(views::policy))
         .route("/v1/policy/selectors", get(views::selectors))

@@ -10,7 +10,7 @@ use axon_api::services::{
 use axon_linux::{MapError, Maps};
 use axon_model::{DesiredServices, ObjectKey, Observed};
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 
 use super::Api;
 use super::views::{ask, blocking};
@@ -19,11 +19,38 @@ use crate::node::Node;
 use crate::problem::{Refusal, chain};
 
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Json<Vec<ServiceView>>, Refusal> {
-    let names = ask(&api, |controller| controller.service_port_names()).await?;
+    all(&api).await.map(Json)
+}
+
+/// The frontends of one service.
+pub(super) async fn get(
+    State(api): State<Arc<Api>>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Result<Json<Vec<ServiceView>>, Refusal> {
+    let key = ObjectKey::new(&namespace, &name);
+    let views = of(&api, &key).await?;
+    if views.is_empty() {
+        let error = format!("there is no service {key} with a frontend");
+        return Err(Refusal::absent(error, "see GET /v1/service"));
+    }
+    Ok(Json(views))
+}
+
+async fn all(api: &Api) -> Result<Vec<ServiceView>, Refusal> {
+    let names = ask(api, |controller| controller.service_port_names()).await?;
     let node = Arc::clone(&api.node);
     let views = blocking(move || views(&node, &names)).await?;
-    let views = views.map_err(|error| Refusal::node(chain(&error), "see axon status"))?;
-    Ok(Json(views))
+    views.map_err(|error| Refusal::node(chain(&error), "see axon status"))
+}
+
+/// The frontends of a service.
+pub(super) async fn of(api: &Api, key: &ObjectKey) -> Result<Vec<ServiceView>, Refusal> {
+    let mut views = all(api).await?;
+    views.retain(|view| {
+        let flags = &view.spec.flags;
+        (&flags.namespace, &flags.name) == (&key.namespace, &key.name)
+    });
+    Ok(views)
 }
 
 /// Where a frontend's lists and backends are looked up.

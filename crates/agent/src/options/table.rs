@@ -97,7 +97,7 @@ pub const OPTIONS: &[Spec] = &[
         "lib-dir",
         Path,
         "/var/lib/axon",
-        "Where the last good content of manifests, and what holds the node itself, is kept, over reboots too",
+        "Where the last good content of manifests, services that the API was told of, and what holds the node itself are kept, over reboots too",
     ),
     option(
         "socket-path",

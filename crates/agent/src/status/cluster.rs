@@ -42,14 +42,15 @@ pub(super) fn agent(node: &Node, view: &View) -> PartStatus {
 }
 
 pub(super) fn sources(node: &Node) -> PartStatus {
-    if node.config.manifests.is_empty() {
+    let status = node.sources.borrow().clone();
+    // Those of the API's services are files too.
+    if node.config.manifests.is_empty() && status.files.is_empty() {
         return bad(
             State::Warning,
             "no source of manifests is configured",
-            "name a directory by manifests-dir",
+            "name a directory by manifests-dir, or have services by axon service upsert",
         );
     }
-    let status = node.sources.borrow().clone();
     let lost: Vec<String> = status.files.iter().filter_map(lost).collect();
     if !lost.is_empty() {
         return bad(

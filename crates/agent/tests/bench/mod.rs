@@ -288,6 +288,11 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
         body
     }
 
+    /// The same, as JSON.
+    pub(crate) fn json(&self, path: &str) -> Value {
+        serde_json::from_str(&self.get(path)).expect("json")
+    }
+
     pub(crate) fn netns_name(&self, pod: &str) -> String {
         format!("{}-{pod}", self.name)
     }

@@ -32,6 +32,7 @@ pub use pod::{
     Condition, Container, ContainerPort, EnvVar, ExecAction, HttpGetAction, IntOrString, Pod,
     PodIp, PodSpec, PodStatus, Probe, RestartPolicy, TcpSocketAction,
 };
+pub(crate) use service::SERVICE_NAME;
 pub use service::{
     ClientIpConfig, Endpoint, EndpointConditions, EndpointHint, EndpointHints, EndpointPort,
     EndpointSlice, LoadBalancerIngress, LoadBalancerStatus, Service, ServicePort, ServiceSpec,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{IntOrString, Metadata};
 
 /// Label of a slice: the service it belongs to.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// A service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
