@@ -216,6 +216,7 @@ fn a_node_and_its_processes() {
         assert!(!lands(&node, "alliance", address), "{address}");
     }
     drops_are_told(&node);
+    services_are_balanced(&node);
     the_state_is_told(&node, &endpoint);
     the_end(node, server);
 }
@@ -284,6 +285,118 @@ fn drops_are_told(node: &Node) {
 }
 
 /// Every list has the endpoint, with and without the agent's help.
+/// Services of the command line, and what is told of them.
+fn services_are_balanced(node: &Node) {
+    let upsert = |backends: &[&str]| {
+        let words = [
+            "service",
+            "upsert",
+            "shop/web",
+            "--frontend",
+            "192.0.2.80:80",
+        ];
+        let backends = backends.iter().flat_map(|backend| ["--backend", backend]);
+        node.json(&words.into_iter().chain(backends).collect::<Vec<_>>())
+    };
+    assert_eq!(upsert(&["10.9.0.1:8080"])["created"], true);
+    let answer = upsert(&["10.9.0.1:8080", "10.9.0.2:8080"]);
+    assert_eq!(answer["created"], false);
+    let spec = &answer["frontends"][0]["spec"];
+    assert_eq!(spec["backend-addresses"].as_array().map(Vec::len), Some(2));
+    assert_eq!(
+        node.json(&["service", "get", "shop/web"]),
+        answer["frontends"]
+    );
+
+    // Several ports, by a file; what is wrong in it, and what somebody else has.
+    let file = node.path("dns.json");
+    let body = |port: &str, address: &str| {
+        let backend = r#"{"address": "10.9.0.3", "port": 5353}"#;
+        let ports = ["UDP", "TCP"].map(|protocol| {
+            format!(r#"{{"name": "dns-{}", "port": {port}, "protocol": "{protocol}", "backends": [{backend}]}}"#, protocol.to_lowercase())
+        });
+        let ports = ports.join(", ");
+        fs::write(
+            &file,
+            format!(r#"{{"addresses": ["{address}"], "ports": [{ports}]}}"#),
+        )
+        .expect("written");
+    };
+    let put = || node.axon(&["service", "upsert", "shop/dns", "-f", &file]);
+    body("0", "192.0.2.53");
+    let output = put();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output).contains("ports[0].port: 0 is no port"),
+        "{}",
+        text(&output)
+    );
+    body("80", "192.0.2.80");
+    let output = put();
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("addresses[0]: ") && told.contains("Service shop/web"),
+        "{told}"
+    );
+    body("53", "192.0.2.53");
+    assert!(put().status.success(), "{}", text(&put()));
+
+    let root = node.path("bpf");
+    for (verb, words) in [
+        (
+            &["service", "list"][..],
+            &[
+                "192.0.2.80:80/TCP",
+                "LoadBalancer",
+                "shop/web",
+                "10.9.0.1:8080 (active)",
+                "192.0.2.53:53/UDP",
+                "shop/dns:dns-udp",
+            ][..],
+        ),
+        (
+            &["service", "get", "shop/dns"],
+            &["192.0.2.53:53/TCP", "10.9.0.3:5353 (active)"],
+        ),
+        (
+            &["bpf", "lb", "list"],
+            &[
+                "192.0.2.80:80/TCP",
+                "shop/web",
+                "10.9.0.1:8080, 10.9.0.2:8080",
+            ],
+        ),
+        (
+            &["bpf", "lb", "list", "--bpf-root", &root],
+            &["192.0.2.80:80/TCP", "10.9.0.2:8080"],
+        ),
+        (
+            &["bpf", "lb", "backends"],
+            &["10.9.0.1:8080/TCP", "active", "internal", "shop/web"],
+        ),
+        (&["bpf", "lb", "maglev"], &["TABLE"]),
+        (&["bpf", "lb", "affinity"], &["CLIENT"]),
+        (&["bpf", "lb", "source-ranges"], &["CIDR"]),
+    ] {
+        let output = node.axon(verb);
+        let told = text(&output);
+        println!("$ axon {}\n{told}", verb.join(" "));
+        let all = words.iter().all(|words| told.contains(words));
+        assert!(output.status.success() && all, "{verb:?}: {told}");
+    }
+    for name in ["shop/web", "shop/dns"] {
+        let delete = || node.axon(&["service", "delete", name]);
+        assert!(delete().status.success());
+        assert_eq!(delete().status.code(), Some(4), "{name} is gone");
+    }
+    assert_eq!(
+        node.axon(&["service", "get", "shop/web"]).status.code(),
+        Some(4)
+    );
+    assert_eq!(node.json(&["bpf", "lb", "list"]), serde_json::json!([]));
+}
+
 fn the_state_is_told(node: &Node, endpoint: &Value) {
     let id = endpoint["id"].to_string();
     let identity = endpoint["status"]["identity"]["id"].to_string();

@@ -4,8 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 
 use axon_api::services::{BackendAddress, FrontendView, ServiceView};
+use axon_api::upsert::{LeftOut, Upserted};
+use axon_cni::http::escape;
 
 use super::evaluate;
+use super::upsert::Upsert;
 use crate::client::Asking;
 use crate::failure::{ABSENT, Failure};
 use crate::output::{or_dash, print, table};
@@ -20,6 +23,24 @@ pub(crate) enum Verb {
     /// One service: all its addresses and ports.
     Get {
         /// Its number, or NAMESPACE/NAME.
+        service: String,
+    },
+    /// Has the agent balance a service that no manifest tells of, or have it be
+    /// another: whole, whatever it was before. It stays over restarts, until it is
+    /// deleted.
+    ///
+    /// One port can be told by options; several, each with backends of its own, by a
+    /// file (`-f`) with the body of PUT /v1/service/NAMESPACE/NAME, in JSON:
+    ///
+    /// {"addresses": ["192.0.2.10"], "ports": [{"name": "http", "port": 80,
+    /// "backends": [{"address": "10.0.0.1", "port": 8080}]}]}
+    ///
+    /// What of it is not in force, as somebody else has the address, is told, and the
+    /// exit status is 1.
+    Upsert(Box<Upsert>),
+    /// Has the agent balance it no more.
+    Delete {
+        /// NAMESPACE/NAME.
         service: String,
     },
     /// What would become of these connections to services? No agent is needed.
@@ -54,8 +75,44 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             }
             print(args.common.output, &all, |all| list(all))
         }
+        Verb::Upsert(upsert) => {
+            let path = path(&upsert.service)?;
+            let body = upsert.body()?;
+            let answer: Upserted = args.common.client().json("PUT", &path, Some(&body))?;
+            print(args.common.output, &answer, upserted)?;
+            match answer.left_out.len() {
+                0 => Ok(()),
+                _ => Err(Failure::new("not all of the service is in force")),
+            }
+        }
+        Verb::Delete { service } => {
+            let client = args.common.client();
+            Ok(client.done("DELETE", &path(service)?, None::<&()>)?)
+        }
         Verb::Evaluate => evaluate::run(evaluate::SERVICE, io::stdin().lock(), io::stdout().lock()),
     }
+}
+
+/// Where the API has a service.
+fn path(service: &str) -> Result<String, Failure> {
+    let parts = service.split_once('/');
+    let parts = parts.filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
+    let (namespace, name) = parts
+        .ok_or_else(|| Failure::usage(format!("{service:?} is no service; give NAMESPACE/NAME")))?;
+    Ok(format!(
+        "/v1/service/{}/{}",
+        escape(namespace),
+        escape(name)
+    ))
+}
+
+fn upserted(answer: &Upserted) -> String {
+    let mut text = list(&answer.frontends);
+    for left_out in &answer.left_out {
+        let LeftOut { field, reason } = left_out;
+        text.push_str(&format!("{field}: {reason}; it is left out\n"));
+    }
+    text
 }
 
 fn is_called(view: &FrontendView, name: &str) -> bool {
