@@ -106,22 +106,24 @@ impl Asker {
 }
 
 /// Somebody wants to speak to an address.
+// The addresses begin at whole words: the kernel lets no program write a word to its stack elsewhere.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
-    /// Where he stands.
-    pub asker: Asker,
     /// The address.
     pub addr: IpKey,
-    /// The port.
-    pub port: Be16,
-    /// IP protocol number.
-    pub protocol: u8,
     /// Who he is to affinity: his address, or the cookie of his namespace.
     pub client: IpKey,
     /// His address, as far as it is known.
     pub source: IpKey,
+    /// The port.
+    pub port: Be16,
     /// His port, as far as it is known.
     pub source_port: Be16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Where he stands.
+    pub asker: Asker,
 }
 
 /// What becomes of it.
@@ -140,12 +142,14 @@ pub enum Answer {
 }
 
 /// The backend that was chosen.
+// As for `Ask`, parts begin at whole words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// Its id.
-    pub id: u32,
     /// Who that is.
     pub backend: Backend,
+    /// Its id.
+    pub id: u32,
     /// The port of a service that it is a backend of.
     pub service: u32,
     /// The frontend's generation.
@@ -166,14 +170,16 @@ pub enum Why {
 }
 
 /// A frontend, seen by who asks.
+// As for `Ask`, parts begin at whole words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Frontend {
-    /// Its row.
-    pub entry: ServiceEntry,
     /// The list that is for who asks.
     pub list: ListRef,
     /// Whether it is the list for the network.
     pub is_external: bool,
+    /// Its row.
+    pub entry: ServiceEntry,
 }
 
 /// Finds the frontend that somebody asks for.
@@ -190,43 +196,49 @@ pub fn frontend<T: ServiceTables>(tables: &T, ask: &Ask) -> Option<Frontend> {
 /// that the kernel gives a program.
 #[inline(always)]
 pub(crate) fn find_frontend<T: ServiceTables>(tables: &T, ask: &Ask, found: &mut Frontend) -> bool {
+    let is_inside = ask.asker.is_inside();
     let mut key = ServiceKey {
         addr: ask.addr,
         port: ask.port,
         protocol: ask.protocol,
         pad: 0,
     };
-    if let Some(entry) = tables.service(&key) {
-        // To him the address is what it is without the service.
-        let is_closed = ask.asker.is_inside() && entry.has(ServiceFlags::CLOSED_INSIDE);
-        if is_closed || passes_by(tables, ask, entry, ServiceFlags::SKIP_AWAY) {
-            return false;
-        }
-        see(tables, ask, entry, found);
-        return true;
-    }
-    if ask.asker.is_inside() && any_node(tables, ask) {
+    let mut entry = tables.service(&key);
+    let is_exact = entry.is_some();
+    let mut is_any_node = false;
+    if entry.is_none() && is_inside && on_any_node(tables, ask.asker, &ask.addr) {
         key.addr = if ask.addr.is_v4() {
             IpKey::from_v4([0; 4])
         } else {
             IpKey::UNSPECIFIED
         };
-        if let Some(entry) = tables.service(&key) {
-            see(tables, ask, entry, found);
-            return true;
-        }
+        entry = tables.service(&key);
+        is_any_node = entry.is_some();
     }
-    key = ServiceKey {
-        addr: ask.addr,
-        ..ServiceKey::default()
-    };
-    let Some(entry) = tables.service(&key) else {
+    if entry.is_none() {
+        key.addr = ask.addr;
+        key.port = Be16::ZERO;
+        key.protocol = 0;
+        entry = tables.service(&key);
+    }
+    let Some(entry) = entry else {
         return false;
     };
-    if ask.asker.is_inside() && entry.has(ServiceFlags::CLOSED_INSIDE) {
+    // To who asks from inside the address is what it is without the service.
+    if is_inside && !is_any_node && entry.has(ServiceFlags::CLOSED_INSIDE) {
         return false;
     }
-    see(tables, ask, entry, found);
+    let passes_by = passes_by(tables, ask, entry);
+    if is_exact && passes_by && entry.has(ServiceFlags::SKIP_AWAY) {
+        return false;
+    }
+    found.is_external = !is_inside || (passes_by && entry.has(ServiceFlags::SKIP_OWN));
+    found.list = if found.is_external {
+        entry.external
+    } else {
+        entry.internal
+    };
+    found.entry = *entry;
     true
 }
 
@@ -318,8 +330,8 @@ pub fn keeps_client(ask: &Ask, frontend: &Frontend, choice: &Choice) -> bool {
 
 /// Whether the address is the node's own, for the node itself, or some node's.
 #[inline(always)]
-fn any_node<T: ServiceTables>(tables: &T, ask: &Ask) -> bool {
-    (ask.asker == Asker::Node && is_loopback(&ask.addr)) || tables.is_node(&ask.addr)
+fn on_any_node<T: ServiceTables>(tables: &T, asker: Asker, addr: &IpKey) -> bool {
+    (asker == Asker::Node && is_loopback(addr)) || tables.is_node(addr)
 }
 
 #[inline(always)]
@@ -331,24 +343,10 @@ fn is_loopback(addr: &IpKey) -> bool {
     }
 }
 
-/// Fills in a frontend, with the list that is for who asks.
-#[inline(always)]
-fn see<T: ServiceTables>(tables: &T, ask: &Ask, entry: &ServiceEntry, found: &mut Frontend) {
-    let is_external =
-        !ask.asker.is_inside() || passes_by(tables, ask, entry, ServiceFlags::SKIP_OWN);
-    found.entry = *entry;
-    found.list = if is_external {
-        entry.external
-    } else {
-        entry.internal
-    };
-    found.is_external = is_external;
-}
-
-/// Whether a redirection with this flag is not for who asks.
+/// Whether a redirection is not for who asks.
 #[inline(never)]
-fn passes_by<T: ServiceTables>(tables: &T, ask: &Ask, entry: &ServiceEntry, flag: u32) -> bool {
-    entry.has(flag)
+fn passes_by<T: ServiceTables>(tables: &T, ask: &Ask, entry: &ServiceEntry) -> bool {
+    entry.flags & (ServiceFlags::SKIP_OWN | ServiceFlags::SKIP_AWAY) != 0
         && tables.skips(&ServiceClient {
             client: ask.client,
             service: entry.service,
