@@ -367,6 +367,14 @@ pub struct ServiceClient {
 
 const _: () = assert!(size_of::<ServiceClient>() == 24);
 
+impl ServiceClient {
+    /// The client that is everybody of a network namespace.
+    #[inline(always)]
+    pub const fn namespace(cookie: u64) -> IpKey {
+        IpKey(zerocopy::transmute!([[0; 8], cookie.to_be_bytes()]))
+    }
+}
+
 /// Where a client went last: the value of `axon_service_affinity_v1`.
 #[repr(C)]
 #[derive(
@@ -426,7 +434,7 @@ impl SourceRangeKey {
     }
 }
 
-/// What a socket that was connected to a frontend talks to: the value of
+/// What a socket that speaks to a frontend really speaks to: the value of
 /// `axon_socket_v1`, whose key is a [`SocketKey`].
 #[repr(C)]
 #[derive(
@@ -437,8 +445,8 @@ pub struct SocketEntry {
     pub addr: IpKey,
     /// The frontend's port.
     pub port: Be16,
-    /// Zero.
-    pub pad: u16,
+    /// The lower half of the backend's generation when it was chosen.
+    pub backend_generation: u16,
     /// The port of a service.
     pub service: u32,
     /// The backend's id.
@@ -449,7 +457,19 @@ pub struct SocketEntry {
 
 const _: () = assert!(size_of::<SocketEntry>() == 32);
 
-/// A socket and whom it really talks to: the key of `axon_socket_v1`.
+impl SocketEntry {
+    /// Whether a backend is still the one that was chosen.
+    #[inline(always)]
+    pub const fn means(&self, now: &Backend) -> bool {
+        now.service == self.service && now.generation as u16 == self.backend_generation
+    }
+}
+
+/// A socket and whom it speaks to: the key of `axon_socket_v1`.
+///
+/// There are two kinds of rows. By an [answer](Self::answer)'s sender the
+/// frontend is found that the socket's owner knows. By a [choice](Self::choice)
+/// datagrams that name the frontend each time find the backend of those before.
 #[repr(C)]
 #[derive(
     Clone,
@@ -469,17 +489,51 @@ const _: () = assert!(size_of::<SocketEntry>() == 32);
 pub struct SocketKey {
     /// The socket's cookie.
     pub cookie: u64,
-    /// The backend's address.
+    /// The backend's address, or the frontend's.
     pub addr: IpKey,
-    /// The backend's port.
+    /// Its port.
     pub port: Be16,
     /// IP protocol number.
     pub protocol: u8,
+    /// 1 for a choice, 0 for an answer.
+    pub choice: u8,
     /// Zero.
-    pub pad: [u8; 5],
+    pub pad: [u8; 4],
 }
 
 const _: () = assert!(size_of::<SocketKey>() == 32);
+
+impl SocketKey {
+    /// What a backend sends to a socket.
+    #[inline(always)]
+    pub const fn answer(cookie: u64, addr: IpKey, port: Be16, protocol: u8) -> Self {
+        Self {
+            cookie,
+            addr,
+            port,
+            protocol,
+            choice: 0,
+            pad: [0; 4],
+        }
+    }
+
+    /// Where datagrams of a socket go that name a frontend.
+    #[inline(always)]
+    pub const fn choice(cookie: u64, addr: IpKey, port: Be16, protocol: u8) -> Self {
+        Self {
+            choice: 1,
+            ..Self::answer(cookie, addr, port, protocol)
+        }
+    }
+
+    /// The choice for the first frontend that a socket's datagrams name; its row
+    /// tells which. Most have no other, and so it is found where the socket is
+    /// all that is known.
+    #[inline(always)]
+    pub const fn first_choice(cookie: u64, protocol: u8) -> Self {
+        Self::choice(cookie, IpKey::UNSPECIFIED, Be16::ZERO, protocol)
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@
 //!  to_endpoint     parse ─ conntrack ─ policy ─ pass
 //!  from_netdev     (translate back) ─ parse ─ (service) ─ conntrack ─ policy ─ deliver │ the node
 //!  to_netdev       (the node's policy) ─ parse ─ (service) ─ masquerade
+//!  connect, send   service ─ backend ─ remember        (no packet yet: a socket's address)
 //! ```
 //!
 //! The same code runs in the kernel (`bpf` implements [`Packet`] and
@@ -55,6 +56,7 @@ mod policy;
 mod scratch;
 mod serve;
 mod service;
+mod socket;
 mod state;
 mod tables;
 mod to_endpoint;
@@ -82,6 +84,7 @@ pub use service::{
     Answer, Ask, Asker, Choice, Frontend, NoServices, ServiceTables, Why, frontend, keeps_client,
     select, select_of, still_valid,
 };
+pub use socket::{Refusal, Socket, SocketTables, bind, connect, release, reverse, send};
 pub use tables::{NextHop, Route, RouteQuery, Tables, seconds};
 pub use to_endpoint::to_endpoint;
 pub use to_netdev::to_netdev;

@@ -402,6 +402,7 @@ impl Scratch {
                 entry: filled(),
                 list: filled(),
                 is_external: true,
+                pad: filled(),
             },
             service_key: filled(),
             service_partner: filled(),

@@ -144,7 +144,7 @@ pub enum Answer {
 /// The backend that was chosen.
 // As for `Ask`, parts begin at whole words.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
     /// Who that is.
     pub backend: Backend,
@@ -158,19 +158,37 @@ pub struct Choice {
     pub by: Why,
 }
 
+impl Choice {
+    /// Makes it one of a backend, asked for by a frontend.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, backend: &Backend, id: u32, frontend: &Frontend, by: Why) {
+        self.backend = *backend;
+        self.id = id;
+        self.service = backend.service;
+        self.generation = frontend.entry.generation;
+        self.by = by;
+    }
+}
+
 /// Why it is this backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Why {
     /// The client was there before.
     Affinity,
     /// The flow's hash.
     Maglev,
     /// By chance.
+    #[default]
     Random,
+    /// The same socket's datagrams before it went there.
+    Earlier,
+    /// The same, though the service has changed since.
+    Kept,
 }
 
 /// A frontend, seen by who asks.
-// As for `Ask`, parts begin at whole words.
+// As for `Ask`, parts begin at whole words. What is filled at once ends with half of one: else the
+// compiler fills its end twice, from the middle of a word.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Frontend {
@@ -178,6 +196,8 @@ pub struct Frontend {
     pub list: ListRef,
     /// Whether it is the list for the network.
     pub is_external: bool,
+    /// Zero.
+    pub pad: [u8; 3],
     /// Its row.
     pub entry: ServiceEntry,
 }
@@ -207,11 +227,7 @@ pub(crate) fn find_frontend<T: ServiceTables>(tables: &T, ask: &Ask, found: &mut
     let is_exact = entry.is_some();
     let mut is_any_node = false;
     if entry.is_none() && is_inside && on_any_node(tables, ask.asker, &ask.addr) {
-        key.addr = if ask.addr.is_v4() {
-            IpKey::from_v4([0; 4])
-        } else {
-            IpKey::UNSPECIFIED
-        };
+        key.addr = unspecified(ask.addr.is_v4());
         entry = tables.service(&key);
         is_any_node = entry.is_some();
     }
@@ -264,9 +280,47 @@ pub fn select_of<T: ServiceTables>(
     ask: &Ask,
     frontend: &Frontend,
 ) -> Result<Answer, DropReason> {
+    Ok(match select_row(tables, ask, frontend)? {
+        Row::Closed => Answer::Closed,
+        Row::Refused => Answer::Refused,
+        Row::Backend(chosen) => {
+            let mut choice = Choice::default();
+            choice.take(chosen.backend, chosen.id, frontend, chosen.by);
+            Answer::Backend(choice)
+        }
+    })
+}
+
+/// What becomes of who asks for a frontend; a backend is where it lies.
+pub(crate) enum Row<'t> {
+    /// As [`Answer::Closed`].
+    Closed,
+    /// As [`Answer::Refused`].
+    Refused,
+    /// As [`Answer::Backend`].
+    Backend(Chosen<'t>),
+}
+
+/// A backend that was chosen.
+pub(crate) struct Chosen<'t> {
+    /// Its row.
+    pub(crate) backend: &'t Backend,
+    /// Its id.
+    pub(crate) id: u32,
+    /// Why it is this one.
+    pub(crate) by: Why,
+}
+
+/// As [`select_of`], without a copy of the backend.
+#[inline(always)]
+pub(crate) fn select_row<'t, T: ServiceTables>(
+    tables: &'t T,
+    ask: &Ask,
+    frontend: &Frontend,
+) -> Result<Row<'t>, DropReason> {
     let entry = &frontend.entry;
     if entry.kind() == Some(FrontendKind::Address) {
-        return Ok(Answer::Closed);
+        return Ok(Row::Closed);
     }
     readmitted(tables, ask, frontend)?;
     let list = &frontend.list;
@@ -279,10 +333,10 @@ pub fn select_of<T: ServiceTables>(
         return if entry.has(drops) {
             Err(DropReason::ServiceBackendNotFound)
         } else {
-            Ok(Answer::Refused)
+            Ok(Row::Refused)
         };
     }
-    choose(tables, ask, frontend).map(Answer::Backend)
+    choose(tables, ask, frontend).map(Row::Backend)
 }
 
 /// Whether who has asked before may go on asking.
@@ -330,8 +384,18 @@ pub fn keeps_client(ask: &Ask, frontend: &Frontend, choice: &Choice) -> bool {
 
 /// Whether the address is the node's own, for the node itself, or some node's.
 #[inline(always)]
-fn on_any_node<T: ServiceTables>(tables: &T, asker: Asker, addr: &IpKey) -> bool {
+pub(crate) fn on_any_node<T: ServiceTables>(tables: &T, asker: Asker, addr: &IpKey) -> bool {
     (asker == Asker::Node && is_loopback(addr)) || tables.is_node(addr)
+}
+
+/// The address under which a port of whichever node stands.
+#[inline(always)]
+pub(crate) const fn unspecified(is_v4: bool) -> IpKey {
+    if is_v4 {
+        IpKey::from_v4([0; 4])
+    } else {
+        IpKey::UNSPECIFIED
+    }
 }
 
 #[inline(always)]
@@ -365,19 +429,13 @@ fn admitted<T: ServiceTables>(tables: &T, ask: &Ask, entry: &ServiceEntry) -> bo
 }
 
 #[inline(always)]
-fn choose<T: ServiceTables>(
-    tables: &T,
+fn choose<'t, T: ServiceTables>(
+    tables: &'t T,
     ask: &Ask,
     frontend: &Frontend,
-) -> Result<Choice, DropReason> {
+) -> Result<Chosen<'t>, DropReason> {
     let entry = &frontend.entry;
-    let chosen = |id: u32, backend: &Backend, by: Why| Choice {
-        id,
-        backend: *backend,
-        service: backend.service,
-        generation: entry.generation,
-        by,
-    };
+    let chosen = |id: u32, backend: &'t Backend, by: Why| Chosen { backend, id, by };
     if !entry.has(ServiceFlags::AFFINITY) {
         let (id, by) = fresh(tables, ask, frontend)?;
         let backend = found(tables, id)?;

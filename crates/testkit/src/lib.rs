@@ -21,6 +21,7 @@ mod manifests;
 mod oracle;
 mod run;
 mod services;
+mod socket;
 mod world;
 
 pub use axon_frame::MemPacket;
@@ -30,4 +31,5 @@ pub use manifests::{NodeOfPods, node_manifests};
 pub use oracle::{check, sum};
 pub use run::{Action, Backend, Case, Native, Outcome, Step, run_case};
 pub use services::{Listens, ServiceRows};
+pub use socket::MemSocket;
 pub use world::{FakeRoute, NO_RULES, Rule, World};

@@ -1,5 +1,6 @@
-//! Frontends and the choice of backends.
+//! Frontends, the choice of backends, and sockets that are led there.
 
 mod choice;
 mod frontends;
 mod rows;
+mod sockets;

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 
 use axon_abi::{
     AffinityEntry, Backend, BackendFlags, Be16, DropReason, FrontendKind, IpKey, ListBlock,
-    ListKey, ListRef, MaglevBlock, MaglevKey, ServiceClient, ServiceEntry, ServiceKey,
-    SourceRangeKey,
+    ListKey, ListRef, MaglevBlock, MaglevKey, ServiceClient, ServiceEntry, ServiceKey, SocketEntry,
+    SocketKey, SourceRangeKey,
 };
-use axon_datapath::{Answer, Ask, Asker, Choice, ServiceTables};
+use axon_datapath::{Answer, Ask, Asker, Choice, ServiceTables, SocketTables};
 
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
@@ -27,6 +27,11 @@ pub(crate) struct Rows {
     pub(crate) skips: Vec<ServiceClient>,
     pub(crate) affinity: RefCell<HashMap<ServiceClient, AffinityEntry>>,
     pub(crate) nodes: Vec<IpKey>,
+    pub(crate) sockets: RefCell<HashMap<SocketKey, SocketEntry>>,
+    /// How many rows of sockets were written.
+    pub(crate) written: Cell<u32>,
+    pub(crate) is_full: bool,
+    pub(crate) host_only: bool,
     pub(crate) random: Cell<u32>,
     pub(crate) now_s: u32,
 }
@@ -75,6 +80,31 @@ impl ServiceTables for Rows {
     }
     fn now_s(&self) -> u32 {
         self.now_s
+    }
+}
+
+/// The cookie of the node's own namespace.
+pub(crate) const HOST_NETNS: u64 = 7;
+
+impl SocketTables for Rows {
+    fn socket(&self, key: &SocketKey) -> Option<SocketEntry> {
+        self.sockets.borrow().get(key).copied()
+    }
+    fn socket_insert(&self, key: &SocketKey, entry: &SocketEntry) -> bool {
+        self.written.set(self.written.get() + 1);
+        if !self.is_full {
+            self.sockets.borrow_mut().insert(*key, *entry);
+        }
+        !self.is_full
+    }
+    fn socket_remove(&self, key: &SocketKey) {
+        self.sockets.borrow_mut().remove(key);
+    }
+    fn is_host(&self, netns_cookie: u64) -> bool {
+        netns_cookie == HOST_NETNS
+    }
+    fn host_only(&self) -> bool {
+        self.host_only
     }
 }
 
