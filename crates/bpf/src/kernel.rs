@@ -323,6 +323,18 @@ pub fn count(index: u32, len: u32) {
     }
 }
 
+/// Counts something without bytes, where a program may be interrupted by one that
+/// counts the same.
+#[inline(always)]
+pub fn count_whole(index: u32) {
+    if let Some(row) = maps::METRICS.get_ptr_mut(index) {
+        // SAFETY: the pointer is to a live map value, of which the field is a part.
+        let packets = unsafe { &raw mut (*row).packets };
+        // SAFETY: the pointer is to a live map value.
+        unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) packets, in(reg) 1u64) };
+    }
+}
+
 /// A number of which the verifier knows nothing any more: else it walks what
 /// follows once for each value that the number may have.
 #[inline(always)]

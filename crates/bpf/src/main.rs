@@ -19,6 +19,7 @@ mod maps;
 mod route;
 mod services;
 mod skb;
+mod socket;
 mod stub;
 
 #[unsafe(link_section = "license")]

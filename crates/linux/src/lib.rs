@@ -38,13 +38,15 @@ mod probe;
 pub mod process;
 mod reconcile;
 mod routes;
+mod sockets;
 mod sweep;
 mod sys;
 pub mod verify;
 
 pub use datapath::{
     Adoption, AttachMode, CleanupReport, Datapath, DatapathConfig, DatapathError, Hanging,
-    OtherProgram, Owner, RecreatedMap, Repair, Standing, StubPlace, cleanup, others,
+    OtherProgram, OtherSocketProgram, Owner, RecreatedMap, Repair, SocketHook, SocketMode,
+    Standing, StubPlace, cleanup, others,
 };
 pub use events::{EventReader, Lost, MetricsCounter, read_metrics};
 pub use maps::{Map, MapError, MapUse, Maps, PerCpuArray};
@@ -52,4 +54,5 @@ pub use probe::{Feature, Features, monotonic_s};
 pub use reconcile::{
     FAILING_SHOWN, KernelReconciler, Pass, ReconcileReport, ReconcilerConfig, TableReport,
 };
+pub use sockets::{Terminate, Terminated, terminate_stale};
 pub use sweep::{MapSweep, SweepReport, Sweeper};

@@ -142,6 +142,12 @@ pub fn inode_of(path: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.ino())
 }
 
+/// What the kernel's programs know the calling thread's namespace by; `None`
+/// before Linux 5.14, which does not tell.
+pub fn cookie() -> Option<u64> {
+    crate::sys::netns_cookie().ok()
+}
+
 /// Runs something inside a namespace, in a thread of its own; the calling
 /// thread stays where it is.
 ///

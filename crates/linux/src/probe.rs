@@ -47,6 +47,8 @@ pub struct Features {
 enum Probe {
     Map(MapType),
     Helper(BpfHelper),
+    /// A helper of the programs that sockets' calls ask.
+    SocketHelper(BpfHelper),
     /// By a question of its own.
     Ask(fn() -> bool),
     /// By the kernel's version: `since`.
@@ -64,7 +66,7 @@ struct Spec {
 
 const NO_START: &str = "the agent does not start";
 
-const SPECS: [Spec; 11] = [
+const SPECS: [Spec; 15] = [
     must("ring-buffer", "5.8", Probe::Map(MapType::RingBuf)),
     must(
         "redirect-peer",
@@ -117,6 +119,32 @@ const SPECS: [Spec; 11] = [
         "6.3",
         Probe::Ask(has_big_tcp_ipv4),
         "IPv4 streams between pods move in pieces of 64 KiB",
+    ),
+    may(
+        "socket-programs",
+        "5.9",
+        Probe::SocketHelper(BpfHelper::BPF_FUNC_get_netns_cookie),
+        "addresses of services are translated in packets only, not at sockets",
+    ),
+    may(
+        Features::SET_RETVAL,
+        "6.1",
+        Probe::SocketHelper(BpfHelper::BPF_FUNC_set_retval),
+        "who connects to a service without backends is told EPERM, not ECONNREFUSED; so is who \
+         binds to a service's port, not EADDRINUSE",
+    ),
+    may(
+        "netns-cookie",
+        "5.14",
+        Probe::Ask(|| crate::netns::cookie().is_some()),
+        "an agent that does not run in the machine's own network namespace takes its sockets for \
+         those of a pod",
+    ),
+    may(
+        Features::SOCKET_DESTROY,
+        "4.9",
+        Probe::Ask(crate::sockets::can_destroy),
+        "connected sockets keep sending to a backend that is gone, until their owner closes them",
     ),
     may(
         Features::CHECKSUM_IPV6,
@@ -192,6 +220,9 @@ impl Spec {
             Probe::Helper(helper) => {
                 is_helper_supported(ProgramType::SchedClassifier, helper).unwrap_or(true)
             }
+            Probe::SocketHelper(helper) => {
+                is_helper_supported(ProgramType::CgroupSockAddr, helper).unwrap_or(true)
+            }
             Probe::Ask(ask) => ask(),
             Probe::Version => version >= parse_version(self.since),
         }
@@ -205,6 +236,10 @@ impl Features {
     pub const COARSE_CLOCK: &'static str = "coarse-clock";
     /// IPv6 checksums of hardware that sums whole packets stay right.
     pub const CHECKSUM_IPV6: &'static str = "checksum-ipv6";
+    /// Sockets can be ended by who is not their owner.
+    pub const SOCKET_DESTROY: &'static str = "socket-destroy";
+    /// Programs choose what a refused call of a socket tells.
+    pub const SET_RETVAL: &'static str = "socket-errno";
 
     /// Asks the running kernel.
     pub fn probe() -> Self {
@@ -244,7 +279,7 @@ impl Features {
 
     /// The object's load-time constants by name: what the kernel lacks is cut
     /// out of programs that are loaded with them.
-    pub fn constants(&self) -> [(&'static str, u32); 3] {
+    pub fn constants(&self) -> [(&'static str, u32); 4] {
         [
             // Copies of rows rely on loads in the order of the program.
             (
@@ -255,6 +290,7 @@ impl Features {
                 "FEATURE_COARSE_CLOCK",
                 u32::from(self.has(Self::COARSE_CLOCK)),
             ),
+            ("FEATURE_SET_RETVAL", u32::from(self.has(Self::SET_RETVAL))),
             (
                 "FEATURE_CSUM_IPV6",
                 u32::from(self.has(Self::CHECKSUM_IPV6)),

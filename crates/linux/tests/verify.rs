@@ -3,14 +3,15 @@
 mod common;
 
 use axon_abi::Hook;
-use axon_linux::Features;
 use axon_linux::verify::verify;
+use axon_linux::{Features, SocketHook};
 
 #[test]
 fn every_program_is_accepted_within_the_limits_of_old_kernels() {
     let Some(()) = common::root() else { return };
     let found = verify().expect("the object loads");
-    assert_eq!(found.len(), 2 * Hook::ALL.len(), "{found:?}");
+    let programs = 2 * Hook::ALL.len() + SocketHook::ALL.len();
+    assert_eq!(found.len(), programs, "{found:?}");
     for (name, verified) in &found {
         eprintln!("{name}: {verified:?}");
         assert_eq!(verified.error, "", "{name}");

@@ -41,6 +41,8 @@ pub struct Repair {
     pub pins: usize,
     /// Stubs on devices.
     pub stubs: usize,
+    /// Programs of sockets at the node's cgroup.
+    pub sockets: usize,
 }
 
 impl Repair {

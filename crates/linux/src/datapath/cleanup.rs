@@ -7,6 +7,7 @@ use axon_abi::MAPS;
 
 use super::owner::lock;
 use super::pins::remove_pin;
+use super::sockets::SOCKET_LINKS;
 use super::stubs::LINKS;
 use super::{DatapathError, clsact, path_error};
 use crate::link::{self, LinkError, is_host_name};
@@ -37,7 +38,8 @@ pub fn cleanup(bpf_root: &Path, devices: bool) -> Result<CleanupReport, Datapath
     let mut report = CleanupReport::default();
     if bpf_root.exists() && crate::mount::is_bpffs(bpf_root).unwrap_or(false) {
         let held = lock(bpf_root)?;
-        remove_links(&bpf_root.join(LINKS), &mut report)?;
+        report.links += remove_links(&bpf_root.join(SOCKET_LINKS))?;
+        report.links += remove_links(&bpf_root.join(LINKS))?;
         remove_maps(bpf_root, &mut report)?;
         drop(held);
         remove_root(bpf_root, &mut report)?;
@@ -50,20 +52,23 @@ pub fn cleanup(bpf_root: &Path, devices: bool) -> Result<CleanupReport, Datapath
     Ok(report)
 }
 
-fn remove_links(dir: &Path, report: &mut CleanupReport) -> Result<(), DatapathError> {
+/// Takes the links of a directory of pins off; says how many.
+fn remove_links(dir: &Path) -> Result<usize, DatapathError> {
     let Ok(entries) = fs::read_dir(dir) else {
-        return Ok(());
+        return Ok(0);
     };
+    let mut links = 0;
     for entry in entries {
         let path = entry.map_err(path_error("reading", dir))?.path();
         if let Ok(link) = Link::open(&path) {
-            // The device may be gone, and the link with it.
+            // The device or the cgroup may be gone, and the link with it.
             let _ = link.detach();
         }
         remove_pin(&path)?;
-        report.links += 1;
+        links += 1;
     }
-    fs::remove_dir(dir).map_err(path_error("removing", dir))
+    fs::remove_dir(dir).map_err(path_error("removing", dir))?;
+    Ok(links)
 }
 
 /// Removes the maps of this version of the layouts and of others.

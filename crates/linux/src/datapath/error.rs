@@ -5,7 +5,7 @@ use std::path::Path;
 
 use axon_abi::Hook;
 
-use super::Owner;
+use super::{Owner, SocketHook};
 use crate::maps::MapError;
 
 /// Why the datapath is not as it should be.
@@ -59,6 +59,16 @@ pub enum DatapathError {
         hook: Hook,
         /// The device.
         device: String,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// A program cannot be put on a cgroup.
+    #[error("{hook:?} cannot be attached to cgroup {cgroup}")]
+    AttachSocket {
+        /// The hook.
+        hook: SocketHook,
+        /// The cgroup's directory.
+        cgroup: String,
         /// The kernel's answer.
         source: std::io::Error,
     },

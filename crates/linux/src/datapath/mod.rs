@@ -13,6 +13,7 @@ mod others;
 mod owner;
 mod pins;
 mod programs;
+mod sockets;
 #[cfg(test)]
 mod stub_tests;
 mod stubs;
@@ -22,6 +23,7 @@ mod upgrade_tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,8 +38,10 @@ use error::path_error;
 pub use others::{Hanging, OtherProgram, Standing, others};
 pub use owner::Owner;
 use pins::Pins;
-use programs::Programs;
-pub(crate) use programs::stub_name;
+use programs::{Constants, Programs};
+pub(crate) use programs::{load_one, stub_name};
+use sockets::Sockets;
+pub use sockets::{OtherSocketProgram, SocketHook, SocketMode};
 pub use stubs::{AttachMode, StubPlace};
 use stubs::{ENDPOINT_HOOKS, Stubs, UPLINK_HOOKS};
 
@@ -57,6 +61,8 @@ pub struct DatapathConfig {
     pub devices: Vec<String>,
     /// How stubs hang on devices.
     pub attach: AttachMode,
+    /// Which sockets are translated.
+    pub sockets: SocketMode,
     /// Entries (ring buffer: bytes) of sizable maps, by name as in
     /// [`axon_abi::MAPS`]; those not named keep the size there.
     pub map_sizes: BTreeMap<String, u32>,
@@ -73,6 +79,7 @@ impl Default for DatapathConfig {
             node: String::new(),
             devices: Vec::new(),
             attach: AttachMode::default(),
+            sockets: SocketMode::default(),
             map_sizes: BTreeMap::new(),
             migrations: MIGRATIONS,
             reload: false,
@@ -90,6 +97,7 @@ pub struct Datapath {
     features: Features,
     programs: Programs,
     stubs: Stubs,
+    sockets: Sockets,
     /// On the root, held as long as this lives.
     lock: Flock<File>,
 }
@@ -162,11 +170,13 @@ impl Datapath {
         this.write(root)
             .map_err(path_error("recording the owner in", root))?;
         let mut pins = Pins::open(config, &mut adoption)?;
-        let recipe = programs::recipe(&pins, &features);
+        let constants = Constants::new(&features, config.sockets.host_only());
+        let recipe = programs::recipe(&pins, &constants);
         let before = adoption.previous.as_ref();
         let same = before.is_some_and(|before| before.programs == recipe) && !config.reload;
         let in_force = programs::in_force(&pins).filter(|_| same);
-        let programs = Programs::load(&pins, &features, in_force)?;
+        let mut programs = Programs::load(&pins, &constants, in_force)?;
+        let mut sockets = Sockets::adopt(root, &config.sockets, &mut adoption)?;
         pins.carry_over(&mut adoption);
         if programs.are_in_force(&mut adoption) {
             stubs.single_out();
@@ -177,6 +187,10 @@ impl Datapath {
         }
         pins.carry_over(&mut adoption);
         pins.settle(&mut adoption)?;
+        if !(adoption.resumed && sockets.are_linked()) {
+            let loaded = programs.load_sockets(&config.sockets.hooks());
+            sockets.put_in_force(loaded, |hook| programs.socket_fd(hook));
+        }
         adoption.links = stubs.len();
         adoption.programs = programs.tag();
         this.programs = recipe;
@@ -193,6 +207,7 @@ impl Datapath {
             features,
             programs,
             stubs,
+            sockets,
             lock: held,
         };
         this.attach_uplinks(&uplinks)?;
@@ -342,6 +357,29 @@ impl Datapath {
         self.stubs.places()
     }
 
+    /// Which sockets are to be translated.
+    pub fn socket_mode(&self) -> &SocketMode {
+        self.sockets.mode()
+    }
+
+    /// How many programs of sockets are at the node's cgroup.
+    pub fn socket_programs(&self) -> usize {
+        self.sockets.live()
+    }
+
+    /// Why sockets are not translated as they should be.
+    pub fn socket_problem(&self) -> Option<&str> {
+        self.sockets.problem()
+    }
+
+    /// Programs of others that sockets of the node's cgroup meet too.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn other_socket_programs(&self) -> io::Result<Vec<OtherSocketProgram>> {
+        self.sockets.others()
+    }
+
     /// Whether an endpoint's device still carries stubs: a device that goes
     /// leaves its index to another, which has none.
     pub fn is_attached(&self, ifindex: u32) -> bool {
@@ -374,10 +412,12 @@ impl Datapath {
         let mounted = place?;
         let maps = self.repair_maps()?;
         let (stubs, links) = stubs?;
+        let (socket_pins, sockets) = self.repair_sockets()?;
         let repair = Repair {
             mounted,
-            pins: maps + links,
+            pins: maps + links + socket_pins,
             stubs,
+            sockets,
         };
         if mounted || repair.pins > 0 {
             // What kept links from having pins is over.
@@ -396,6 +436,15 @@ impl Datapath {
             && owner::is_held(root, &self.lock)
             && self.raw.keys().all(|name| root.join(name).exists())
             && self.stubs.are_whole()
+            && self.sockets.are_whole()
+    }
+
+    /// Says how many pins and links of sockets' programs were missing.
+    fn repair_sockets(&mut self) -> Result<(usize, usize), DatapathError> {
+        if self.sockets.problem().is_none() && !self.sockets.are_linked() {
+            self.programs.load_sockets(&self.sockets.mode().hooks())?;
+        }
+        self.sockets.repair(|hook| self.programs.socket_fd(hook))
     }
 
     /// Makes the root a bpffs that this process holds; whether one was mounted.

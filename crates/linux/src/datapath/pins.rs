@@ -19,6 +19,7 @@ use std::sync::Arc;
 use axon_abi::{Convert, GENERATIONS, HOOKS, MAPS, MapKind, MapSpec, Migration};
 
 use super::programs::{GENERATION, PROGRAMS};
+use super::sockets::SOCKET_LINKS;
 use super::stubs::LINKS;
 use super::{Adoption, DatapathConfig, DatapathError, RecreatedMap, owner, path_error};
 use crate::maps::{MapError, Maps, layout_problem};
@@ -265,7 +266,11 @@ impl Pins {
         for entry in fs::read_dir(root).map_err(path_error("reading", root))? {
             let entry = entry.map_err(path_error("reading", root))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name == LINKS || name.contains('.') || self.paths.contains_key(name.as_str()) {
+            if name == LINKS
+                || name == SOCKET_LINKS
+                || name.contains('.')
+                || self.paths.contains_key(name.as_str())
+            {
                 continue;
             }
             let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());

@@ -9,6 +9,7 @@ use aya::programs::{Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 
 use super::pins::Pins;
+use super::sockets::SocketHook;
 use super::{Adoption, DatapathError};
 use crate::maps::MapError;
 use crate::object::OBJECT;
@@ -51,14 +52,42 @@ pub(super) fn in_force(pins: &Pins) -> Option<InForce> {
     tag.map(|tag| InForce { generation, tag })
 }
 
+/// What is put into the object before it is loaded: what this kernel has, and
+/// what an agent is told for its life.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Constants {
+    features: Vec<(&'static str, u32)>,
+    host_netns_cookie: u64,
+    socket_host_only: u32,
+}
+
+impl Constants {
+    pub(super) fn new(features: &Features, host_only: bool) -> Self {
+        Self {
+            features: features.constants().to_vec(),
+            // Before 5.14 it is not told; programs then take the kernel's first namespace for it.
+            host_netns_cookie: crate::netns::cookie().unwrap_or(0),
+            socket_host_only: u32::from(host_only),
+        }
+    }
+
+    fn put_into<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        for (name, value) in &self.features {
+            loader.override_global(name, value, false);
+        }
+        loader.override_global("HOST_NETNS_COOKIE", &self.host_netns_cookie, false);
+        loader.override_global("SOCKET_HOST_ONLY", &self.socket_host_only, false);
+    }
+}
+
 /// What programs are made from: the object, what is put into it for this
 /// kernel, and the maps they are loaded onto, by their numbers. Programs of one
 /// recipe are the same; numbers are not given out twice before the node boots
 /// again, which ends all programs.
-pub(super) fn recipe(pins: &Pins, features: &Features) -> String {
+pub(super) fn recipe(pins: &Pins, constants: &Constants) -> String {
     let mut hasher = DefaultHasher::new();
     OBJECT.hash(&mut hasher);
-    features.constants().hash(&mut hasher);
+    constants.hash(&mut hasher);
     for (name, map) in &pins.raw {
         (name, map.info().id).hash(&mut hasher);
     }
@@ -104,13 +133,20 @@ fn verify_all(ebpf: &mut Ebpf, names: &BTreeSet<String>) -> Result<(), DatapathE
 }
 
 fn verify_one(name: String, program: &mut Program) -> Result<(), DatapathError> {
-    let classifier: Result<&mut SchedClassifier, ProgramError> = program.try_into();
-    classifier
-        .and_then(SchedClassifier::load)
-        .map_err(|source| DatapathError::Program {
-            program: name,
-            source,
-        })
+    load_one(program).map_err(|source| DatapathError::Program {
+        program: name,
+        source,
+    })
+}
+
+/// Loads a program of one of the kinds that the object has.
+pub(crate) fn load_one(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
 }
 
 impl Programs {
@@ -119,19 +155,16 @@ impl Programs {
     /// is in force changes.
     pub(super) fn load(
         pins: &Pins,
-        features: &Features,
+        constants: &Constants,
         in_force: Option<InForce>,
     ) -> Result<Self, DatapathError> {
-        let constants = features.constants();
         let mut loader = EbpfLoader::new();
         // The programs touch no kernel type that moves about.
         loader.btf(None);
         for (name, path) in &pins.paths {
             loader.map_pin_path(name, path.as_path());
         }
-        for (name, value) in &constants {
-            loader.override_global(name, value, false);
-        }
+        constants.put_into(&mut loader);
         let mut ebpf = loader.load(OBJECT)?;
         let mut names: BTreeSet<String> = Hook::ALL.into_iter().map(stub_name).collect();
         if in_force.is_none() {
@@ -139,6 +172,24 @@ impl Programs {
         }
         verify_all(&mut ebpf, &names)?;
         Ok(Self { ebpf, in_force })
+    }
+
+    /// Loads the programs of sockets that are not loaded yet.
+    pub(super) fn load_sockets(&mut self, hooks: &[SocketHook]) -> Result<(), DatapathError> {
+        let missing = hooks.iter().filter(|hook| self.socket_fd(**hook).is_err());
+        let names = missing.map(|hook| hook.program().to_owned()).collect();
+        verify_all(&mut self.ebpf, &names)
+    }
+
+    /// The descriptor of a socket hook's program.
+    pub(super) fn socket_fd(&self, hook: SocketHook) -> Result<BorrowedFd<'_>, DatapathError> {
+        let failed = |source| DatapathError::Program {
+            program: hook.program().to_owned(),
+            source,
+        };
+        let program = self.ebpf.program(hook.program());
+        let program = program.ok_or_else(|| failed(ProgramError::NotLoaded))?;
+        program.fd().map(AsFd::as_fd).map_err(failed)
     }
 
     /// Whether there is nothing to switch to; `adoption` is told.

@@ -234,7 +234,7 @@ impl Netlink {
 }
 
 /// The messages of a datagram, by the length in each header.
-fn split(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn split(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let (head, _) = rest.split_first_chunk::<4>()?;

@@ -18,8 +18,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 pub(crate) use batch::has_map_batches;
 pub(crate) use program::{
-    Link, TcxHook, has_tcx, load_classifier, maps_of_program, name_of_program, tag_of_program,
-    tcx_programs,
+    Link, ProgramKind, TcxHook, cgroup_programs, has_tcx, load_program, maps_of_program,
+    name_of_program, tag_of_program, tcx_programs,
 };
 
 const MAP_CREATE: libc::c_long = 0;
@@ -326,6 +326,28 @@ fn read_info<I: FromBytes + IntoBytes>(fd: BorrowedFd<'_>, info: &mut I) -> io::
 /// CPUs that per-CPU values have room for.
 pub(crate) fn possible_cpus() -> io::Result<usize> {
     aya::util::nr_cpus().map_err(|(_, error)| error)
+}
+
+/// The cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`).
+pub(crate) fn netns_cookie() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the value has room for `len` bytes, and both live through the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Waits until every program run that has begun is over, so that what it read

@@ -1,4 +1,4 @@
-//! Programs and their links to devices.
+//! Programs and their links to devices and cgroups.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -47,7 +47,21 @@ pub(crate) struct LinkInfo {
     pub(crate) attach_type: u32,
 }
 
-/// A tcx link.
+/// What the kernel says of a cgroup's link: the head of its `bpf_link_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub(crate) struct CgroupLinkInfo {
+    kind: u32,
+    pub(crate) id: u32,
+    pub(crate) program: u32,
+    pad: u32,
+    /// 0 when the group is gone, or the program was taken off.
+    pub(crate) cgroup: u64,
+    pub(crate) attach_type: u32,
+    pad2: u32,
+}
+
+/// A link of a program to a device by tcx, or to a cgroup.
 #[derive(Debug)]
 pub(crate) struct Link(OwnedFd);
 
@@ -63,6 +77,31 @@ impl Link {
             revision: 0,
         };
         bpf(LINK_CREATE, &attr).map(own).map(Self)
+    }
+
+    /// Attaches a program to a cgroup behind all others of the hook. It sees the
+    /// sockets of the group and of those below.
+    pub(crate) fn create_at_cgroup(
+        program: BorrowedFd<'_>,
+        cgroup: BorrowedFd<'_>,
+        attach_type: u32,
+    ) -> io::Result<Self> {
+        let attr = LinkAttr {
+            a: number(program),
+            b: number(cgroup),
+            c: attach_type,
+            d: 0,
+            relative: 0,
+            revision: 0,
+        };
+        bpf(LINK_CREATE, &attr).map(own).map(Self)
+    }
+
+    /// As [`Self::info`], of a cgroup's link.
+    pub(crate) fn cgroup_info(&self) -> io::Result<CgroupLinkInfo> {
+        let mut info = CgroupLinkInfo::default();
+        read_info(self.0.as_fd(), &mut info)?;
+        Ok(info)
     }
 
     /// Opens a pin, which must be a link's.
@@ -209,16 +248,42 @@ pub(crate) fn tcx_programs(ifindex: u32, hook: TcxHook) -> io::Result<Vec<TcxPro
         count: u32::try_from(PROGRAMS_MAX).unwrap_or(0),
         ..QueryAttr::new(ifindex, hook)
     };
+    query(&mut attr)?;
+    let programs = ids.into_iter().zip(links).take(attr.count as usize);
+    Ok(programs.map(|(id, link)| TcxProgram { id, link }).collect())
+}
+
+/// Ids of the programs that sockets of a cgroup meet at a hook, in the order in
+/// which they run: its own and those of the groups above.
+pub(crate) fn cgroup_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    /// The kernel has no more in a group (`BPF_CGROUP_MAX_PROGS`); groups nest.
+    const PROGRAMS_MAX: usize = 256;
+    const EFFECTIVE: u32 = 1;
+    let mut ids = [0_u32; PROGRAMS_MAX];
+    let mut attr = QueryAttr {
+        ifindex: number(cgroup),
+        attach_type,
+        query_flags: EFFECTIVE,
+        ids: address_mut(&mut ids),
+        count: u32::try_from(PROGRAMS_MAX).unwrap_or(0),
+        ..QueryAttr::new(0, TcxHook::Ingress)
+    };
+    query(&mut attr)?;
+    Ok(ids.into_iter().take(attr.count as usize).collect())
+}
+
+/// Asks what hangs at a hook. The arrays that the attribute names have room for
+/// `count` numbers and live through the call, which each caller sees to.
+fn query(attr: &mut QueryAttr) -> io::Result<()> {
     let bytes = attr.as_mut_bytes();
-    // SAFETY: both arrays have room for `count` ids and live through the call; the kernel writes
-    // their number back into the attribute, which is ours alone.
+    // SAFETY: the arrays are as the callers in this module make them; the kernel writes the number
+    // of ids back into the attribute, which is ours alone.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, bytes.as_mut_ptr(), bytes.len()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    let programs = ids.into_iter().zip(links).take(attr.count as usize);
-    Ok(programs.map(|(id, link)| TcxProgram { id, link }).collect())
+    Ok(())
 }
 
 #[repr(C)]
@@ -231,26 +296,45 @@ struct LoadAttr {
     log_level: u32,
     log_size: u32,
     log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    attach_type: u32,
 }
 
-/// Loads a tc program for the verifier's statistics, which go to `log`.
-pub(crate) fn load_classifier(
+/// What a program is for, with the kernel's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProgramKind {
+    /// A `bpf_prog_type`.
+    pub(crate) kind: u32,
+    /// A `bpf_attach_type`; 0 where none is expected.
+    pub(crate) attach_type: u32,
+}
+
+/// Loads a program for the verifier's statistics, which go to `log`.
+pub(crate) fn load_program(
+    kind: ProgramKind,
     instructions: &[u8],
     license: &std::ffi::CStr,
     log: &mut [u8],
 ) -> io::Result<OwnedFd> {
     const PROG_LOAD: libc::c_long = 5;
-    const SCHED_CLS: u32 = 3;
     const STATISTICS: u32 = 4;
     const INSTRUCTION_LEN: usize = 8;
     let attr = LoadAttr {
-        kind: SCHED_CLS,
+        kind: kind.kind,
         count: u32::try_from(instructions.len() / INSTRUCTION_LEN).unwrap_or(u32::MAX),
         instructions: address(instructions),
         license: license.as_ptr() as u64,
         log_level: STATISTICS,
         log_size: u32::try_from(log.len()).unwrap_or(u32::MAX),
         log: address_mut(log),
+        kernel_version: 0,
+        flags: 0,
+        name: [0; 16],
+        ifindex: 0,
+        attach_type: kind.attach_type,
     };
     bpf(PROG_LOAD, &attr).map(own)
 }

@@ -5,13 +5,17 @@ use std::io;
 
 use aya_obj::generated::bpf_insn;
 
-use crate::sys;
+use crate::sys::{self, ProgramKind};
 
 /// The verifier's statistics of a program that loads; the program is let go.
-pub(super) fn log_of(instructions: &[bpf_insn], license: &CStr) -> io::Result<String> {
+pub(super) fn log_of(
+    kind: ProgramKind,
+    instructions: &[bpf_insn],
+    license: &CStr,
+) -> io::Result<String> {
     let bytes: Vec<u8> = instructions.iter().flat_map(encode).collect();
     let mut log = vec![0; 64 * 1024];
-    sys::load_classifier(&bytes, license, &mut log)?;
+    sys::load_program(kind, &bytes, license, &mut log)?;
     let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
     log.truncate(end);
     String::from_utf8(log).map_err(|error| io::Error::other(error.to_string()))

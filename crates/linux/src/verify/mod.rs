@@ -8,13 +8,32 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use axon_abi::{Hook, MAPS, MapKind};
 use aya::maps::Map;
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::Object;
+use aya_obj::generated::bpf_prog_type;
 
-use crate::DatapathError;
+use crate::datapath::{DatapathError, SocketHook, load_one, stub_name};
 use crate::object::OBJECT;
 use crate::probe::Features;
+use crate::sys::ProgramKind;
+
+/// What a program at a device is.
+const CLASSIFIER: ProgramKind = ProgramKind {
+    kind: bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32,
+    attach_type: 0,
+};
+
+/// Every program of the object, with what it is.
+fn programs() -> BTreeMap<String, ProgramKind> {
+    let hooks = Hook::ALL.into_iter();
+    let at_devices = hooks.flat_map(|hook| [hook.program().to_owned(), stub_name(hook)]);
+    let of_sockets = SocketHook::ALL.into_iter();
+    at_devices
+        .map(|name| (name, CLASSIFIER))
+        .chain(of_sockets.map(|hook| (hook.program().to_owned(), hook.kind())))
+        .collect()
+}
 
 /// What the verifier said of one program.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -69,31 +88,26 @@ pub fn verify() -> Result<BTreeMap<String, Verified>, DatapathError> {
     let mut ebpf = loader.load(OBJECT)?;
     let logged = logged(&ebpf);
     let mut found = BTreeMap::new();
-    for hook in Hook::ALL {
-        for name in [hook.program().to_owned(), crate::datapath::stub_name(hook)] {
-            let mut verified = load(&mut ebpf, &name).unwrap_or_else(|error| Verified {
-                error: in_full(&error),
-                ..Verified::default()
-            });
-            if let Some(logged) = logged.get(&name).filter(|_| verified.error.is_empty()) {
-                verified.stack = logged.stack;
-                if verified.instructions == 0 {
-                    // Kernels before 5.16 tell it only in the log.
-                    verified.instructions = logged.instructions;
-                }
+    for name in programs().into_keys() {
+        let mut verified = load(&mut ebpf, &name).unwrap_or_else(|error| Verified {
+            error: in_full(&error),
+            ..Verified::default()
+        });
+        if let Some(logged) = logged.get(&name).filter(|_| verified.error.is_empty()) {
+            verified.stack = logged.stack;
+            if verified.instructions == 0 {
+                // Kernels before 5.16 tell it only in the log.
+                verified.instructions = logged.instructions;
             }
-            found.insert(name, verified);
         }
+        found.insert(name, verified);
     }
     Ok(found)
 }
 
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<Verified, ProgramError> {
-    let program: &mut SchedClassifier = ebpf
-        .program_mut(name)
-        .ok_or(ProgramError::NotLoaded)?
-        .try_into()?;
-    program.load()?;
+    let program: &mut Program = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
+    load_one(program)?;
     let info = program.info()?;
     Ok(Verified {
         instructions: info.verified_instruction_count().unwrap_or(0),
@@ -130,12 +144,14 @@ fn logged(ebpf: &Ebpf) -> BTreeMap<String, Logged> {
     let Some(object) = link(&fds) else {
         return BTreeMap::new();
     };
+    let kinds = programs();
     object
         .programs
         .iter()
         .filter_map(|(name, program)| {
+            let kind = *kinds.get(name)?;
             let function = object.functions.get(&program.function_key())?;
-            let log = load::log_of(&function.instructions, &object.license).ok()?;
+            let log = load::log_of(kind, &function.instructions, &object.license).ok()?;
             let frames = chain::frames(&log)?;
             let stack = chain::deepest(&function.instructions, &frames);
             let instructions = chain::processed(&log).unwrap_or(0);
