@@ -137,6 +137,9 @@ pub struct ReconcileReport {
     /// row of their own are unknown to policy
     /// ([`axon_abi::ConfigFlags::IPCACHE_PARTIAL`]).
     pub ipcache_partial: bool,
+    /// How often a backend was replaced or went, since the first pass: whoever
+    /// speaks to it speaks to nobody.
+    pub backends_gone: u64,
 }
 
 impl ReconcileReport {

@@ -68,6 +68,8 @@ pub(super) struct Services {
     /// Backends that are gone and valid still.
     unmarked: BTreeSet<u32>,
     grace_ms: u64,
+    /// How often a backend was replaced or went.
+    gone: u64,
 }
 
 /// Services whose ranges are to mean the opposite of what they did.
@@ -182,6 +184,7 @@ impl Services {
             withheld_ranges: BTreeSet::new(),
             unmarked: BTreeSet::new(),
             grace_ms,
+            gone: 0,
         }
     }
 
@@ -201,6 +204,11 @@ impl Services {
         let turning = self.close_turning(now_ms, &frontends.wanted);
 
         let backends = self.backends.look(at, &desired.backends, |row| *row);
+        let is_replaced = |(id, row): &&(u32, Backend)| {
+            let held = self.backends.held(id);
+            held.is_some_and(|held| held.generation != row.generation)
+        };
+        self.gone += backends.wanted.iter().filter(is_replaced).count() as u64;
         self.backends.put(now_ms, &backends.wanted);
         let lists = self.lists.look(at, &desired.lists, |row| *row);
         self.lists.put(now_ms, &lists.wanted);
@@ -412,6 +420,7 @@ impl Services {
         for (id, _) in rows {
             if !self.backends.has_failed(&id) {
                 self.unmarked.remove(&id);
+                self.gone += 1;
             }
         }
     }
@@ -423,6 +432,7 @@ impl Services {
         self.ranges.tell(now_ms, report);
         self.skips.tell(now_ms, report);
         self.frontends.tell(now_ms, report);
+        report.backends_gone = self.gone;
     }
 
     fn hasten(&mut self) {
