@@ -100,8 +100,8 @@ impl Diag {
         Ok(found)
     }
 
-    /// Ends a socket: its owner's next call fails with `ECONNABORTED`, and the peer
-    /// of a TCP connection is told. Says whether it was still there.
+    /// Ends a socket: whoever waits for what it receives is told `ECONNABORTED`, one
+    /// of datagrams is connected to nobody, and the peer of a TCP connection is told. Says whether it was still there.
     pub(super) fn destroy(&mut self, socket: &Connected) -> io::Result<bool> {
         let request = SockDiagMessage::InetRequest(InetRequest {
             family: socket.family,

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read};
 
 use axon_linux::{Features, Terminate, terminate_stale};
+use nix::errno::Errno;
 
 use crate::stage::{Service, Stage, TCP, UDP, ask, datagrams, serve, talk};
 
@@ -81,7 +82,9 @@ fn connected_sockets_end_with_their_backend_wherever_they_are() {
             let sent = socket.send(b"who?");
             if backend == BACKENDS[0].1 {
                 ended += 1;
-                let error = sent.expect_err("it is ended");
+                let error = sent.expect_err("it is connected to nobody");
+                assert_eq!(error.raw_os_error(), Some(Errno::EDESTADDRREQ as i32));
+                let error = socket.recv(&mut [0; 64]).expect_err("it is ended");
                 assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
             } else {
                 sent.expect("it goes on");
