@@ -6,6 +6,7 @@ mod network;
 mod read;
 mod services;
 mod sizes;
+mod sockets;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub use logging::{LogFormat, Logging};
 pub use network::{Aggregation, Allocation, Enforcement, Monitor, Network};
 pub use sizes::Sizes;
 pub(crate) use sizes::option_of;
+pub use sockets::Sockets;
 
 use axon_control::services::ServicesConfig;
 
@@ -37,6 +39,8 @@ pub struct Config {
     pub network: Network,
     /// Policy for the node itself.
     pub firewall: Firewall,
+    /// What is done with sockets.
+    pub sockets: Sockets,
     /// What is reported of packets.
     pub monitor: Monitor,
     /// How services are read.
@@ -118,6 +122,7 @@ impl Config {
             },
             network: Network::read(&mut reader),
             firewall: Firewall::read(&mut reader),
+            sockets: Sockets::read(&mut reader),
             monitor: Monitor::read(&mut reader),
             services: services::read(&mut reader),
             sizes: Sizes::read(&mut reader),
@@ -195,6 +200,8 @@ mod tests {
             ("--enable-bpf-masquerade=false", "masquerad"),
             ("--identity-allocation-mode=kvstore", "local, crd"),
             ("--policy-cidr-match-mode=nodes,hosts", "not \"hosts\""),
+            ("--bpf-lb-sock=tcp", "true or false"),
+            ("--cgroup-root=cgroup", "absolute"),
             ("--enable-host-firewall=perhaps", "true or false"),
             ("--host-firewall-confirm-timeout=soon", "duration"),
             ("--host-firewall-failsafe-ingress=tcp/22,ssh", "not \"ssh\""),

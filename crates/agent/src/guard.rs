@@ -85,6 +85,7 @@ fn look(node: &Node, thorough: bool) {
                 mounted = repair.mounted,
                 pins = repair.pins,
                 stubs = repair.stubs,
+                sockets = repair.sockets,
                 "somebody took away what keeps policy in force; it is back"
             );
         }

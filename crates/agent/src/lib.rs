@@ -35,6 +35,7 @@ mod run;
 mod services;
 mod settle;
 mod setup;
+mod sockets;
 mod staged;
 mod state;
 mod status;

@@ -33,8 +33,8 @@ use crate::store::Store;
 use crate::sweep::{Pressure, SweepState};
 use crate::uplinks::Uplinks;
 use crate::{
-    Config, flows, guard, health, http, notify_systemd, queue, services, settle, setup, sweep,
-    uplinks,
+    Config, flows, guard, health, http, notify_systemd, queue, services, settle, setup, sockets,
+    sweep, uplinks,
 };
 
 /// How long requests may still take when the agent is told to stop.
@@ -265,6 +265,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> anyhow::Result<()> {
     tasks.spawn(queue::run(Arc::clone(&node)));
     tasks.spawn(sweep::run(Arc::clone(&node)));
     tasks.spawn(services::run(Arc::clone(&node), forget));
+    tasks.spawn(sockets::run(Arc::clone(&node)));
     tasks.spawn(settle::run(Arc::clone(&node)));
     tasks.spawn(guard::run(Arc::clone(&node)));
     tasks.spawn(announce(Arc::clone(&node)));

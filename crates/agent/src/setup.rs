@@ -7,7 +7,7 @@ use anyhow::Context;
 use axon_abi::{HOST_DEVICE, MAPS};
 use axon_control::services::Numbers;
 use axon_control::{Adopted, Capacity, Controller, IdentityMode, Persisted};
-use axon_linux::{Datapath, DatapathConfig, KernelReconciler, Maps, ReconcilerConfig};
+use axon_linux::{Datapath, DatapathConfig, KernelReconciler, Maps, ReconcilerConfig, SocketMode};
 use axon_model::Observed;
 
 use crate::Config;
@@ -36,6 +36,7 @@ pub(crate) fn datapath(
         node: config.node_name.clone(),
         devices: uplinks.names(),
         map_sizes: sizes(config),
+        sockets: sockets(config),
         ..DatapathConfig::default()
     };
     let datapath = Datapath::open_with(&own, fill)?;
@@ -61,6 +62,9 @@ pub(crate) fn datapath(
             "a pinned map does not fit and is made anew"
         );
     }
+    if let Some(problem) = datapath.socket_problem() {
+        tracing::error!(problem, "sockets are not led from services to backends");
+    }
     if !adoption.dropped.is_empty() {
         tracing::warn!(
             maps = adoption.dropped.join(","),
@@ -75,6 +79,18 @@ pub(crate) fn datapath(
         );
     }
     Ok(datapath)
+}
+
+fn sockets(config: &Config) -> SocketMode {
+    let own = &config.sockets;
+    if !own.enabled {
+        return SocketMode::Off;
+    }
+    SocketMode::At {
+        cgroup: own.cgroup(),
+        host_only: own.host_only,
+        bind_protection: own.bind_protection,
+    }
 }
 
 fn sizes(config: &Config) -> BTreeMap<String, u32> {

@@ -5,6 +5,7 @@ mod kernel;
 mod neighbours;
 mod remedies;
 mod services;
+mod sockets;
 
 use std::collections::BTreeMap;
 
@@ -33,6 +34,7 @@ pub(crate) fn status(node: &Node) -> Status {
         ("ipam", cluster::ipam(node)),
         ("devices", kernel::devices(node)),
         ("datapath", kernel::datapath(node, &view)),
+        ("sockets", sockets::sockets(node)),
         ("maps", kernel::maps(&uses)),
         ("conntrack", kernel::conntrack(node)),
         ("events", kernel::events(node)),

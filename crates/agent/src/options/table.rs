@@ -267,6 +267,48 @@ pub const OPTIONS: &[Spec] = &[
          DHCP); empty is none",
     ),
     option(
+        "kube-proxy-replacement",
+        Bool,
+        "true",
+        "Serve services in the place of kube-proxy, at sockets too",
+    ),
+    option(
+        "bpf-lb-sock",
+        Bool,
+        "false",
+        "Lead sockets from services to backends also where kube-proxy is not replaced",
+    ),
+    option(
+        "bpf-lb-sock-hostns-only",
+        Bool,
+        "false",
+        "Lead only the node's own sockets; what pods send is balanced in packets",
+    ),
+    option(
+        "bpf-lb-sock-terminate-pod-connections",
+        Bool,
+        "true",
+        "End sockets in pods too that are connected to a backend that is gone",
+    ),
+    option(
+        "lb-sock-terminate-all-protos",
+        Bool,
+        "false",
+        "End connections of TCP too, not only sockets of UDP",
+    ),
+    option(
+        "node-port-bind-protection",
+        Bool,
+        "true",
+        "Refuse processes of the node that bind to a port of a service",
+    ),
+    option(
+        "cgroup-root",
+        Text,
+        "",
+        "Cgroup (version 2) whose processes' sockets are led [default: all]",
+    ),
+    option(
         "endpoint-ready-timeout",
         Duration,
         "10s",

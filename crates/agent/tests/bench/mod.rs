@@ -149,6 +149,8 @@ spec: {{nodeName: n1, containers: [{{name: c, image: none}}]}}
             "--bpf-ct-global-tcp-max=4096".to_owned(),
             "--bpf-nat-global-max=4096".to_owned(),
             "--log-level=debug".to_owned(),
+            // The machine's own sockets are nobody's here.
+            "--kube-proxy-replacement=false".to_owned(),
         ];
         [&usual, self.options.as_slice()].concat().join("\n")
     }
