@@ -136,6 +136,7 @@ fn start_agent(lab: &Lab, name: &str) -> Result<Child> {
     flag("lib-dir", &paths.state().join("lib"));
     flag("socket-path", &paths.socket());
     flag("bpf-root", &paths.bpf());
+    flag("cgroup-root", &paths.cgroup);
     flag("devices", Path::new(wire::UPLINK));
     flag("identity-allocation-mode", Path::new("crd"));
     let place = Place {

@@ -42,5 +42,7 @@ pub(crate) fn files_below(dir: &Path) -> Vec<OsString> {
     files
         .into_iter()
         .flat_map(|(option, file)| [option.into(), dir.join(file).into()])
+        // The machine's own sockets are nobody's here.
+        .chain(["--kube-proxy-replacement=false".into()])
         .collect()
 }

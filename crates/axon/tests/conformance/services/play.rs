@@ -1,11 +1,12 @@
 //! Plays service cases: those of like nodes and options in one lab.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use axon_linux::netns;
+use axon_linux::{cgroup, netns};
 use serde_json::Value;
 
 use super::ask::{self, Open, Order, Told};
@@ -23,6 +24,32 @@ struct Place {
     netns: PathBuf,
     inode: u64,
     ips: Vec<IpAddr>,
+    /// Where the node's processes are, whose sockets its agent leads to backends.
+    cgroup: Option<PathBuf>,
+}
+
+/// This process among those of a node, until dropped: a socket belongs to the group
+/// in which it was made.
+struct Among {
+    home: PathBuf,
+}
+
+impl Among {
+    fn enter(place: &Place) -> io::Result<Option<Self>> {
+        let Some(group) = &place.cgroup else {
+            return Ok(None);
+        };
+        let home = cgroup::mount_point()?.join(cgroup::current()?);
+        cgroup::create(group)?;
+        cgroup::enter(group, std::process::id())?;
+        Ok(Some(Self { home }))
+    }
+}
+
+impl Drop for Among {
+    fn drop(&mut self) {
+        cgroup::enter(&self.home, std::process::id()).expect("back where it was");
+    }
 }
 
 /// Servers of a namespace, while it is the same one.
@@ -193,10 +220,18 @@ impl Stage {
     fn find_places(&mut self, status: &Value) -> Result<(), String> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let ip = |value: &Value| value.as_str()?.parse().ok();
-        let place = |netns: PathBuf, ips: Vec<IpAddr>| {
+        let groups = cgroup::mount_point().map_err(|error| error.to_string())?;
+        let groups = groups.join("axon-lab").join(&self.lab.name);
+        let place = |netns: PathBuf, ips: Vec<IpAddr>, node: Option<&Value>| {
             let inode = netns::inode_of(&netns);
             let inode = inode.map_err(|error| format!("{}: {error}", netns.display()))?;
-            Ok::<_, String>(Place { netns, inode, ips })
+            let node = node.and_then(Value::as_str);
+            Ok::<_, String>(Place {
+                netns,
+                inode,
+                ips,
+                cgroup: node.map(|node| groups.join(node).join("host")),
+            })
         };
         self.pods.clear();
         self.nodes.clear();
@@ -206,8 +241,10 @@ impl Stage {
                 .into_iter()
                 .filter_map(ip)
                 .collect();
-            self.pods
-                .insert(name, place(text(&pod["netns"]).into(), ips)?);
+            self.pods.insert(
+                name,
+                place(text(&pod["netns"]).into(), ips, pod.get("node"))?,
+            );
         }
         for node in status["nodes"].as_array().into_iter().flatten() {
             let netns: PathBuf = text(&node["netns"]).into();
@@ -222,10 +259,11 @@ impl Stage {
             // Also those that nobody was told of: its router's.
             let own = netns::within_path(&netns, addresses).map_err(|error| error.to_string())?;
             ips.extend(own);
-            self.nodes.insert(text(&node["name"]), place(netns, ips)?);
+            let place = place(netns, ips, node.get("name"))?;
+            self.nodes.insert(text(&node["name"]), place);
         }
         let netns = format!("/run/axon-lab/{}/netns/outside", self.lab.name);
-        self.outside = Some(place(netns.into(), Vec::new())?);
+        self.outside = Some(place(netns.into(), Vec::new(), None)?);
         Ok(())
     }
 
@@ -343,7 +381,8 @@ impl Stage {
             source_port: probe.same_source_port,
             to: SocketAddr::new(probe.to.address, probe.to.port),
         };
-        let failed = |error: std::io::Error| error.to_string();
+        let failed = |error: io::Error| error.to_string();
+        let _among = Among::enter(place).map_err(failed)?;
         if let Some(path) = &probe.http {
             let told = ask::health(&place.netns, &order, path).map_err(failed)?;
             let is_right = expected.health.is_none() || told == expected.health;
