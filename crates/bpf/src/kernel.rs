@@ -99,7 +99,7 @@ impl Tables for Kernel {
     type Nat<'a> = &'a mut NatEntry;
     type ServiceFlow<'a> = &'a mut ServiceFlow;
     type Services = Services;
-    const SERVES: bool = false;
+    const SERVES: bool = true;
 
     #[inline(always)]
     fn config(&self) -> &RuntimeConfig {

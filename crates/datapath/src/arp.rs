@@ -4,7 +4,6 @@ use axon_abi::{Be16, DropReason, EndpointFlags, EndpointRow};
 
 use crate::header::{ArpPacket, ethertype};
 use crate::packet::Packet;
-use crate::verdict::Verdict;
 
 /// The IPv4 gateway of every endpoint.
 pub const GATEWAY_IPV4: [u8; 4] = [169, 254, 1, 1];
@@ -12,10 +11,10 @@ pub const GATEWAY_IPV4: [u8; 4] = [169, 254, 1, 1];
 const REQUEST: u16 = 1;
 const REPLY: u16 = 2;
 
-/// Answers an endpoint's request for its gateway's MAC address; any other ARP
-/// packet is dropped.
+/// Answers an endpoint's request for its gateway's MAC address: the packet becomes
+/// its answer. Any other ARP packet is dropped.
 #[inline(never)]
-pub(crate) fn answer(packet: &mut impl Packet, row: &EndpointRow) -> Result<Verdict, DropReason> {
+pub(crate) fn answer(packet: &mut impl Packet, row: &EndpointRow) -> Result<(), DropReason> {
     let arp: &mut ArpPacket = packet.edit(0).ok_or(DropReason::InvalidPacket)?;
     let sane =
         arp.hardware.get() == 1 && arp.protocol.get() == ethertype::IPV4 && arp.lengths == [6, 4];
@@ -35,5 +34,5 @@ pub(crate) fn answer(packet: &mut impl Packet, row: &EndpointRow) -> Result<Verd
     arp.target = arp.sender;
     arp.sender_mac = row.node_mac;
     arp.sender = GATEWAY_IPV4;
-    Ok(Verdict::Reflect { dropped: None })
+    Ok(())
 }

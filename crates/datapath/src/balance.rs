@@ -20,7 +20,6 @@ use crate::scratch::{Kind, Scratch, Translated};
 use crate::serve::{recall, seen};
 use crate::service::{Answer, Ask, Asker, ServiceTables, find_frontend, readmitted, select_of};
 use crate::tables::Tables;
-use crate::verdict::Verdict;
 
 /// Finds out whether a parsed packet is for a frontend, and which backend it is
 /// to go to: `scratch.translated` says what becomes of it.
@@ -59,17 +58,22 @@ pub(crate) fn balance<F: Family>(
 /// Looks for the frontend of the packet's destination.
 #[inline(never)]
 fn find(tables: &impl Tables, scratch: &mut Scratch, asker: Asker) -> bool {
-    let tuple = scratch.flow.tracked();
-    scratch.ask = Ask {
-        asker,
+    let Scratch {
+        flow,
+        ask,
+        frontend,
+        ..
+    } = scratch;
+    let tuple = flow.tracked();
+    *ask = Ask {
         addr: tuple.destination,
-        port: tuple.destination_port,
-        protocol: tuple.protocol,
         client: tuple.source,
         source: tuple.source,
+        port: tuple.destination_port,
         source_port: tuple.source_port,
+        protocol: tuple.protocol,
+        asker,
     };
-    let Scratch { ask, frontend, .. } = scratch;
     find_frontend(tables.services(), ask, frontend)
 }
 
@@ -209,7 +213,7 @@ fn close<F: Family>(
     match scratch.flow.kind {
         Kind::Query if scratch.flow.icmp_type == echo => {
             ping::answer::<F>(packet, scratch).ok_or(DropReason::PacketWrite)?;
-            scratch.refusal = None;
+            scratch.reflect(None);
             scratch.translated = Translated::Answered;
             Ok(())
         }
@@ -227,20 +231,7 @@ fn refuse<F: Family>(
     tables: &impl Tables,
     scratch: &mut Scratch,
 ) -> Result<(), DropReason> {
-    let told = icmp_error::port_unreachable::<F>(packet, tables, scratch)?;
-    answered(scratch, told);
-    Ok(())
-}
-
-/// Keeps that the packet has become an answer.
-#[inline(always)]
-pub(crate) fn answered(scratch: &mut Scratch, told: Verdict) {
-    scratch.refusal = match told {
-        Verdict::Reflect { dropped } => dropped,
-        Verdict::Ignore
-        | Verdict::Pass
-        | Verdict::RedirectPeer { .. }
-        | Verdict::RedirectNeigh { .. } => None,
-    };
+    icmp_error::port_unreachable::<F>(packet, tables, scratch)?;
     scratch.translated = Translated::Answered;
+    Ok(())
 }

@@ -7,10 +7,9 @@ use crate::family::Family;
 use crate::header::ETHERNET_LEN;
 use crate::icmp_error;
 use crate::packet::Packet;
-use crate::scratch::{Flow, Scratch, Translated};
+use crate::scratch::{Flow, Scratch, Translated, Way};
 use crate::tables::{Route, RouteQuery, Tables};
 use crate::translate::undo;
-use crate::verdict::Verdict;
 
 /// Into an endpoint of this node, past the node's stack.
 #[inline(always)]
@@ -19,7 +18,7 @@ pub(crate) fn to_local<F: Family>(
     tables: &impl Tables,
     scratch: &mut Scratch,
     row: &EndpointRow,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     if scratch.flow.hop_limit <= 1 {
         undo::<F>(packet, tables, scratch)?;
         return icmp_error::time_exceeded::<F>(packet, tables, scratch);
@@ -39,9 +38,9 @@ pub(crate) fn to_local<F: Family>(
             row.id,
         );
     }
-    Ok(Verdict::RedirectPeer {
-        ifindex: row.ifindex,
-    })
+    scratch.leaves_by = row.ifindex;
+    scratch.way = Way::Peer;
+    Ok(())
 }
 
 /// To anywhere but an endpoint of this node, or back to the stack that an
@@ -51,12 +50,14 @@ pub(crate) fn elsewhere<F: Family>(
     packet: &mut impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     if scratch.destination_identity == Identity::HOST {
-        return Ok(to_stack(packet, tables, scratch, ObservationPoint::ToHost));
+        to_stack(packet, tables, scratch, ObservationPoint::ToHost);
+        return Ok(());
     }
     if scratch.flow_flags & CtFlags::BY_STACK != 0 {
-        return Ok(to_stack(packet, tables, scratch, ObservationPoint::ToStack));
+        to_stack(packet, tables, scratch, ObservationPoint::ToStack);
+        return Ok(());
     }
     if scratch.flow.hop_limit <= 1 {
         undo::<F>(packet, tables, scratch)?;
@@ -78,7 +79,8 @@ pub(crate) fn elsewhere<F: Family>(
         // stack (a firewall, address translation), which have to see both directions.
         // What a service answers from an address of the node the stack would not take from here.
         Route::Via { ifindex } if !is_returned(scratch) && !tables.uplink(ifindex) => {
-            Ok(to_stack(packet, tables, scratch, ObservationPoint::ToStack))
+            to_stack(packet, tables, scratch, ObservationPoint::ToStack);
+            Ok(())
         }
         Route::Via { ifindex } => {
             if is_returned(scratch) {
@@ -88,9 +90,14 @@ pub(crate) fn elsewhere<F: Family>(
             if scratch.report {
                 event::report_trace(packet, tables, scratch, ObservationPoint::ToNetwork, 0);
             }
-            Ok(Verdict::RedirectNeigh { ifindex })
+            scratch.leaves_by = ifindex;
+            scratch.way = Way::Neigh;
+            Ok(())
         }
-        Route::Stack => Ok(to_stack(packet, tables, scratch, ObservationPoint::ToStack)),
+        Route::Stack => {
+            to_stack(packet, tables, scratch, ObservationPoint::ToStack);
+            Ok(())
+        }
         Route::TooBig { mtu } => too_big::<F>(packet, tables, scratch, mtu),
         Route::Unreachable => Err(DropReason::FibLookupFailed),
     }
@@ -107,11 +114,11 @@ fn to_stack(
     tables: &impl Tables,
     scratch: &mut Scratch,
     point: ObservationPoint,
-) -> Verdict {
+) {
     if scratch.report {
         event::report_trace(packet, tables, scratch, point, 0);
     }
-    Verdict::Pass
+    scratch.way = Way::Pass;
 }
 
 /// What does not fit is answered, or cut by the stack where that is allowed.
@@ -120,9 +127,10 @@ fn too_big<F: Family>(
     tables: &impl Tables,
     scratch: &mut Scratch,
     mtu: u32,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     if !scratch.flow.dont_fragment {
-        return Ok(to_stack(packet, tables, scratch, ObservationPoint::ToStack));
+        to_stack(packet, tables, scratch, ObservationPoint::ToStack);
+        return Ok(());
     }
     undo::<F>(packet, tables, scratch)?;
     icmp_error::too_big::<F>(packet, tables, scratch, mtu)

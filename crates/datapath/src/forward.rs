@@ -3,14 +3,14 @@
 
 use axon_abi::{ConfigFlags, CtFlags, DropReason, ObservationPoint, ServiceKey, TraceReason};
 
-use crate::balance::{answered, balance};
+use crate::balance::balance;
 use crate::event;
 use crate::family::{Family, same};
 use crate::icmp_error;
 use crate::identity::who;
 use crate::packet::Packet;
 use crate::parse::parse;
-use crate::scratch::{Aim, Scratch, Translated};
+use crate::scratch::{Aim, Scratch, Translated, Way};
 use crate::serve::recall;
 use crate::service::{Asker, ServiceTables};
 use crate::tables::{Route, RouteQuery, Tables};
@@ -90,8 +90,8 @@ fn send<F: Family>(
     scratch: &mut Scratch,
 ) -> Result<(), DropReason> {
     if scratch.flow.hop_limit <= 1 {
-        let told = icmp_error::time_exceeded::<F>(packet, tables, scratch)?;
-        answered(scratch, told);
+        icmp_error::time_exceeded::<F>(packet, tables, scratch)?;
+        scratch.translated = Translated::Answered;
         return Ok(());
     }
     let Scratch {
@@ -108,8 +108,8 @@ fn send<F: Family>(
     scratch.leaves_by = match tables.route(&query, next_hop) {
         Route::Via { ifindex } => ifindex,
         Route::TooBig { mtu } => {
-            let told = icmp_error::too_big::<F>(packet, tables, scratch, mtu)?;
-            answered(scratch, told);
+            icmp_error::too_big::<F>(packet, tables, scratch, mtu)?;
+            scratch.translated = Translated::Answered;
             return Ok(());
         }
         // The stack would not take its own address from the network.
@@ -119,6 +119,7 @@ fn send<F: Family>(
     translate::<F>(packet, scratch).ok_or(DropReason::PacketWrite)?;
     F::hop(packet, None, true).ok_or(DropReason::PacketWrite)?;
     packet.set_served();
+    scratch.way = Way::Neigh;
     scratch.translated = Translated::Sent;
     if scratch.opens && tables.config().flags & ConfigFlags::EVENT_TRACE != 0 {
         let Scratch { flow, lpm, .. } = scratch;

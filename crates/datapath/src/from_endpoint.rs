@@ -39,12 +39,19 @@ pub fn from_endpoint(
     }
     let ethernet: &Ethernet = packet.view(0).ok_or(DropReason::UnsupportedL2Protocol)?;
     match ethernet.ethertype.get() {
-        ethertype::IPV4 => forward::<V4>(packet, tables, scratch, row),
-        ethertype::IPV6 if nd::is_solicitation(packet) => nd::answer(packet, row),
-        ethertype::IPV6 => forward::<V6>(packet, tables, scratch, row),
-        ethertype::ARP => arp::answer(packet, row),
-        _ => Err(DropReason::UnsupportedL3Protocol),
+        ethertype::IPV4 => forward::<V4>(packet, tables, scratch, row)?,
+        ethertype::IPV6 if nd::is_solicitation(packet) => {
+            nd::answer(packet, row)?;
+            scratch.reflect(None);
+        }
+        ethertype::IPV6 => forward::<V6>(packet, tables, scratch, row)?,
+        ethertype::ARP => {
+            arp::answer(packet, row)?;
+            scratch.reflect(None);
+        }
+        _ => return Err(DropReason::UnsupportedL3Protocol),
     }
+    Ok(scratch.verdict())
 }
 
 #[inline(never)]
@@ -53,7 +60,7 @@ fn forward<F: Family>(
     tables: &impl Tables,
     scratch: &mut Scratch,
     row: &EndpointRow,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     if row.policy_set == 0 {
         return Err(DropReason::EndpointNotReady);
     }
@@ -162,11 +169,9 @@ fn aside<F: Family>(
     packet: &mut impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     if tables.can_serve() && matches!(scratch.translated, Translated::Answered) {
-        return Ok(Verdict::Reflect {
-            dropped: scratch.refusal,
-        });
+        return Ok(());
     }
     if serve::is_answer(tables, scratch) {
         serve::answer::<F>(packet, tables, scratch)?;
@@ -188,7 +193,7 @@ fn refuse<F: Family>(
     tables: &impl Tables,
     scratch: &mut Scratch,
     reason: DropReason,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     let told = tables.config().flags & ConfigFlags::DENY_RESPONSE != 0;
     let own = scratch.judged && scratch.question.egress && scratch.forward;
     if told && reason.is_policy() && own {

@@ -9,7 +9,7 @@ use crate::header::{Ethernet, ethertype};
 use crate::nat::{self, Back};
 use crate::packet::Packet;
 use crate::parse::parse;
-use crate::scratch::{Aim, Kind, Scratch, Translated};
+use crate::scratch::{Aim, Kind, Scratch, Translated, Way};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
 use crate::{deliver, event, forward, host, serve};
@@ -31,15 +31,16 @@ pub fn from_netdev(
         return Ok(Verdict::Ignore);
     };
     match ethernet.ethertype.get() {
-        ethertype::IPV4 => receive::<V4>(packet, tables, scratch),
-        ethertype::IPV6 => receive::<V6>(packet, tables, scratch),
+        ethertype::IPV4 => receive::<V4>(packet, tables, scratch)?,
+        ethertype::IPV6 => receive::<V6>(packet, tables, scratch)?,
         // The kernel takes the tag away once we have looked, and what is behind it for
         // the node's all the same if that says no VLAN either.
         ethertype::VLAN | ethertype::SERVICE_VLAN if host::is_held(tables) => {
-            Err(DropReason::VlanFiltered)
+            return Err(DropReason::VlanFiltered);
         }
-        _ => Ok(Verdict::Ignore),
+        _ => return Ok(Verdict::Ignore),
     }
+    Ok(scratch.verdict())
 }
 
 #[inline(never)]
@@ -47,7 +48,7 @@ fn receive<F: Family>(
     packet: &mut impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     aim::<F>(packet, tables, scratch)?;
     // From here, and not from where that is found out: the kernel counts nested calls.
     match scratch.aim {
@@ -59,28 +60,19 @@ fn receive<F: Family>(
     if matches!(scratch.aim, Aim::Endpoint) {
         return deliver_to::<F>(packet, tables, scratch);
     }
-    match scratch.translated {
-        Translated::Not | Translated::Back | Translated::Served => {}
-        Translated::Answered => {
-            return Ok(Verdict::Reflect {
-                dropped: scratch.refusal,
-            });
-        }
-        Translated::Sent => {
-            return Ok(Verdict::RedirectNeigh {
-                ifindex: scratch.leaves_by,
-            });
-        }
+    if matches!(scratch.translated, Translated::Answered | Translated::Sent) {
+        return Ok(());
     }
     if host::is_held(tables) {
         host::receive::<F>(packet, tables, scratch)?;
     }
     // What was translated to the node is not what it was.
-    if scratch.of_host || !matches!(scratch.translated, Translated::Not) {
-        Ok(Verdict::Pass)
+    scratch.way = if scratch.of_host || !matches!(scratch.translated, Translated::Not) {
+        Way::Pass
     } else {
-        Ok(Verdict::Ignore)
-    }
+        Way::Ignore
+    };
+    Ok(())
 }
 
 /// Finds out whether the packet is for an endpoint of this node, translated if
@@ -127,7 +119,7 @@ fn deliver_to<F: Family>(
     packet: &mut impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     let Some(row) = tables.receiver(&scratch.flow.tuple.destination) else {
         return Err(DropReason::StaleOrUnroutableIp);
     };

@@ -13,7 +13,6 @@ use crate::nd::GATEWAY_IPV6;
 use crate::packet::Packet;
 use crate::scratch::{Fragmentation, Kind, Scratch, Translated};
 use crate::tables::Tables;
-use crate::verdict::Verdict;
 
 /// Bytes of the packet that its answer quotes, at most.
 const QUOTE_MAX: u32 = 128;
@@ -61,7 +60,7 @@ pub(crate) fn time_exceeded<F: Family>(
     packet: &mut impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     let kind = if F::VERSION == 4 { [11, 0] } else { [3, 0] };
     answer::<F>(packet, tables, scratch, (kind, 0), DropReason::TtlExceeded)
 }
@@ -73,7 +72,7 @@ pub(crate) fn too_big<F: Family>(
     tables: &impl Tables,
     scratch: &mut Scratch,
     mtu: u32,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     let kind = if F::VERSION == 4 { [3, 4] } else { [2, 0] };
     answer::<F>(
         packet,
@@ -92,7 +91,7 @@ pub(crate) fn prohibited<F: Family>(
     packet: &mut impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     let reason = scratch.refusal.unwrap_or(DropReason::PolicyDenied);
     let kind = if F::VERSION == 4 { [3, 13] } else { [1, 1] };
     match answer::<F>(packet, tables, scratch, (kind, 0), reason) {
@@ -108,7 +107,7 @@ pub(crate) fn port_unreachable<F: Family>(
     packet: &mut impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     let reason = DropReason::ServiceBackendNotFound;
     let kind = if F::VERSION == 4 { [3, 3] } else { [1, 4] };
     match answer::<F>(packet, tables, scratch, (kind, 0), reason) {
@@ -124,7 +123,7 @@ fn answer<F: Family>(
     scratch: &mut Scratch,
     (kind, word): ([u8; 2], u32),
     reason: DropReason,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     let flow = &scratch.flow;
     // No error about an error, a fragment without ports, or to no single sender (RFC 1122 3.2.2),
     // nor one that would quote an address the sender does not know.
@@ -151,9 +150,8 @@ fn answer<F: Family>(
     turn(packet, quote, F::ERROR_LEN)
         .and_then(|()| F::write_error(packet, &error, quote))
         .ok_or(DropReason::PacketWrite)?;
-    Ok(Verdict::Reflect {
-        dropped: Some(reason),
-    })
+    scratch.reflect(Some(reason));
+    Ok(())
 }
 
 /// Puts the address that the error comes from in place of the next hop, which

@@ -16,22 +16,21 @@ use crate::header::protocol;
 use crate::identity::who;
 use crate::nat::{End, rewrite, set_key};
 use crate::packet::Packet;
-use crate::scratch::{Kind, Scratch};
+use crate::scratch::{Kind, Scratch, Way};
 use crate::tables::Tables;
-use crate::verdict::Verdict;
 
 /// Ports that are tried before a flow is given up.
 const TRIES: u32 = 32;
 
 /// Translates a parsed packet that leaves: of an endpoint, or (`own`) of the
-/// node itself.
+/// node itself. What is not translated stays what it is.
 #[inline(never)]
 pub(crate) fn masquerade<F: Family>(
     packet: &mut impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
     own: bool,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
     let config = tables.config();
     let tuple = scratch.flow.tracked();
     // An error about somebody else's packet stays what it is.
@@ -40,21 +39,21 @@ pub(crate) fn masquerade<F: Family>(
     let port = tuple.source_port.get();
     let free = own && (port < config.nat_port_min || port > config.nat_port_max);
     if turned || free {
-        return Ok(Verdict::Ignore);
+        return Ok(());
     }
     set_key(&mut scratch.nat_key, tuple, 0);
     if !known(tables, scratch) {
         match scratch.flow.kind {
             Kind::Session | Kind::Query => {}
-            Kind::Answer | Kind::Error | Kind::Single => return Ok(Verdict::Ignore),
+            Kind::Answer | Kind::Error | Kind::Single => return Ok(()),
         }
         if !own && !leaves::<F>(tables, scratch) {
-            return Ok(Verdict::Ignore);
+            return Ok(());
         }
         if scratch.flow.tuple.protocol == protocol::SCTP {
             // Its checksum cannot be corrected by difference.
             return if own {
-                Ok(Verdict::Ignore)
+                Ok(())
             } else {
                 Err(DropReason::UnsupportedNatProtocol)
             };
@@ -64,14 +63,15 @@ pub(crate) fn masquerade<F: Family>(
         scratch.seen = Some(TraceReason::New);
     }
     if own && scratch.nat_entry.port == scratch.nat_key.source_port {
-        return Ok(Verdict::Ignore);
+        return Ok(());
     }
     scratch.source_before_nat = scratch.flow.tuple.source;
     rewrite::<F>(packet, scratch, End::Source).ok_or(DropReason::PacketWrite)?;
     if scratch.report {
         event::report_trace(packet, tables, scratch, ObservationPoint::ToNetwork, 0);
     }
-    Ok(Verdict::Pass)
+    scratch.way = Way::Pass;
+    Ok(())
 }
 
 /// Finds the flow's translation; once a second it is marked as in use, both

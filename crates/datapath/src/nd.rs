@@ -7,7 +7,6 @@ use zerocopy::IntoBytes;
 use crate::checksum;
 use crate::header::{ETHERNET_LEN, Frame6, NeighbourMessage, protocol};
 use crate::packet::Packet;
-use crate::verdict::Verdict;
 
 /// The IPv6 gateway of every endpoint: `fe80::1`.
 pub const GATEWAY_IPV6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
@@ -34,7 +33,7 @@ pub(crate) fn is_solicitation(packet: &impl Packet) -> bool {
 /// Answers an endpoint's solicitation of its gateway; other solicitations are
 /// dropped, those for duplicate address detection among them.
 #[inline(never)]
-pub(crate) fn answer(packet: &mut impl Packet, row: &EndpointRow) -> Result<Verdict, DropReason> {
+pub(crate) fn answer(packet: &mut impl Packet, row: &EndpointRow) -> Result<(), DropReason> {
     let forbidden = DropReason::ForbiddenIcmpv6Message;
     let frame: &Frame6 = packet.view(0).ok_or(DropReason::InvalidPacket)?;
     let (source, source_mac) = (frame.ip.source, frame.ethernet.source);
@@ -65,7 +64,7 @@ pub(crate) fn answer(packet: &mut impl Packet, row: &EndpointRow) -> Result<Verd
     packet
         .store(MESSAGE_AT as u32, &message)
         .ok_or(DropReason::PacketWrite)?;
-    Ok(Verdict::Reflect { dropped: None })
+    Ok(())
 }
 
 /// The checksum of an advertisement from the gateway.

@@ -14,6 +14,7 @@ use crate::header::protocol;
 use crate::policy::{Decision, Question};
 use crate::service::{Ask, Asker, Frontend};
 use crate::tables::NextHop;
+use crate::verdict::Verdict;
 
 /// Two ends and how they talk. ICMP queries have their identifier as the
 /// asking side's port, and as the other's 0 if they are echoes, else their
@@ -82,6 +83,26 @@ pub(crate) enum Aim {
     Client = 3,
 }
 
+/// What becomes of a packet: [`Verdict`], of which the rest is in the scratch.
+///
+/// It is kept in memory. In a register a verdict has parts that not each variant
+/// sets, and the kernel lets no program pass on what it has not set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Way {
+    /// [`Verdict::Ignore`].
+    #[default]
+    Ignore = 0,
+    /// [`Verdict::Pass`].
+    Pass = 1,
+    /// [`Verdict::RedirectPeer`], to [`Scratch::leaves_by`].
+    Peer = 2,
+    /// [`Verdict::RedirectNeigh`], by [`Scratch::leaves_by`].
+    Neigh = 3,
+    /// [`Verdict::Reflect`], for [`Scratch::refusal`].
+    Reflect = 4,
+}
+
 /// What was done to a packet's addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
@@ -94,10 +115,9 @@ pub(crate) enum Translated {
     /// A service has given it others, or is to; those that it came with are in
     /// [`Scratch::before`].
     Served = 2,
-    /// It has become its own answer; what is counted against it is
-    /// [`Scratch::refusal`].
+    /// It has become its own answer.
     Answered = 3,
-    /// A service has, and it leaves by [`Scratch::leaves_by`].
+    /// A service has, and it is sent on.
     Sent = 4,
 }
 
@@ -200,10 +220,12 @@ pub struct Scratch {
     pub(crate) of_host: bool,
     /// Whether an endpoint's policy was asked about this packet.
     pub(crate) judged: bool,
-    /// Why policy does not let out what is answered.
+    /// Why there is no more to what is answered than the answer.
     pub(crate) refusal: Option<DropReason>,
     /// Whom the packet from the network is for.
     pub(crate) aim: Aim,
+    /// What becomes of the packet, unless it is dropped.
+    pub(crate) way: Way,
     /// What was done to the packet's addresses.
     pub(crate) translated: Translated,
     /// The device whose endpoint is the sender (egress) or the receiver
@@ -239,7 +261,7 @@ pub struct Scratch {
     pub(crate) service_back: ServiceFlow,
     /// The tracked tuple before a service has translated it.
     pub(crate) before: Tuple,
-    /// The device that a service's packet leaves by.
+    /// The device that the packet leaves by, or behind which its receiver is.
     pub(crate) leaves_by: u32,
     /// Whether the packet opens a flow of a service.
     pub(crate) opens: bool,
@@ -305,6 +327,29 @@ impl Scratch {
         self.direction = direction;
     }
 
+    /// Keeps that the packet has become its own answer, and what is counted against
+    /// what it was.
+    #[inline(always)]
+    pub(crate) fn reflect(&mut self, dropped: Option<DropReason>) {
+        self.refusal = dropped;
+        self.way = Way::Reflect;
+    }
+
+    /// What becomes of the packet.
+    #[inline(always)]
+    pub(crate) fn verdict(&self) -> Verdict {
+        let ifindex = self.leaves_by;
+        match self.way {
+            Way::Ignore => Verdict::Ignore,
+            Way::Pass => Verdict::Pass,
+            Way::Peer => Verdict::RedirectPeer { ifindex },
+            Way::Neigh => Verdict::RedirectNeigh { ifindex },
+            Way::Reflect => Verdict::Reflect {
+                dropped: self.refusal,
+            },
+        }
+    }
+
     /// A scratch as another packet may have left it: every byte that a hook
     /// might read without having set it is wrong.
     #[must_use]
@@ -357,6 +402,7 @@ impl Scratch {
             judged: true,
             refusal: Some(DropReason::PolicyDeny),
             aim: Aim::Client,
+            way: Way::Peer,
             translated: Translated::Sent,
             device: 0xa5a5,
             endpoint: 0xa5a5,

@@ -8,7 +8,7 @@ use crate::host;
 use crate::masquerade::masquerade;
 use crate::packet::Packet;
 use crate::parse::parse;
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, Way};
 use crate::serve;
 use crate::tables::{LOOPBACK, Tables};
 use crate::verdict::Verdict;
@@ -29,10 +29,11 @@ pub fn to_netdev(
         return Ok(Verdict::Ignore);
     };
     match ethernet.ethertype.get() {
-        ethertype::IPV4 => leave::<V4>(packet, tables, scratch),
-        ethertype::IPV6 => leave::<V6>(packet, tables, scratch),
-        _ => Ok(Verdict::Ignore),
+        ethertype::IPV4 => leave::<V4>(packet, tables, scratch)?,
+        ethertype::IPV6 => leave::<V6>(packet, tables, scratch)?,
+        _ => return Ok(Verdict::Ignore),
     }
+    Ok(scratch.verdict())
 }
 
 #[inline(never)]
@@ -40,7 +41,8 @@ fn leave<F: Family>(
     packet: &mut impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
-) -> Result<Verdict, DropReason> {
+) -> Result<(), DropReason> {
+    scratch.way = Way::Ignore;
     find_sender::<F>(packet, tables, scratch)?;
     if host::is_held(tables) {
         host::send::<F>(packet, tables, scratch)?;
@@ -50,30 +52,28 @@ fn leave<F: Family>(
     let serves = own && tables.serves();
     let masquerades = flags & F::MASQUERADE != 0 && (own || scratch.endpoint != 0);
     if !serves && !masquerades {
-        return Ok(or_held(scratch, Verdict::Ignore));
+        or_held(scratch);
+        return Ok(());
     }
     match parse::<F>(packet, tables, scratch) {
         Ok(()) if serves && serve::answer_of_node::<F>(packet, tables, scratch)? => {
-            Ok(Verdict::Pass)
+            scratch.way = Way::Pass;
         }
-        Ok(()) if !masquerades => Ok(or_held(scratch, Verdict::Ignore)),
-        Ok(()) => {
-            let verdict = masquerade::<F>(packet, tables, scratch, own)?;
-            Ok(or_held(scratch, verdict))
-        }
+        Ok(()) if !masquerades => {}
+        Ok(()) => masquerade::<F>(packet, tables, scratch, own)?,
         // The node's own packets are its own affair.
-        Err(_) if own => Ok(or_held(scratch, Verdict::Ignore)),
-        Err(reason) => Err(reason),
+        Err(_) if own => {}
+        Err(reason) => return Err(reason),
     }
+    or_held(scratch);
+    Ok(())
 }
 
 /// What is not ours is, if the node's policy was asked.
 #[inline(always)]
-fn or_held(scratch: &Scratch, verdict: Verdict) -> Verdict {
-    if scratch.of_host && matches!(verdict, Verdict::Ignore) {
-        Verdict::Pass
-    } else {
-        verdict
+fn or_held(scratch: &mut Scratch) {
+    if scratch.of_host && matches!(scratch.way, Way::Ignore) {
+        scratch.way = Way::Pass;
     }
 }
 
