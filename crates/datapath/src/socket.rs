@@ -385,7 +385,7 @@ fn earlier<T: SocketTables>(
 /// Whether traffic to an address and port of the node is a service's.
 #[inline(always)]
 fn is_taken<T: SocketTables>(tables: &T, key: &ServiceKey) -> bool {
-    let kind = tables.service(key).and_then(|entry| entry.kind());
+    let kind = tables.service(key).and_then(axon_abi::ServiceEntry::kind);
     matches!(
         kind,
         Some(FrontendKind::NodePort | FrontendKind::LoadBalancer | FrontendKind::ExternalIp)

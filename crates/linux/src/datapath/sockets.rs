@@ -380,8 +380,7 @@ impl Sockets {
     /// Whether there is nothing to put back.
     pub(super) fn are_whole(&self) -> bool {
         let pinned = |hook: &SocketHook| self.dir.join(hook.program()).exists();
-        self.problem.is_some()
-            || (self.are_linked() && self.mode.hooks().iter().all(pinned))
+        self.problem.is_some() || (self.are_linked() && self.mode.hooks().iter().all(pinned))
     }
 
     /// How many links there are that see sockets.

@@ -11,7 +11,7 @@ use super::clsact;
 use super::stubs::{ENDPOINT_HOOKS, UPLINK_HOOKS};
 use super::upgrade_tests::Root;
 use super::{Datapath, DatapathError};
-use crate::sys::{Link, TcxHook, load_classifier};
+use crate::sys::{Link, ProgramKind, TcxHook, load_program};
 
 /// A root whose namespace has two devices; none, with a message, where the
 /// test cannot run.
@@ -311,7 +311,12 @@ fn passes() -> OwnedFd {
     let code = [
         0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x95, 0, 0, 0, 0, 0, 0, 0,
     ];
-    load_classifier(&code, c"GPL", &mut vec![0; 4096]).expect("loaded")
+    // A classifier.
+    let kind = ProgramKind {
+        kind: 3,
+        attach_type: 0,
+    };
+    load_program(kind, &code, c"GPL", &mut vec![0; 4096]).expect("loaded")
 }
 
 #[test]
