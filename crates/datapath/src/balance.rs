@@ -18,7 +18,7 @@ use crate::packet::Packet;
 use crate::ping;
 use crate::scratch::{Kind, Scratch, Translated};
 use crate::serve::{recall, seen};
-use crate::service::{Answer, Ask, Asker, ServiceTables, find_frontend, readmitted, select_of};
+use crate::service::{Asker, ServiceTables, find_frontend, readmitted, select_id};
 use crate::tables::Tables;
 
 /// Finds out whether a parsed packet is for a frontend, and which backend it is
@@ -41,7 +41,7 @@ pub(crate) fn balance<F: Family>(
         return close::<F>(packet, tables, scratch);
     }
     match scratch.flow.kind {
-        Kind::Session => lead::<F>(packet, tables, scratch),
+        Kind::Session => lead::<F>(tables, scratch),
         Kind::Error => {
             if !recall::<F>(tables, scratch, 0) {
                 // About a flow that nobody knows, it is of use to nobody.
@@ -65,29 +65,25 @@ fn find(tables: &impl Tables, scratch: &mut Scratch, asker: Asker) -> bool {
         ..
     } = scratch;
     let tuple = flow.tracked();
-    *ask = Ask {
-        addr: tuple.destination,
-        client: tuple.source,
-        source: tuple.source,
-        port: tuple.destination_port,
-        source_port: tuple.source_port,
-        protocol: tuple.protocol,
-        asker,
-    };
+    // One after the other: as a whole it would be made on the stack first.
+    ask.addr = tuple.destination;
+    ask.client = tuple.source;
+    ask.source = tuple.source;
+    ask.port = tuple.destination_port;
+    ask.source_port = tuple.source_port;
+    ask.protocol = tuple.protocol;
+    ask.asker = asker;
     find_frontend(tables.services(), ask, frontend)
 }
 
 /// Leads a packet of a flow to its backend, or chooses one.
 #[inline(always)]
-fn lead<F: Family>(
-    packet: &mut impl Packet,
-    tables: &impl Tables,
-    scratch: &mut Scratch,
-) -> Result<(), DropReason> {
+fn lead<F: Family>(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason> {
     scratch.opens = !is_known::<F>(tables, scratch)?;
     if scratch.opens {
         let Some(backend_flags) = choose::<F>(tables, scratch)? else {
-            return refuse::<F>(packet, tables, scratch);
+            refuse::<F>(scratch);
+            return Ok(());
         };
         claim::<F>(tables, scratch, backend_flags)?;
     }
@@ -149,13 +145,12 @@ fn choose<F: Family>(
         let Scratch { before, lpm, .. } = scratch;
         scratch.source_identity = who(tables, &before.source, lpm).identity;
     }
-    let services = tables.services();
-    let (id, generation) = match select_of(services, &scratch.ask, &scratch.frontend)? {
-        Answer::Backend(choice) => (choice.id, choice.generation),
-        Answer::Refused | Answer::Closed | Answer::Elsewhere => return Ok(None),
-    };
-    // Where it lies: a copy on the stack would be too much.
-    let backend = services.backend(id);
+    select(tables, scratch)?;
+    let id = scratch.service_flow.backend;
+    if id == NOBODY {
+        return Ok(None);
+    }
+    let backend = tables.services().backend(id);
     let backend = backend.ok_or(DropReason::ServiceBackendNotFound)?;
     if backend.addr.is_v4() != (F::VERSION == 4) {
         return Err(DropReason::Nat4664NotEnabled);
@@ -163,6 +158,7 @@ fn choose<F: Family>(
     let Scratch {
         flow,
         before,
+        frontend,
         service_key: key,
         service_flow: new,
         ..
@@ -183,12 +179,29 @@ fn choose<F: Family>(
         destination_port: backend.port,
         backend: id,
         service: backend.service,
-        generation,
+        generation: frontend.entry.generation,
         backend_generation: backend.generation,
         seen_s: tables.now_s(),
         flags: seen(flow),
     };
     Ok(Some(backend.flags))
+}
+
+/// No backend's id.
+const NOBODY: u32 = 0;
+
+/// Chooses the backend of `scratch.service_flow`; [`NOBODY`] if there is none.
+#[inline(never)]
+fn select(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), DropReason> {
+    let Scratch {
+        ask,
+        frontend,
+        service_flow,
+        ..
+    } = scratch;
+    let chosen = select_id(tables.services(), ask, frontend)?;
+    service_flow.backend = chosen.map_or(NOBODY, |(id, _)| id);
+    Ok(())
 }
 
 /// Whether the network says that it is this node or an endpoint of it.
@@ -217,21 +230,19 @@ fn close<F: Family>(
             scratch.translated = Translated::Answered;
             Ok(())
         }
-        Kind::Session => refuse::<F>(packet, tables, scratch),
+        Kind::Session => {
+            refuse::<F>(scratch);
+            Ok(())
+        }
         Kind::Single | Kind::Query | Kind::Answer | Kind::Error => {
             Err(DropReason::ServiceBackendNotFound)
         }
     }
 }
 
-/// Tells the sender that nobody is there.
-#[inline(never)]
-fn refuse<F: Family>(
-    packet: &mut impl Packet,
-    tables: &impl Tables,
-    scratch: &mut Scratch,
-) -> Result<(), DropReason> {
-    icmp_error::port_unreachable::<F>(packet, tables, scratch)?;
+/// Has the sender told that nobody is there.
+#[inline(always)]
+fn refuse<F: Family>(scratch: &mut Scratch) {
+    icmp_error::port_unreachable::<F>(scratch);
     scratch.translated = Translated::Answered;
-    Ok(())
 }

@@ -19,7 +19,7 @@ use crate::tables::Tables;
 /// Decides on the tracked flow in its forward orientation, whichever way the
 /// packet goes (`scratch.forward` says which). What was found is in
 /// `scratch.agreed`.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn decide(
     packet: &impl Packet,
     tables: &impl Tables,

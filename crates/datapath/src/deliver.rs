@@ -9,7 +9,6 @@ use crate::icmp_error;
 use crate::packet::Packet;
 use crate::scratch::{Flow, Scratch, Translated, Way};
 use crate::tables::{Route, RouteQuery, Tables};
-use crate::translate::undo;
 
 /// Into an endpoint of this node, past the node's stack.
 #[inline(always)]
@@ -20,8 +19,8 @@ pub(crate) fn to_local<F: Family>(
     row: &EndpointRow,
 ) -> Result<(), DropReason> {
     if scratch.flow.hop_limit <= 1 {
-        undo::<F>(packet, tables, scratch)?;
-        return icmp_error::time_exceeded::<F>(packet, tables, scratch);
+        icmp_error::time_exceeded::<F>(scratch);
+        return Ok(());
     }
     F::hop(
         packet,
@@ -60,12 +59,13 @@ pub(crate) fn elsewhere<F: Family>(
         return Ok(());
     }
     if scratch.flow.hop_limit <= 1 {
-        undo::<F>(packet, tables, scratch)?;
-        return icmp_error::time_exceeded::<F>(packet, tables, scratch);
+        icmp_error::time_exceeded::<F>(scratch);
+        return Ok(());
     }
     let mtu = tables.config().mtu;
     if mtu != 0 && segment_len(packet, &scratch.flow) > mtu {
-        return too_big::<F>(packet, tables, scratch, mtu);
+        too_big::<F>(packet, tables, scratch, mtu);
+        return Ok(());
     }
     let Scratch { flow, next_hop, .. } = scratch;
     let query = RouteQuery {
@@ -98,7 +98,10 @@ pub(crate) fn elsewhere<F: Family>(
             to_stack(packet, tables, scratch, ObservationPoint::ToStack);
             Ok(())
         }
-        Route::TooBig { mtu } => too_big::<F>(packet, tables, scratch, mtu),
+        Route::TooBig { mtu } => {
+            too_big::<F>(packet, tables, scratch, mtu);
+            Ok(())
+        }
         Route::Unreachable => Err(DropReason::FibLookupFailed),
     }
 }
@@ -122,18 +125,13 @@ fn to_stack(
 }
 
 /// What does not fit is answered, or cut by the stack where that is allowed.
-fn too_big<F: Family>(
-    packet: &mut impl Packet,
-    tables: &impl Tables,
-    scratch: &mut Scratch,
-    mtu: u32,
-) -> Result<(), DropReason> {
-    if !scratch.flow.dont_fragment {
+#[inline(always)]
+fn too_big<F: Family>(packet: &impl Packet, tables: &impl Tables, scratch: &mut Scratch, mtu: u32) {
+    if scratch.flow.dont_fragment {
+        icmp_error::too_big::<F>(scratch, mtu);
+    } else {
         to_stack(packet, tables, scratch, ObservationPoint::ToStack);
-        return Ok(());
     }
-    undo::<F>(packet, tables, scratch)?;
-    icmp_error::too_big::<F>(packet, tables, scratch, mtu)
 }
 
 /// Bytes of the IP packets that go out on the wire: of an aggregate, those of

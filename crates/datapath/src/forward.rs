@@ -90,7 +90,7 @@ fn send<F: Family>(
     scratch: &mut Scratch,
 ) -> Result<(), DropReason> {
     if scratch.flow.hop_limit <= 1 {
-        icmp_error::time_exceeded::<F>(packet, tables, scratch)?;
+        icmp_error::time_exceeded::<F>(scratch);
         scratch.translated = Translated::Answered;
         return Ok(());
     }
@@ -108,7 +108,7 @@ fn send<F: Family>(
     scratch.leaves_by = match tables.route(&query, next_hop) {
         Route::Via { ifindex } => ifindex,
         Route::TooBig { mtu } => {
-            icmp_error::too_big::<F>(packet, tables, scratch, mtu)?;
+            icmp_error::too_big::<F>(scratch, mtu);
             scratch.translated = Translated::Answered;
             return Ok(());
         }

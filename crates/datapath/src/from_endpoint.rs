@@ -13,7 +13,7 @@ use crate::parse::parse;
 use crate::scratch::{Kind, Scratch, Translated};
 use crate::service::Asker;
 use crate::tables::Tables;
-use crate::translate::{translate, undo};
+use crate::translate::translate;
 use crate::verdict::Verdict;
 use crate::{arp, deliver, event, icmp_error, nd, serve};
 
@@ -61,6 +61,17 @@ fn forward<F: Family>(
     scratch: &mut Scratch,
     row: &EndpointRow,
 ) -> Result<(), DropReason> {
+    decide::<F>(packet, tables, scratch, row)?;
+    icmp_error::tell::<F>(packet, tables, scratch)
+}
+
+#[inline(always)]
+fn decide<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+    row: &EndpointRow,
+) -> Result<(), DropReason> {
     if row.policy_set == 0 {
         return Err(DropReason::EndpointNotReady);
     }
@@ -94,10 +105,10 @@ fn forward<F: Family>(
         Ok(false) => {
             return match admit::<F>(packet, tables, scratch, row) {
                 Ok(()) => aside::<F>(packet, tables, scratch),
-                Err(reason) => refuse::<F>(packet, tables, scratch, reason),
+                Err(reason) => refuse::<F>(tables, scratch, reason),
             };
         }
-        Err(reason) => return refuse::<F>(packet, tables, scratch, reason),
+        Err(reason) => return refuse::<F>(tables, scratch, reason),
     }
     match receiver {
         Some(receiver) => deliver::to_local::<F>(packet, tables, scratch, receiver),
@@ -110,39 +121,51 @@ const ASIDE: u8 = CtFlags::BY_STACK | CtFlags::SERVICE;
 
 /// Decides on a packet of a flow that is not known under its own addresses: it
 /// may be a service's, and the flow to the backend known.
-#[inline(never)]
+#[inline(always)]
 fn admit<F: Family>(
     packet: &mut impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
     row: &EndpointRow,
 ) -> Result<(), DropReason> {
-    let destination = &scratch.flow.tuple.destination;
-    if !tables.can_serve() {
-        return open::<F>(packet, tables, scratch);
-    }
-    if tables.serves() && tables.receiver(destination).is_none() {
-        balance::<F>(packet, tables, scratch, Asker::Pod)?;
-    }
-    match scratch.translated {
-        Translated::Answered => return Ok(()),
-        Translated::Served => {
-            translate::<F>(packet, scratch).ok_or(DropReason::PacketWrite)?;
-            if meet::<F>(packet, tables, scratch, row)? {
-                return Ok(());
-            }
-        }
-        Translated::Not | Translated::Back | Translated::Sent => {
-            if same(&scratch.flow.tuple.destination, &F::HAIRPIN) {
-                return Err(DropReason::UnknownL3Target);
-            }
+    if tables.can_serve() {
+        lead::<F>(packet, tables, scratch)?;
+        let is_done = match scratch.translated {
+            Translated::Answered => true,
+            Translated::Served => meet::<F>(packet, tables, scratch, row)?,
+            Translated::Not | Translated::Back | Translated::Sent => false,
+        };
+        if is_done {
+            return Ok(());
         }
     }
     open::<F>(packet, tables, scratch)
 }
 
+/// Gives a packet that is for a service the address of a backend.
+#[inline(never)]
+fn lead<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    let destination = &scratch.flow.tuple.destination;
+    if tables.serves() && tables.receiver(destination).is_none() {
+        balance::<F>(packet, tables, scratch, Asker::Pod)?;
+    }
+    match scratch.translated {
+        Translated::Served => translate::<F>(packet, scratch).ok_or(DropReason::PacketWrite),
+        Translated::Not | Translated::Back | Translated::Sent
+            if same(&scratch.flow.tuple.destination, &F::HAIRPIN) =>
+        {
+            Err(DropReason::UnknownL3Target)
+        }
+        Translated::Not | Translated::Back | Translated::Sent | Translated::Answered => Ok(()),
+    }
+}
+
 /// Finds the flow to the backend.
-#[inline(always)]
+#[inline(never)]
 fn meet<F: Family>(
     packet: &impl Packet,
     tables: &impl Tables,
@@ -187,9 +210,8 @@ fn aside<F: Family>(
 /// Drops what may not be, and tells the endpoint if its own policy did not let
 /// it out and the configuration has it told. The egress that is asked about is
 /// the opener's, so who answers is told nothing.
-#[inline(never)]
+#[inline(always)]
 fn refuse<F: Family>(
-    packet: &mut impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
     reason: DropReason,
@@ -197,9 +219,8 @@ fn refuse<F: Family>(
     let told = tables.config().flags & ConfigFlags::DENY_RESPONSE != 0;
     let own = scratch.judged && scratch.question.egress && scratch.forward;
     if told && reason.is_policy() && own {
-        scratch.refusal = Some(reason);
-        undo::<F>(packet, tables, scratch)?;
-        return icmp_error::prohibited::<F>(packet, tables, scratch);
+        icmp_error::prohibited::<F>(scratch, reason);
+        return Ok(());
     }
     Err(reason)
 }

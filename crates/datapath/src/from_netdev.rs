@@ -12,7 +12,7 @@ use crate::parse::parse;
 use crate::scratch::{Aim, Kind, Scratch, Translated, Way};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
-use crate::{deliver, event, forward, host, serve};
+use crate::{deliver, event, forward, host, icmp_error, serve};
 
 /// Decides on a packet from the network. What is neither for an endpoint of this
 /// node nor, where it has a firewall, for the node itself is not ours.
@@ -45,6 +45,16 @@ pub fn from_netdev(
 
 #[inline(never)]
 fn receive<F: Family>(
+    packet: &mut impl Packet,
+    tables: &impl Tables,
+    scratch: &mut Scratch,
+) -> Result<(), DropReason> {
+    decide::<F>(packet, tables, scratch)?;
+    icmp_error::tell::<F>(packet, tables, scratch)
+}
+
+#[inline(always)]
+fn decide<F: Family>(
     packet: &mut impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,

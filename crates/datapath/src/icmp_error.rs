@@ -11,8 +11,9 @@ use crate::family::Family;
 use crate::header::{ETHERNET_LEN, Ethernet, Ipv4, Ipv6, protocol};
 use crate::nd::GATEWAY_IPV6;
 use crate::packet::Packet;
-use crate::scratch::{Fragmentation, Kind, Scratch, Translated};
+use crate::scratch::{Fragmentation, Kind, Scratch, Translated, Way};
 use crate::tables::Tables;
+use crate::translate::undo;
 
 /// Bytes of the packet that its answer quotes, at most.
 const QUOTE_MAX: u32 = 128;
@@ -54,76 +55,68 @@ pub struct Error<'a> {
     pub word: [u8; 4],
 }
 
-/// Answers that the packet ran out of hops.
-#[inline(never)]
-pub(crate) fn time_exceeded<F: Family>(
-    packet: &mut impl Packet,
-    tables: &impl Tables,
-    scratch: &mut Scratch,
-) -> Result<(), DropReason> {
+/// Has the sender told that the packet ran out of hops.
+#[inline(always)]
+pub(crate) fn time_exceeded<F: Family>(scratch: &mut Scratch) {
     let kind = if F::VERSION == 4 { [11, 0] } else { [3, 0] };
-    answer::<F>(packet, tables, scratch, (kind, 0), DropReason::TtlExceeded)
+    set(scratch, (kind, 0), DropReason::TtlExceeded);
 }
 
-/// Answers that the packet is larger than `mtu` (RFC 1191, RFC 8201).
-#[inline(never)]
-pub(crate) fn too_big<F: Family>(
+/// Has the sender told that the packet is larger than `mtu` (RFC 1191, RFC 8201).
+#[inline(always)]
+pub(crate) fn too_big<F: Family>(scratch: &mut Scratch, mtu: u32) {
+    let kind = if F::VERSION == 4 { [3, 4] } else { [2, 0] };
+    set(scratch, (kind, mtu), DropReason::FragmentationNeeded);
+}
+
+/// Has the sender told that policy does not let the packet out (RFC 1812 section
+/// 5.2.7.1, RFC 4443 section 3.1).
+#[inline(always)]
+pub(crate) fn prohibited<F: Family>(scratch: &mut Scratch, reason: DropReason) {
+    let kind = if F::VERSION == 4 { [3, 13] } else { [1, 1] };
+    set(scratch, (kind, 0), reason);
+}
+
+/// Has the sender told that nobody listens there (RFC 1122 section 3.2.2.1, RFC 4443
+/// section 3.1).
+#[inline(always)]
+pub(crate) fn port_unreachable<F: Family>(scratch: &mut Scratch) {
+    let kind = if F::VERSION == 4 { [3, 3] } else { [1, 4] };
+    set(scratch, (kind, 0), DropReason::ServiceBackendNotFound);
+}
+
+/// Keeps what the sender is to be told. Each hook does it at one place, at its end:
+/// the kernel walks it, which is long, once for each place that it is done at.
+#[inline(always)]
+fn set(scratch: &mut Scratch, tells: ([u8; 2], u32), reason: DropReason) {
+    scratch.tells = tells;
+    scratch.refusal = Some(reason);
+    scratch.way = Way::Tell;
+}
+
+/// Tells the sender of a packet what is to be told, if anything: the packet, with the
+/// ends again that it came with, becomes the answer. Without one, where none is due,
+/// it is dropped.
+#[inline(always)]
+pub(crate) fn tell<F: Family>(
     packet: &mut impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
-    mtu: u32,
 ) -> Result<(), DropReason> {
-    let kind = if F::VERSION == 4 { [3, 4] } else { [2, 0] };
-    answer::<F>(
-        packet,
-        tables,
-        scratch,
-        (kind, mtu),
-        DropReason::FragmentationNeeded,
-    )
+    if !matches!(scratch.way, Way::Tell) {
+        return Ok(());
+    }
+    undo::<F>(packet, tables, scratch)?;
+    answer::<F>(packet, tables, scratch)
 }
 
-/// Answers that policy does not let the packet out (RFC 1812 section 5.2.7.1,
-/// RFC 4443 section 3.1), counted as `scratch.refusal` says; without an answer,
-/// where none is due, it is dropped as ever.
 #[inline(never)]
-pub(crate) fn prohibited<F: Family>(
+fn answer<F: Family>(
     packet: &mut impl Packet,
     tables: &impl Tables,
     scratch: &mut Scratch,
 ) -> Result<(), DropReason> {
     let reason = scratch.refusal.unwrap_or(DropReason::PolicyDenied);
-    let kind = if F::VERSION == 4 { [3, 13] } else { [1, 1] };
-    match answer::<F>(packet, tables, scratch, (kind, 0), reason) {
-        Err(DropReason::RateLimited) => Err(reason),
-        answered => answered,
-    }
-}
-
-/// Answers that nobody listens there (RFC 1122 section 3.2.2.1, RFC 4443 section
-/// 3.1); without an answer, where none is due, it is dropped.
-#[inline(never)]
-pub(crate) fn port_unreachable<F: Family>(
-    packet: &mut impl Packet,
-    tables: &impl Tables,
-    scratch: &mut Scratch,
-) -> Result<(), DropReason> {
-    let reason = DropReason::ServiceBackendNotFound;
-    let kind = if F::VERSION == 4 { [3, 3] } else { [1, 4] };
-    match answer::<F>(packet, tables, scratch, (kind, 0), reason) {
-        Err(DropReason::RateLimited) => Err(reason),
-        answered => answered,
-    }
-}
-
-#[inline(always)]
-fn answer<F: Family>(
-    packet: &mut impl Packet,
-    tables: &impl Tables,
-    scratch: &mut Scratch,
-    (kind, word): ([u8; 2], u32),
-    reason: DropReason,
-) -> Result<(), DropReason> {
     let flow = &scratch.flow;
     // No error about an error, a fragment without ports, or to no single sender (RFC 1122 3.2.2),
     // nor one that would quote an address the sender does not know.
@@ -136,11 +129,20 @@ fn answer<F: Family>(
         return Err(reason);
     }
     if !afford(tables, scratch) {
-        return Err(DropReason::RateLimited);
+        let is_hidden = matches!(
+            reason,
+            DropReason::TtlExceeded | DropReason::FragmentationNeeded
+        );
+        return Err(if is_hidden {
+            DropReason::RateLimited
+        } else {
+            reason
+        });
     }
     event::report_drop(packet, tables, scratch, reason);
     set_speaker::<F>(tables, scratch);
     let quote = scratch.flow.ip_len.min(QUOTE_MAX) & !3;
+    let (kind, word) = scratch.tells;
     let error = Error {
         from: &scratch.next_hop.addr,
         to: &scratch.flow.tuple.source,

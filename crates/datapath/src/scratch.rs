@@ -101,6 +101,9 @@ pub(crate) enum Way {
     Neigh = 3,
     /// [`Verdict::Reflect`], for [`Scratch::refusal`].
     Reflect = 4,
+    /// Its sender is to be told [`Scratch::tells`] for [`Scratch::refusal`], and it
+    /// becomes that.
+    Tell = 5,
 }
 
 /// What was done to a packet's addresses.
@@ -220,6 +223,9 @@ pub struct Scratch {
     pub(crate) of_host: bool,
     /// Whether an endpoint's policy was asked about this packet.
     pub(crate) judged: bool,
+    /// Type and code of the ICMP error that the packet is to become, and the word
+    /// after its checksum.
+    pub(crate) tells: ([u8; 2], u32),
     /// Why there is no more to what is answered than the answer.
     pub(crate) refusal: Option<DropReason>,
     /// Whom the packet from the network is for.
@@ -263,6 +269,8 @@ pub struct Scratch {
     pub(crate) before: Tuple,
     /// The device that the packet leaves by, or behind which its receiver is.
     pub(crate) leaves_by: u32,
+    /// Whether a new flow's client gets a port of the node.
+    pub(crate) lends: bool,
     /// Whether the packet opens a flow of a service.
     pub(crate) opens: bool,
     pub(crate) nat_key: NatKey,
@@ -344,7 +352,7 @@ impl Scratch {
             Way::Pass => Verdict::Pass,
             Way::Peer => Verdict::RedirectPeer { ifindex },
             Way::Neigh => Verdict::RedirectNeigh { ifindex },
-            Way::Reflect => Verdict::Reflect {
+            Way::Reflect | Way::Tell => Verdict::Reflect {
                 dropped: self.refusal,
             },
         }
@@ -400,6 +408,7 @@ impl Scratch {
             of_node: true,
             of_host: true,
             judged: true,
+            tells: ([0xa5; 2], 0xa5a5),
             refusal: Some(DropReason::PolicyDeny),
             aim: Aim::Client,
             way: Way::Peer,
@@ -456,6 +465,7 @@ impl Scratch {
             service_back: filled(),
             before: tuple,
             leaves_by: 0xa5a5,
+            lends: true,
             opens: true,
             nat_key: filled(),
             nat_back: filled(),

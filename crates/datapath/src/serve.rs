@@ -129,10 +129,11 @@ pub(crate) fn set_partner(scratch: &mut Scratch) {
 /// Whether two entries lead to the same ends.
 #[inline(always)]
 pub(crate) fn leads_alike(a: &ServiceFlow, b: &ServiceFlow) -> bool {
+    // Not one after the other: the kernel walks what follows each way out of that.
     same(&a.source, &b.source)
-        && same(&a.destination, &b.destination)
-        && a.source_port == b.source_port
-        && a.destination_port == b.destination_port
+        & same(&a.destination, &b.destination)
+        & (a.source_port == b.source_port)
+        & (a.destination_port == b.destination_port)
 }
 
 /// Puts back the other direction's entry, and the claim to a port of the node;
@@ -167,9 +168,7 @@ pub(crate) fn hold_port<F: Family>(tables: &impl Tables, scratch: &mut Scratch) 
     }
     nat_entry.seen_s = tables.now_s();
     if let Some(mut found) = tables.nat(nat_key) {
-        let is_ours = found.node_own == NatOwner::SERVICE
-            && same(&found.addr, &nat_entry.addr)
-            && found.port == nat_entry.port;
+        let is_ours = claims_alike(&found, nat_entry);
         if is_ours {
             found.seen_s = nat_entry.seen_s;
         }
@@ -178,10 +177,29 @@ pub(crate) fn hold_port<F: Family>(tables: &impl Tables, scratch: &mut Scratch) 
     tables.nat_create(nat_key, nat_entry)
 }
 
+/// Whether the port of the node in `nat_key` is nobody else's towards the backend.
+#[inline(always)]
+pub(crate) fn is_lendable(tables: &impl Tables, scratch: &Scratch) -> bool {
+    let Scratch {
+        nat_key, nat_entry, ..
+    } = scratch;
+    match tables.nat(nat_key) {
+        Some(found) => claims_alike(&found, nat_entry),
+        None => true,
+    }
+}
+
+/// Whether a claim to a port is the same flow's.
+#[inline(always)]
+fn claims_alike(found: &NatEntry, own: &NatEntry) -> bool {
+    // Not one after the other: the kernel walks what follows each way out of that.
+    (found.node_own == NatOwner::SERVICE) & same(&found.addr, &own.addr) & (found.port == own.port)
+}
+
 /// The claim to the port by which the flow's client is known to the backend:
 /// `nat_key` and `nat_entry`.
 #[inline(always)]
-fn set_claim(scratch: &mut Scratch) {
+pub(crate) fn set_claim(scratch: &mut Scratch) {
     let Scratch {
         service_key: key,
         service_flow: flow,

@@ -280,63 +280,43 @@ pub fn select_of<T: ServiceTables>(
     ask: &Ask,
     frontend: &Frontend,
 ) -> Result<Answer, DropReason> {
-    Ok(match select_row(tables, ask, frontend)? {
-        Row::Closed => Answer::Closed,
-        Row::Refused => Answer::Refused,
-        Row::Backend(chosen) => {
-            let mut choice = Choice::default();
-            choice.take(chosen.backend, chosen.id, frontend, chosen.by);
-            Answer::Backend(choice)
-        }
-    })
+    if frontend.entry.kind() == Some(FrontendKind::Address) {
+        return Ok(Answer::Closed);
+    }
+    let Some((id, by)) = select_id(tables, ask, frontend)? else {
+        return Ok(Answer::Refused);
+    };
+    let mut choice = Choice::default();
+    choice.take(found(tables, id)?, id, frontend, by);
+    Ok(Answer::Backend(choice))
 }
 
-/// What becomes of who asks for a frontend; a backend is where it lies.
-pub(crate) enum Row<'t> {
-    /// As [`Answer::Closed`].
-    Closed,
-    /// As [`Answer::Refused`].
-    Refused,
-    /// As [`Answer::Backend`].
-    Backend(Chosen<'t>),
-}
-
-/// A backend that was chosen.
-pub(crate) struct Chosen<'t> {
-    /// Its row.
-    pub(crate) backend: &'t Backend,
-    /// Its id.
-    pub(crate) id: u32,
-    /// Why it is this one.
-    pub(crate) by: Why,
-}
-
-/// As [`select_of`], without a copy of the backend.
+/// As [`select_of`], for a frontend that has a port: the backend's id, or `None` if
+/// nobody is behind it. Copies no row: the kernel gives programs little stack.
+///
+/// # Errors
+/// The reason why it is dropped without an answer.
 #[inline(always)]
-pub(crate) fn select_row<'t, T: ServiceTables>(
-    tables: &'t T,
+pub(crate) fn select_id<T: ServiceTables>(
+    tables: &T,
     ask: &Ask,
     frontend: &Frontend,
-) -> Result<Row<'t>, DropReason> {
-    let entry = &frontend.entry;
-    if entry.kind() == Some(FrontendKind::Address) {
-        return Ok(Row::Closed);
-    }
+) -> Result<Option<(u32, Why)>, DropReason> {
     readmitted(tables, ask, frontend)?;
-    let list = &frontend.list;
-    if list.list == 0 || list.slots == 0 {
-        let drops = if ask.asker.is_inside() {
-            ServiceFlags::DROP_INSIDE
-        } else {
-            ServiceFlags::DROP_OUTSIDE
-        };
-        return if entry.has(drops) {
-            Err(DropReason::ServiceBackendNotFound)
-        } else {
-            Ok(Row::Refused)
-        };
+    let (entry, list) = (&frontend.entry, &frontend.list);
+    if list.list != 0 && list.slots != 0 {
+        return choose(tables, ask, frontend).map(Some);
     }
-    choose(tables, ask, frontend).map(Row::Backend)
+    let drops = if ask.asker.is_inside() {
+        ServiceFlags::DROP_INSIDE
+    } else {
+        ServiceFlags::DROP_OUTSIDE
+    };
+    if entry.has(drops) {
+        Err(DropReason::ServiceBackendNotFound)
+    } else {
+        Ok(None)
+    }
 }
 
 /// Whether who has asked before may go on asking.
@@ -429,17 +409,14 @@ fn admitted<T: ServiceTables>(tables: &T, ask: &Ask, entry: &ServiceEntry) -> bo
 }
 
 #[inline(always)]
-fn choose<'t, T: ServiceTables>(
-    tables: &'t T,
+fn choose<T: ServiceTables>(
+    tables: &T,
     ask: &Ask,
     frontend: &Frontend,
-) -> Result<Chosen<'t>, DropReason> {
+) -> Result<(u32, Why), DropReason> {
     let entry = &frontend.entry;
-    let chosen = |id: u32, backend: &'t Backend, by: Why| Chosen { backend, id, by };
     if !entry.has(ServiceFlags::AFFINITY) {
-        let (id, by) = fresh(tables, ask, frontend)?;
-        let backend = found(tables, id)?;
-        return Ok(chosen(id, backend, by));
+        return fresh(tables, ask, frontend);
     }
     let client = ServiceClient {
         client: ask.client,
@@ -447,30 +424,27 @@ fn choose<'t, T: ServiceTables>(
         external: u32::from(frontend.is_external),
     };
     let now = tables.now_s();
-    let known = tables
+    let before = tables
         .affinity(&client)
         .filter(|before| now.wrapping_sub(before.last_s) <= entry.affinity_timeout_s)
-        .and_then(|before| {
-            let backend = tables.backend(before.backend)?;
-            // Both families of a client may be one to affinity.
-            let is_his =
-                backend.service == entry.service && backend.addr.is_v4() == ask.addr.is_v4();
-            let still = is_his && takes_new(backend, frontend);
-            still.then(|| chosen(before.backend, backend, Why::Affinity))
+        .filter(|before| {
+            tables.backend(before.backend).is_some_and(|backend| {
+                // Both families of a client may be one to affinity.
+                backend.service == entry.service
+                    && backend.addr.is_v4() == ask.addr.is_v4()
+                    && takes_new(backend, frontend)
+            })
         });
-    let choice = match known {
-        Some(choice) => choice,
-        None => {
-            let (id, by) = fresh(tables, ask, frontend)?;
-            chosen(id, found(tables, id)?, by)
-        }
+    let (id, by) = match before {
+        Some(before) => (before.backend, Why::Affinity),
+        None => fresh(tables, ask, frontend)?,
     };
     let entry = AffinityEntry {
-        backend: choice.id,
+        backend: id,
         last_s: now,
     };
     tables.affinity_insert(&client, &entry);
-    Ok(choice)
+    Ok((id, by))
 }
 
 /// Whether a backend is in the list that is asked, and not held back.
@@ -527,6 +501,6 @@ fn slot_of<T: ServiceTables>(tables: &T, list: &ListRef, slot: u32) -> Result<u3
 }
 
 #[inline(always)]
-fn found<T: ServiceTables>(tables: &T, id: u32) -> Result<&Backend, DropReason> {
+pub(crate) fn found<T: ServiceTables>(tables: &T, id: u32) -> Result<&Backend, DropReason> {
     tables.backend(id).ok_or(DropReason::ServiceBackendNotFound)
 }

@@ -20,7 +20,7 @@ use axon_abi::{
 
 use crate::header::protocol;
 use crate::service::{
-    Ask, Asker, Choice, Frontend, Row, ServiceTables, Why, find_frontend, on_any_node, select_row,
+    Ask, Asker, Choice, Frontend, ServiceTables, Why, find_frontend, found, on_any_node, select_id,
     unspecified,
 };
 
@@ -266,13 +266,14 @@ fn pick<T: SocketTables>(
 ) -> Result<(), Refusal> {
     // Node and pods choose alike; that it is neither of the network spares the program its code.
     ask.asker = Asker::Pod;
-    match select_row(tables, ask, frontend).map_err(Refusal::Dropped)? {
-        Row::Closed | Row::Refused => Err(Refusal::Closed),
-        Row::Backend(chosen) => {
-            choice.take(chosen.backend, chosen.id, frontend, chosen.by);
-            Ok(())
-        }
+    if frontend.entry.kind() == Some(FrontendKind::Address) {
+        return Err(Refusal::Closed);
     }
+    let chosen = select_id(tables, ask, frontend).map_err(Refusal::Dropped)?;
+    let (id, by) = chosen.ok_or(Refusal::Closed)?;
+    let backend = found(tables, id).map_err(Refusal::Dropped)?;
+    choice.take(backend, id, frontend, by);
+    Ok(())
 }
 
 /// Leads a socket to a backend, and remembers by whose answers the frontend is
@@ -385,7 +386,7 @@ fn earlier<T: SocketTables>(
 /// Whether traffic to an address and port of the node is a service's.
 #[inline(always)]
 fn is_taken<T: SocketTables>(tables: &T, key: &ServiceKey) -> bool {
-    let kind = tables.service(key).and_then(axon_abi::ServiceEntry::kind);
+    let kind = tables.service(key).and_then(|entry| entry.kind());
     matches!(
         kind,
         Some(FrontendKind::NodePort | FrontendKind::LoadBalancer | FrontendKind::ExternalIp)

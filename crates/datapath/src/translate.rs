@@ -36,8 +36,6 @@ pub(crate) fn translate<F: Family>(packet: &mut impl Packet, scratch: &mut Scrat
 
 /// Gives a packet that a service has translated the ends again that it came
 /// with: its sender, who is to be told of it, knows no others.
-///
-/// Before the answer is made, not on the way: the kernel counts calls.
 #[inline(never)]
 pub(crate) fn undo<F: Family>(
     packet: &mut impl Packet,
