@@ -86,6 +86,8 @@ pub(crate) fn runtime_config(
         lasting.or_else(seen).or(told).map(IpKey::from)
     };
     let flags = [
+        // From the start: what there is of rows decides, those of an earlier agent too.
+        (true, ConfigFlags::SERVICES),
         (config.ipv4, ConfigFlags::IPV4),
         (config.ipv6, ConfigFlags::IPV6),
         (

@@ -167,9 +167,14 @@ fn take<F: Family>(tables: &impl Tables, scratch: &mut Scratch) -> Result<(), Dr
         service_back,
         ..
     } = scratch;
+    // Let go before it is written.
+    let known = tables
+        .service_flow(service_partner)
+        .map(|found| leads_alike(&found, service_back));
     let is_ours = is_held
-        && match tables.service_flow(service_partner) {
-            Some(_) => tables.service_flow_insert(service_partner, service_back),
+        && match known {
+            Some(true) => tables.service_flow_insert(service_partner, service_back),
+            Some(false) => false,
             None => tables.service_flow_create(service_partner, service_back),
         };
     if is_ours && tables.service_flow_insert(service_key, service_flow) {

@@ -197,6 +197,25 @@ fn an_entry_that_is_lost_is_put_back() {
     }
 }
 
+/// The client is chosen for anew, and comes to the same ends.
+#[test]
+fn a_client_whose_entry_is_lost_goes_on_with_what_is_left() {
+    for net in [V4, V6] {
+        for local in [true, false] {
+            let mut native = scene(&net, 17, local);
+            let to = if local { net.a } else { net.remote };
+            let asks = Build::udp(net.world, net.node, (40000, PORT), 5);
+            assert_eq!(goes_to(&arrives(&mut native, &asks), &net), Some(to));
+            let whole = native.world.service_flows.borrow().clone();
+            let mut flows = native.world.service_flows.borrow_mut();
+            flows.retain(|key, _| key.reply == 1);
+            drop(flows);
+            assert_eq!(goes_to(&arrives(&mut native, &asks), &net), Some(to));
+            assert_eq!(*native.world.service_flows.borrow(), whole);
+        }
+    }
+}
+
 /// Who answers without an entry is not let through as somebody else.
 #[test]
 fn an_answer_whose_entry_is_lost_reaches_nobody_as_it_is() {

@@ -330,7 +330,6 @@ fn over_udp(
 }
 
 #[test]
-#[ignore = "the kernel's programs do not serve yet"]
 fn node_ports_lead_to_backends_here_elsewhere_and_to_the_node() {
     let Some(()) = root() else { return };
     let scene = Scene::new("ports");
@@ -357,7 +356,6 @@ fn node_ports_lead_to_backends_here_elsewhere_and_to_the_node() {
 }
 
 #[test]
-#[ignore = "the kernel's programs do not serve yet"]
 fn whoever_asks_for_nobody_is_told() {
     let Some(()) = root() else { return };
     let scene = Scene::new("refused");
@@ -391,7 +389,6 @@ fn whoever_asks_for_nobody_is_told() {
 }
 
 #[test]
-#[ignore = "the kernel's programs do not serve yet"]
 fn flows_that_are_over_are_swept_with_their_ports() {
     let Some(()) = root() else { return };
     let scene = Scene::new("swept");

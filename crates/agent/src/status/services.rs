@@ -39,7 +39,7 @@ pub(super) fn services(node: &Node, view: &View) -> PartStatus {
     }
     let ports = frontends.iter().filter(|(key, _)| key.protocol != 0);
     well(format!(
-        "{} frontends, {} backends in the maps; nothing is sent to them yet",
+        "{} frontends, {} backends in the maps",
         ports.count(),
         desired.backends.snapshot().len()
     ))

@@ -21,15 +21,6 @@ pub use scene::{Net, POD_A, POD_B, POD_HERMIT, UPLINK, V4, V6};
 
 use crate::run::Case;
 
-/// Cases that the kernel's programs cannot run yet: they serve nobody.
-fn natively(cases: Vec<Case>) -> Vec<Case> {
-    let natively = |case| Case {
-        routes: true,
-        ..case
-    };
-    cases.into_iter().map(natively).collect()
-}
-
 /// Every case.
 #[must_use]
 pub fn all() -> Vec<Case> {
@@ -47,9 +38,9 @@ pub fn all() -> Vec<Case> {
                 refusals::cases(net),
                 safety::cases(net),
                 senders::cases(net),
-                natively(services::cases(net)),
-                natively(node_ports::cases(net)),
-                natively(vips::cases(net)),
+                services::cases(net),
+                node_ports::cases(net),
+                vips::cases(net),
                 traces::cases(net),
             ]
         })
