@@ -14,8 +14,8 @@
 //! has gone, the socket is ended from outside.
 
 use axon_abi::{
-    BackendFlags, BackendState, Be16, DropReason, FrontendKind, IpKey, ServiceClient, ServiceFlags,
-    ServiceKey, SocketEntry, SocketKey,
+    BackendFlags, BackendState, Be16, DropReason, FrontendKind, IpKey, ServiceClient, ServiceEntry,
+    ServiceFlags, ServiceKey, SocketEntry, SocketKey,
 };
 
 use crate::header::protocol;
@@ -386,7 +386,7 @@ fn earlier<T: SocketTables>(
 /// Whether traffic to an address and port of the node is a service's.
 #[inline(always)]
 fn is_taken<T: SocketTables>(tables: &T, key: &ServiceKey) -> bool {
-    let kind = tables.service(key).and_then(|entry| entry.kind());
+    let kind = tables.service(key).and_then(ServiceEntry::kind);
     matches!(
         kind,
         Some(FrontendKind::NodePort | FrontendKind::LoadBalancer | FrontendKind::ExternalIp)

@@ -311,12 +311,7 @@ fn passes() -> OwnedFd {
     let code = [
         0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x95, 0, 0, 0, 0, 0, 0, 0,
     ];
-    // A classifier.
-    let kind = ProgramKind {
-        kind: 3,
-        attach_type: 0,
-    };
-    load_program(kind, &code, c"GPL", &mut vec![0; 4096]).expect("loaded")
+    load_program(ProgramKind::CLASSIFIER, &code, c"GPL", &mut vec![0; 4096]).expect("loaded")
 }
 
 #[test]

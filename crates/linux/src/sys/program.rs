@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use aya_obj::generated::bpf_prog_type;
 use nix::libc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -310,6 +311,14 @@ pub(crate) struct ProgramKind {
     pub(crate) kind: u32,
     /// A `bpf_attach_type`; 0 where none is expected.
     pub(crate) attach_type: u32,
+}
+
+impl ProgramKind {
+    /// A program at a device.
+    pub(crate) const CLASSIFIER: Self = Self {
+        kind: bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32,
+        attach_type: 0,
+    };
 }
 
 /// Loads a program for the verifier's statistics, which go to `log`.

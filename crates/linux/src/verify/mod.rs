@@ -11,18 +11,11 @@ use aya::maps::Map;
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::Object;
-use aya_obj::generated::bpf_prog_type;
 
 use crate::datapath::{DatapathError, SocketHook, load_one, stub_name};
 use crate::object::OBJECT;
 use crate::probe::Features;
 use crate::sys::ProgramKind;
-
-/// What a program at a device is.
-const CLASSIFIER: ProgramKind = ProgramKind {
-    kind: bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32,
-    attach_type: 0,
-};
 
 /// Every program of the object, with what it is.
 fn programs() -> BTreeMap<String, ProgramKind> {
@@ -30,7 +23,7 @@ fn programs() -> BTreeMap<String, ProgramKind> {
     let at_devices = hooks.flat_map(|hook| [hook.program().to_owned(), stub_name(hook)]);
     let of_sockets = SocketHook::ALL.into_iter();
     at_devices
-        .map(|name| (name, CLASSIFIER))
+        .map(|name| (name, ProgramKind::CLASSIFIER))
         .chain(of_sockets.map(|hook| (hook.program().to_owned(), hook.kind())))
         .collect()
 }

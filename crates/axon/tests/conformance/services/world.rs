@@ -72,6 +72,17 @@ fn placed(mut object: Value) -> Value {
         {
             container["command"] = json!(["sleep", "infinity"]);
         }
+        for container in object["spec"]["initContainers"]
+            .as_array_mut()
+            .into_iter()
+            .flatten()
+        {
+            // The others of these are waited for.
+            container["command"] = match container["restartPolicy"] == "Always" {
+                true => json!(["sleep", "infinity"]),
+                false => json!(["true"]),
+            };
+        }
     }
     object
 }
