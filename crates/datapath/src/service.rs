@@ -227,7 +227,11 @@ pub(crate) fn find_frontend<T: ServiceTables>(tables: &T, ask: &Ask, found: &mut
     let is_exact = entry.is_some();
     let mut is_any_node = false;
     if entry.is_none() && is_inside && on_any_node(tables, ask.asker, &ask.addr) {
-        key.addr = unspecified(ask.addr.is_v4());
+        key.addr = if ask.addr.is_v4() {
+            IpKey::from_v4([0; 4])
+        } else {
+            IpKey::UNSPECIFIED
+        };
         entry = tables.service(&key);
         is_any_node = entry.is_some();
     }
@@ -368,16 +372,6 @@ pub(crate) fn on_any_node<T: ServiceTables>(tables: &T, asker: Asker, addr: &IpK
     (asker == Asker::Node && is_loopback(addr)) || tables.is_node(addr)
 }
 
-/// The address under which a port of whichever node stands.
-#[inline(always)]
-pub(crate) const fn unspecified(is_v4: bool) -> IpKey {
-    if is_v4 {
-        IpKey::from_v4([0; 4])
-    } else {
-        IpKey::UNSPECIFIED
-    }
-}
-
 #[inline(always)]
 fn is_loopback(addr: &IpKey) -> bool {
     const V6: IpKey = IpKey([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
@@ -424,20 +418,14 @@ fn choose<T: ServiceTables>(
         external: u32::from(frontend.is_external),
     };
     let now = tables.now_s();
-    let before = tables
-        .affinity(&client)
-        .filter(|before| now.wrapping_sub(before.last_s) <= entry.affinity_timeout_s)
-        .filter(|before| {
-            tables.backend(before.backend).is_some_and(|backend| {
-                // Both families of a client may be one to affinity.
-                backend.service == entry.service
-                    && backend.addr.is_v4() == ask.addr.is_v4()
-                    && takes_new(backend, frontend)
-            })
-        });
-    let (id, by) = match before {
-        Some(before) => (before.backend, Why::Affinity),
-        None => fresh(tables, ask, frontend)?,
+    let (id, by) = match tables.affinity(&client) {
+        Some(before)
+            if now.wrapping_sub(before.last_s) <= entry.affinity_timeout_s
+                && takes_again(tables, ask, frontend, before.backend) =>
+        {
+            (before.backend, Why::Affinity)
+        }
+        _ => fresh(tables, ask, frontend)?,
     };
     let entry = AffinityEntry {
         backend: id,
@@ -445,6 +433,19 @@ fn choose<T: ServiceTables>(
     };
     tables.affinity_insert(&client, &entry);
     Ok((id, by))
+}
+
+/// Whether a client may go again where it went last.
+// No closure: it would be a function of its own in the kernel, with a frame on the stack.
+#[inline(always)]
+fn takes_again<T: ServiceTables>(tables: &T, ask: &Ask, frontend: &Frontend, id: u32) -> bool {
+    let Some(backend) = tables.backend(id) else {
+        return false;
+    };
+    // Both families of a client may be one to affinity.
+    backend.service == frontend.entry.service
+        && backend.addr.is_v4() == ask.addr.is_v4()
+        && takes_new(backend, frontend)
 }
 
 /// Whether a backend is in the list that is asked, and not held back.

@@ -21,7 +21,6 @@ use axon_abi::{
 use crate::header::protocol;
 use crate::service::{
     Ask, Asker, Choice, Frontend, ServiceTables, Why, find_frontend, found, on_any_node, select_id,
-    unspecified,
 };
 
 /// A socket whose owner names an address, or is told one.
@@ -381,6 +380,16 @@ fn earlier<T: SocketTables>(
     };
     choice.take(now, known.backend, frontend, by);
     true
+}
+
+/// The address under which a port of whichever node stands.
+#[inline(always)]
+const fn unspecified(is_v4: bool) -> IpKey {
+    if is_v4 {
+        IpKey::from_v4([0; 4])
+    } else {
+        IpKey::UNSPECIFIED
+    }
 }
 
 /// Whether traffic to an address and port of the node is a service's.
