@@ -464,7 +464,7 @@ fn run(command: &mut Command) -> Result<()> {
 mod tests {
     use clap::ValueEnum as _;
 
-    use super::{Kind, options};
+    use super::{Kind, further_rules, options, rules};
 
     #[test]
     fn names_are_those_of_the_command_line() {
@@ -475,12 +475,17 @@ mod tests {
     }
 
     #[test]
-    fn labs_differ_in_their_options_only() {
+    fn labs_differ_in_their_options_and_rules_only() {
         let labs: Vec<_> = Kind::value_variants()
             .iter()
             .filter_map(|kind| kind.lab())
             .collect();
-        assert_eq!(labs.len(), 3);
+        assert_eq!(labs.len(), 6);
+        for (kind, count) in [(Kind::Axon, 0), (Kind::Rules16k, 16_384)] {
+            let texts = rules(further_rules(kind));
+            let of = |text: &String| text.matches("fromCIDR").count();
+            assert_eq!(texts.iter().map(of).sum::<usize>(), count);
+        }
         for (name, further) in labs {
             let text = options(further);
             assert!(

@@ -50,7 +50,7 @@ pub(crate) fn parse(packet: &impl Packet, flow: &mut Flow) -> Result<(), DropRea
         if !is_extension(kind) {
             return Ok(());
         }
-        step(packet, flow, kind, n == 0)?;
+        step(packet, flow, kind)?;
         if matches!(flow.fragmentation, Fragmentation::Later) {
             return Ok(());
         }
@@ -63,13 +63,14 @@ pub(crate) fn parse(packet: &impl Packet, flow: &mut Flow) -> Result<(), DropRea
 }
 
 #[inline(always)]
-fn step(packet: &impl Packet, flow: &mut Flow, kind: u8, first: bool) -> Result<(), DropReason> {
+fn step(packet: &impl Packet, flow: &mut Flow, kind: u8) -> Result<(), DropReason> {
     let invalid = DropReason::InvalidIpv6ExtensionHeader;
     let at = flow.l4_at;
     let end = flow.ip_len + ETHERNET_LEN as u32;
     let [next, said, a, b, id @ ..]: [u8; 8] = packet.load(at).ok_or(invalid)?;
-    // Hop-by-hop options come first or not at all; routing header 0 is dead (RFC 5095).
-    if kind == HOP_BY_HOP && !first || kind == ROUTING && a == 0 || is_stunted(kind, said) {
+    // Hop-by-hop options come first or not at all, also where a fragment's first part
+    // is elsewhere; routing header 0 is dead (RFC 5095).
+    if next == HOP_BY_HOP || kind == ROUTING && a == 0 || is_stunted(kind, said) {
         return Err(invalid);
     }
     let len = if kind == FRAGMENT { 8 } else { len(kind, said) };

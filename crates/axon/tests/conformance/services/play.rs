@@ -80,6 +80,9 @@ struct Stage {
     routes: Vec<String>,
 }
 
+/// Nothing more comes of a state when nothing has come for so long.
+const SETTLED: Duration = Duration::from_millis(300);
+
 /// What is kept of a case from state to state.
 #[derive(Default)]
 struct Memory {
@@ -196,15 +199,24 @@ impl Stage {
         self.serve(case, state)
     }
 
-    /// Waits until every agent has this state's marker, and no other's.
+    /// Waits until every agent has this state's marker, and no other's, and what it
+    /// tells is for a while the same: that pods are ready is told after it.
     fn in_force(&self) -> Result<(), String> {
         let marker = format!("{MARKER}{}\"", self.number);
         let end = Instant::now() + PATIENCE;
         for node in self.nodes.keys() {
+            let mut before = (String::new(), Instant::now());
             loop {
-                let told = self.lab.try_ask(node, "/v1/service").unwrap_or_default();
+                let ask = |path| self.lab.try_ask(node, path).unwrap_or_default();
+                let told = ["/v1/service", "/v1/map/lb", "/v1/map/lb-backend"].map(ask);
+                let told = told.concat();
+                if told != before.0 {
+                    before = (told, Instant::now());
+                }
+                let told = &before.0;
                 if told.contains(&marker)
                     && told.matches(MARKER).count() == told.matches(&marker).count()
+                    && before.1.elapsed() >= SETTLED
                 {
                     break;
                 }

@@ -77,11 +77,8 @@ fn placed(mut object: Value) -> Value {
             .into_iter()
             .flatten()
         {
-            // The others of these are waited for.
-            container["command"] = match container["restartPolicy"] == "Always" {
-                true => json!(["sleep", "infinity"]),
-                false => json!(["true"]),
-            };
+            // The lab waits for the end of each; what listens in a pod is ours.
+            container["command"] = json!(["true"]);
         }
     }
     object
@@ -89,7 +86,8 @@ fn placed(mut object: Value) -> Value {
 
 /// The ports of a pod's manifest.
 pub(crate) fn declared(pod: &Value) -> BTreeSet<(Protocol, u16)> {
-    let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+    let of = |kind: &str| pod["spec"][kind].as_array().into_iter().flatten();
+    let containers = of("containers").chain(of("initContainers"));
     let ports =
         containers.flat_map(|container| container["ports"].as_array().into_iter().flatten());
     let port = |port: &Value| {
