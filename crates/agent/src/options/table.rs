@@ -1,4 +1,5 @@
-//! Every option, once: its name, its default, what it is for.
+//! Every option, once: its name, its default, what it is for. It is long because it
+//! is one table, in the order of `--help`; there is nothing in it to cut by.
 
 /// How an option's value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
