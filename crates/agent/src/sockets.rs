@@ -18,10 +18,14 @@ use crate::problem::chain;
 /// Between two looks that nobody asks for: what could not be ended, or was missed
 /// by an agent before, is not forgotten.
 const EVERY: Duration = Duration::from_secs(60);
+/// Until the next look where the last one failed in part.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Between two looks at the least; and so many times what the last one took, so
 /// that backends which come and go do not have the node look without end.
 const GAP: Duration = Duration::from_millis(100);
 const GAP_LOOKS: u32 = 10;
+/// A look that was held up says little about the next one's price.
+const GAP_MOST: Duration = Duration::from_secs(5);
 
 /// Ends them until the agent stops.
 pub(crate) async fn run(node: Arc<Node>) -> anyhow::Result<()> {
@@ -37,11 +41,12 @@ pub(crate) async fn run(node: Arc<Node>) -> anyhow::Result<()> {
         let looking = Arc::clone(&node);
         let looked = tokio::task::spawn_blocking(move || look(&looking)).await?;
         tell(looked, &mut failed);
-        let gap = GAP.max(began.elapsed() * GAP_LOOKS);
+        let gap = (began.elapsed() * GAP_LOOKS).clamp(GAP, GAP_MOST);
+        let unasked = if failed.is_empty() { EVERY } else { AGAIN };
         let news = async {
             tokio::time::sleep(gap).await;
             let gone = view.wait_for(|view| Some(view.reconcile.backends_gone) != seen);
-            if let Ok(Ok(view)) = tokio::time::timeout(EVERY, gone).await {
+            if let Ok(Ok(view)) = tokio::time::timeout(unasked, gone).await {
                 seen = Some(view.reconcile.backends_gone);
             }
         };

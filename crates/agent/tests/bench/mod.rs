@@ -565,6 +565,9 @@ fn unchunk(mut text: &str) -> String {
 
 impl Drop for Bench {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the agent of {} said:\n{}", self.name, self.log());
+        }
         if let Some(mut child) = self.agent.take() {
             let _ = child.kill();
             let _ = child.wait();

@@ -35,6 +35,9 @@ pub enum Terminate {
     AllProtocols,
 }
 
+/// How often the sockets of a namespace are listed at most.
+const LISTS: usize = 5;
+
 /// What became of sockets whose backend is gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terminated {
@@ -134,10 +137,28 @@ fn stale(maps: &Maps, what: Terminate) -> Result<(Rows, Vec<(SocketKey, SocketEn
     Ok((connected, choices))
 }
 
-/// Ends those of the calling thread's namespace; says which.
+/// Ends those of the calling thread's namespace; says which. The kernel lists
+/// sockets in pieces, and may leave one out while others come and go: it is asked
+/// until it has none to end.
 fn end_all(wanted: &Rows, what: Terminate) -> io::Result<Vec<SocketKey>> {
     let mut diag = Diag::open()?;
     let mut ended = Vec::new();
+    for _ in 0..LISTS {
+        let before = ended.len();
+        end_listed(&mut diag, wanted, what, &mut ended)?;
+        if ended.len() == before {
+            break;
+        }
+    }
+    Ok(ended)
+}
+
+fn end_listed(
+    diag: &mut Diag,
+    wanted: &Rows,
+    what: Terminate,
+    ended: &mut Vec<SocketKey>,
+) -> io::Result<()> {
     for protocol in [UDP, TCP] {
         if protocol == TCP && what == Terminate::Datagrams {
             continue;
@@ -155,7 +176,7 @@ fn end_all(wanted: &Rows, what: Terminate) -> io::Result<Vec<SocketKey>> {
             }
         }
     }
-    Ok(ended)
+    Ok(())
 }
 
 fn drop_row(maps: &Maps, rows: &mut Rows, key: &SocketKey) -> Result<bool, MapError> {
