@@ -45,6 +45,8 @@ pub struct Config {
     pub monitor: Monitor,
     /// How services are read.
     pub services: ServicesConfig,
+    /// Where it is told as by kube-proxy whether services are in force; `None` is off.
+    pub kube_proxy_healthz: Option<SocketAddr>,
     /// Sizes and lives of kernel tables.
     pub sizes: Sizes,
     /// How long CNI ADD waits for a pod's labels and policy.
@@ -125,6 +127,7 @@ impl Config {
             sockets: Sockets::read(&mut reader),
             monitor: Monitor::read(&mut reader),
             services: services::read(&mut reader),
+            kube_proxy_healthz: services::healthz(&mut reader),
             sizes: Sizes::read(&mut reader),
             ready_timeout: reader.duration("endpoint-ready-timeout"),
             health_port: Some(reader.number("agent-health-port", 0..=65535))
@@ -214,6 +217,10 @@ mod tests {
             ("--nodeport-addresses=192.0.2.1/33", "prefixes"),
             ("--service-no-backend-response=rst", "reject, drop"),
             ("--bpf-lb-map-max=10", "256 to"),
+            (
+                "--kube-proxy-replacement-healthz-bind-address=10256",
+                "an address and a port",
+            ),
         ] {
             let errors = read(&["--node-name=n1", flag]).expect_err(flag);
             let (name, value) = flag[2..].split_once('=').expect("flag");
@@ -223,6 +230,20 @@ mod tests {
                 (name, value)
             );
             assert!(errors[0].to_string().contains(expected), "{}", errors[0]);
+        }
+    }
+
+    #[test]
+    fn beside_kube_proxy_nobody_else_is_asked() {
+        for (replaces, expected) in [("true", true), ("false", false)] {
+            let config = read(&[
+                "--node-name=n1",
+                &format!("--kube-proxy-replacement={replaces}"),
+                "--kube-proxy-replacement-healthz-bind-address=:10256",
+            ]);
+            let config = config.expect("options");
+            assert_eq!(config.services.health_checks, expected);
+            assert_eq!(config.kube_proxy_healthz.is_some(), expected);
         }
     }
 

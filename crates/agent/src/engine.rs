@@ -20,7 +20,7 @@ use axon_linux::{KernelReconciler, Pass, ReconcileReport};
 use axon_model::{Desired, EndpointState, Observed};
 use tokio::sync::{oneshot, watch};
 
-use crate::clock::{monotonic_ms, monotonic_zero_ns};
+use crate::clock::{monotonic_ms, monotonic_ns, monotonic_zero_ns};
 use crate::endpoints::Records;
 use crate::journal::Journal;
 use crate::keeper::Keeper;
@@ -50,6 +50,9 @@ pub(crate) struct View {
     /// Why numbers could not be written to disk; no row is written meanwhile, but those
     /// of services.
     pub(crate) persist_error: Option<String>,
+    /// When services were last brought up to date with all that is known of them, on
+    /// the monotonic clock; `None` before all is known.
+    pub(crate) services_ns: Option<u64>,
     /// Why those of services could not; none of their rows is written meanwhile.
     pub(crate) services_error: Option<String>,
     /// Why what has become of a trial could not; rows do not wait for that.
@@ -232,6 +235,11 @@ impl Engine {
         view.reconcile.join(services.reconcile);
         report.conditions.extend(services.report.conditions);
         view.services_error = services.error;
+        let is_known = self.desired.services.frontends.snapshot().is_complete();
+        view.services_ns = match is_known && view.services_error.is_none() {
+            true => Some(monotonic_ns()),
+            false => self.view.borrow().services_ns,
+        };
         if let Some(error) = &view.services_error {
             tracing::error!(error, "numbers of services cannot be written");
         }

@@ -12,6 +12,7 @@
 //! before; nothing that can be tested without a kernel is decided here.
 #![forbid(unsafe_code)]
 
+mod checks;
 mod clock;
 pub mod config;
 pub mod dump;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
+use crate::checks::Checks;
 use crate::endpoints::{Endpoints, Flusher};
 use crate::engine::{EngineHandle, View};
 use crate::flows::Flows;
@@ -49,6 +50,7 @@ pub(crate) struct Node {
     pub(crate) pressure: Pressure,
     pub(crate) guard: Mutex<GuardState>,
     pub(crate) neighbours: Neighbours,
+    pub(crate) checks: Checks,
     pub(crate) ready: AtomicBool,
     pub(crate) stop: CancellationToken,
 }

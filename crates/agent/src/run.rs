@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::checks::Checks;
 use crate::endpoints::{self, Endpoints, Flusher, Records};
 use crate::engine::{Engine, EngineHandle, Inbox, View};
 use crate::flows::Flows;
@@ -33,8 +34,8 @@ use crate::store::Store;
 use crate::sweep::{Pressure, SweepState};
 use crate::uplinks::Uplinks;
 use crate::{
-    Config, flows, guard, health, http, notify_systemd, queue, services, settle, setup, sockets,
-    sweep, uplinks,
+    Config, checks, flows, guard, health, http, notify_systemd, queue, services, settle, setup,
+    sockets, sweep, uplinks,
 };
 
 /// How long requests may still take when the agent is told to stop.
@@ -117,6 +118,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
     let known = (persisted, numbers);
     let mut controller = setup::controller(&config, &facts, &maps, known, (&records, host_id));
     let (services, forget) = ServiceRows::new(service_journal);
+    let checks = Checks::new(controller.service_tables().health.clone());
     let desired = axon_model::Desired {
         services: controller.desired_services(),
         ..axon_model::Desired::default()
@@ -162,6 +164,7 @@ fn assemble(config: Config, store: Store) -> anyhow::Result<Parts> {
         pressure: Pressure::default(),
         guard: Mutex::default(),
         neighbours: Neighbours::default(),
+        checks,
         datapath: Mutex::new(datapath),
         engine: handle,
         view: seen,
@@ -265,6 +268,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> anyhow::Result<()> {
     tasks.spawn(queue::run(Arc::clone(&node)));
     tasks.spawn(sweep::run(Arc::clone(&node)));
     tasks.spawn(services::run(Arc::clone(&node), forget));
+    tasks.spawn(checks::run(Arc::clone(&node)));
     tasks.spawn(sockets::run(Arc::clone(&node)));
     tasks.spawn(settle::run(Arc::clone(&node)));
     tasks.spawn(guard::run(Arc::clone(&node)));

@@ -39,6 +39,11 @@ impl<'a> Reader<'a> {
         value.unwrap_or_default()
     }
 
+    /// Whether a switch is on that another part reads, and refuses if need be.
+    pub(super) fn is_on(&self, name: &str) -> bool {
+        parse::boolean(self.settings.text(name)).unwrap_or_default()
+    }
+
     pub(super) fn number(&mut self, name: &str, range: RangeInclusive<u32>) -> u32 {
         let value = self.settings.text(name).parse().ok();
         let value = value.filter(|n| range.contains(n));

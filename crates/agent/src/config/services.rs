@@ -1,5 +1,7 @@
 //! Options of services.
 
+use std::net::SocketAddr;
+
 use axon_control::services::{MAGLEV_TABLE_SIZES, Mode, ServicesConfig};
 use axon_model::Algorithm;
 use ipnet::IpNet;
@@ -32,7 +34,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> ServicesConfig {
         node_port_addresses: prefixes(reader),
         session_affinity: reader.boolean("enable-session-affinity"),
         topology: reader.boolean("enable-service-topology"),
-        health_checks: reader.boolean("enable-health-check-nodeport"),
+        health_checks: reader.boolean("enable-health-check-nodeport") && replaces(reader),
         drop_without_backends: reader.word(
             "service-no-backend-response",
             &[("reject", false), ("drop", true)],
@@ -43,6 +45,17 @@ pub(super) fn read(reader: &mut Reader<'_>) -> ServicesConfig {
         proxy_name: reader.settings.text("k8s-service-proxy-name").to_owned(),
         ipv6: reader.boolean("enable-ipv6"),
     }
+}
+
+/// Beside kube-proxy, that is who is asked.
+fn replaces(reader: &Reader<'_>) -> bool {
+    reader.is_on("kube-proxy-replacement")
+}
+
+/// Where it is told whether services are in force.
+pub(super) fn healthz(reader: &mut Reader<'_>) -> Option<SocketAddr> {
+    let address = reader.listen_address("kube-proxy-replacement-healthz-bind-address");
+    address.filter(|_| replaces(reader))
 }
 
 fn table_size(reader: &mut Reader<'_>) -> u32 {

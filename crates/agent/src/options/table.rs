@@ -470,6 +470,13 @@ pub const OPTIONS: &[Spec] = &[
         "Tell load balancers by a port of the node whether it has backends",
     ),
     option(
+        "kube-proxy-replacement-healthz-bind-address",
+        Text,
+        "",
+        "Address and port where /healthz says as kube-proxy's does whether services are in force, \
+         as 0.0.0.0:10256; empty is off",
+    ),
+    option(
         "service-no-backend-response",
         Text,
         "reject",

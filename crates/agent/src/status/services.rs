@@ -37,9 +37,21 @@ pub(super) fn services(node: &Node, view: &View) -> PartStatus {
             "correct the fields that are named",
         );
     }
+    let checks = node.checks.told();
+    if !checks.shut.is_empty() {
+        return bad(
+            State::Warning,
+            format!("load balancers cannot ask at: {}", few(checks.shut)),
+            "end who listens there, or choose another port; it is tried again by itself",
+        );
+    }
     let ports = frontends.iter().filter(|(key, _)| key.protocol != 0);
+    let told = match checks.ports {
+        0 => String::new(),
+        ports => format!("; {ports} health-check node ports"),
+    };
     well(format!(
-        "{} frontends, {} backends in the maps",
+        "{} frontends, {} backends in the maps{told}",
         ports.count(),
         desired.backends.snapshot().len()
     ))

@@ -10,6 +10,8 @@ use axon_abi::{
 };
 use axon_model::ObjectKey;
 
+use super::HealthCheck;
+
 /// Of which kind an object is, in the order in which they come to their turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
@@ -96,7 +98,7 @@ pub(super) enum What {
         whole: Option<u32>,
     },
     /// Where how many backends are told of.
-    Health { port: u16, here: usize },
+    Health { port: u16, check: HealthCheck },
 }
 
 impl Step {

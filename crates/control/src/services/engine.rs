@@ -18,7 +18,7 @@ use super::index::Multi;
 use super::known::Known;
 use super::numbers::Remembered;
 use super::tables::{Pending, ServiceTables, differ, differ_in};
-use super::{Cluster, Numbers, Report, ServicesConfig};
+use super::{Cluster, HealthCheck, Numbers, Report, ServicesConfig};
 
 /// Services of a node, kept up with changes.
 ///
@@ -63,7 +63,7 @@ struct Got {
     frontends: BTreeMap<ServiceKey, ServiceEntry>,
     /// Addresses as a whole, and whether that is from the network alone.
     wholes: BTreeMap<ServiceKey, bool>,
-    health: BTreeMap<u16, usize>,
+    health: BTreeMap<u16, HealthCheck>,
     reports: BTreeMap<(String, String), Report>,
 }
 
@@ -286,8 +286,8 @@ impl Engine {
             }
             match &step.what {
                 What::Wrong(reason) => report(reason.clone()),
-                What::Health { port, here } => {
-                    got.health.entry(*port).or_insert(*here);
+                What::Health { port, check } => {
+                    got.health.entry(*port).or_insert_with(|| check.clone());
                 }
                 What::Frontend {
                     key: at,
@@ -325,8 +325,8 @@ impl Engine {
         {
             pending.health.entry(*port).or_insert(None);
         }
-        for (port, here) in &got.health {
-            pending.health.insert(*port, Some(*here));
+        for (port, check) in &got.health {
+            pending.health.insert(*port, Some(check.clone()));
         }
         work.frontends.extend(old.frontends.keys());
         work.frontends.extend(got.frontends.keys());

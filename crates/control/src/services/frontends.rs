@@ -13,7 +13,7 @@ use axon_model::{
 
 use super::asked::{Asked, Kind, Object, Step, What};
 use super::endpoints;
-use super::{Cluster, Mode, Numbers, ServicesConfig};
+use super::{Cluster, HealthCheck, Mode, Numbers, ServicesConfig};
 
 /// Where it is asked what is to be: on a node of a cluster.
 #[derive(Clone, Copy)]
@@ -390,7 +390,10 @@ impl<'a> Asking<'a> {
         }
         let what = What::Health {
             port: spec.health_check_node_port,
-            here: here.len(),
+            check: HealthCheck {
+                service: object.clone(),
+                here: here.len(),
+            },
         };
         self.step("spec.healthCheckNodePort", what);
     }

@@ -150,6 +150,15 @@ pub struct Report {
     pub reason: String,
 }
 
+/// Whom a health-check node port speaks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The service.
+    pub service: ObjectKey,
+    /// How many of its backends are here and ready.
+    pub here: usize,
+}
+
 /// What a node shall hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServiceRows {
@@ -165,8 +174,8 @@ pub struct ServiceRows {
     pub ranges: BTreeSet<SourceRangeKey>,
     /// Who passes by a redirection.
     pub skips: BTreeSet<ServiceClient>,
-    /// Health-check node ports, and how many backends are here.
-    pub health: BTreeMap<u16, usize>,
+    /// Health-check node ports.
+    pub health: BTreeMap<u16, HealthCheck>,
     /// What is wrong.
     pub reports: BTreeSet<Report>,
 }

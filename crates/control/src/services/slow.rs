@@ -92,8 +92,8 @@ impl Holding {
         }
         match step.what {
             What::Wrong(reason) => self.report(object, &step.field, reason),
-            What::Health { port, here } => {
-                self.rows.health.entry(port).or_insert(here);
+            What::Health { port, check } => {
+                self.rows.health.entry(port).or_insert(check);
             }
             What::Frontend {
                 key: at,

@@ -9,7 +9,7 @@ use axon_abi::{
 use axon_model::DesiredServices;
 use axon_statedb::Table;
 
-use super::{Report, ServiceRows};
+use super::{HealthCheck, Report, ServiceRows};
 
 /// What a node shall hold of services. Cloning shares the tables.
 ///
@@ -28,8 +28,8 @@ pub struct ServiceTables {
     pub ranges: Table<SourceRangeKey, ()>,
     /// Who passes by a redirection.
     pub skips: Table<ServiceClient, ()>,
-    /// Health-check node ports, and how many backends are here.
-    pub health: Table<u16, usize>,
+    /// Health-check node ports.
+    pub health: Table<u16, HealthCheck>,
     /// What is wrong, by object and field.
     pub reports: Table<(String, String), Report>,
 }
@@ -81,7 +81,7 @@ pub(super) struct Pending {
     pub(super) backends: Changes<u32, Backend>,
     pub(super) ranges: Changes<SourceRangeKey, ()>,
     pub(super) skips: Changes<ServiceClient, ()>,
-    pub(super) health: Changes<u16, usize>,
+    pub(super) health: Changes<u16, HealthCheck>,
     pub(super) reports: Changes<(String, String), Report>,
 }
 

@@ -274,8 +274,8 @@ impl State<'_> {
     ) -> Outcome {
         let rows = self.rows.get(node);
         let health = rows.and_then(|rows| rows.health.get(&port));
-        if let Some(here) = health.filter(|_| protocol == Protocol::TCP) {
-            return Outcome::Health(*here);
+        if let Some(check) = health.filter(|_| protocol == Protocol::TCP) {
+            return Outcome::Health(check.here);
         }
         let pod = self.pod_at(addr, port, protocol);
         let pod = pod.filter(|pod| declares(pod, port, protocol));
