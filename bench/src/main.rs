@@ -19,6 +19,9 @@ mod goals;
 mod load;
 mod node;
 mod report;
+mod rules;
+mod service;
+mod services;
 mod targets;
 mod topology;
 
@@ -50,6 +53,8 @@ enum Verb {
     Agent(agent::AgentArgs),
     /// Measure how soon policies are in force (root).
     Change(change::ChangeArgs),
+    /// Measure what services cost beside kube-proxy's rules (root).
+    Services(services::ServicesArgs),
     /// Answer one load of a kind; used by `run` inside a namespace.
     #[command(hide = true)]
     Serve { mode: Mode, port: u16 },
@@ -126,6 +131,7 @@ fn main() -> Result<()> {
         Verb::Cni(args) => cni::measure(&args),
         Verb::Agent(args) => agent::measure(&args),
         Verb::Change(args) => change::measure(&args),
+        Verb::Services(args) => services::measure(&args),
     }
 }
 
@@ -133,7 +139,8 @@ fn run(args: &RunArgs) -> Result<()> {
     goals::check_rounds(args.gate, args.rounds)?;
     let mut results = Results::new(&args.modes, &args.topologies);
     let topologies = set_up(args, &mut results);
-    measure_all(args, &topologies, &mut results);
+    let amount = (args.rounds, args.sample_ms);
+    measure_all(amount, &args.modes, &topologies, &mut results);
     print!("{}", results.table());
     let mut judged = results.judged();
     let mut failures = results.failures();
@@ -188,15 +195,20 @@ fn set_up(args: &RunArgs, results: &mut Results) -> Vec<Option<Topology>> {
 
 /// Every round of every mode over every topology; one that fails is left alone
 /// from then on.
-fn measure_all(args: &RunArgs, topologies: &[Option<Topology>], results: &mut Results) {
-    for round in 0..args.rounds {
-        eprintln!("round {} of {}", round + 1, args.rounds);
+pub(crate) fn measure_all(
+    (rounds, sample_ms): (usize, u64),
+    modes: &[Mode],
+    topologies: &[Option<Topology>],
+    results: &mut Results,
+) {
+    for round in 0..rounds {
+        eprintln!("round {} of {rounds}", round + 1);
         // There and back again: slow drifts of the machine hit all alike.
         let mut order: Vec<usize> = (0..topologies.len()).collect();
         if round % 2 == 1 {
             order.reverse();
         }
-        for (m, mode) in args.modes.iter().enumerate() {
+        for (m, mode) in modes.iter().enumerate() {
             for &t in &order {
                 let topology = topologies.get(t).and_then(Option::as_ref);
                 let Some(topology) = topology.filter(|t| t.kind.measures(*mode)) else {
@@ -205,7 +217,7 @@ fn measure_all(args: &RunArgs, topologies: &[Option<Topology>], results: &mut Re
                 if results.has_failed(t) {
                     continue;
                 }
-                match measure(*mode, topology, args.sample_ms) {
+                match measure(*mode, topology, sample_ms) {
                     Ok(sample) => results.add(m, t, sample),
                     Err(error) => {
                         let name = topology.kind.name();
@@ -223,7 +235,8 @@ pub(crate) fn measure(mode: Mode, topology: &Topology, milliseconds: u64) -> Res
     const PORT: u16 = 5201;
     let me = std::env::current_exe()?;
     let (server_core, client_core) = mode.cores();
-    let mut server = enter(&topology.server, server_core)
+    let wrap = &topology.wrap;
+    let mut server = enter((&topology.server, wrap), server_core)
         .arg(&me)
         .args(["serve", mode.name(), &PORT.to_string()])
         .stdout(Stdio::piped())
@@ -238,7 +251,7 @@ pub(crate) fn measure(mode: Mode, topology: &Topology, milliseconds: u64) -> Res
         .context("the server ended early")?
         .map_err(Into::into)
         .and_then(|_| {
-            enter(&topology.client, client_core)
+            enter((&topology.client, wrap), client_core)
                 .arg(&me)
                 .args([
                     "load",
@@ -262,11 +275,13 @@ pub(crate) fn measure(mode: Mode, topology: &Topology, milliseconds: u64) -> Res
     Sample::from_line(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// A command inside a namespace, on one core, at real-time priority.
-fn enter(netns: &str, core: usize) -> Command {
+/// A command inside a namespace, as what becomes of it, on one core, at real-time
+/// priority.
+fn enter((netns, wrap): (&str, &[String]), core: usize) -> Command {
     let mut command = Command::new("nsenter");
     command
         .arg(format!("--net={netns}"))
+        .args(wrap)
         .args(["taskset", "-c", &core.to_string()]);
     command.args(["chrt", "-f", "1"]);
     command

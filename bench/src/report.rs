@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::goals::{Goal, Judged, Sense};
 use crate::load::{Mode, Sample};
-use crate::targets::{Figure, TARGETS, Target, target};
+use crate::service::DIRECT;
+use crate::targets::{Figure, Target, target, targets};
 use crate::topology::Kind;
 
 /// Draws of the bootstrap.
@@ -31,7 +32,13 @@ pub(crate) struct Ratio {
 }
 
 /// What ratios are shown to.
-const REFERENCES: [Kind; 4] = [Kind::Raw, Kind::Netfilter, Kind::Floor, Kind::FloorBig];
+const REFERENCES: [Kind; 5] = [
+    Kind::Raw,
+    Kind::Netfilter,
+    Kind::Floor,
+    Kind::FloorBig,
+    DIRECT,
+];
 
 impl Results {
     pub(crate) fn new(modes: &[Mode], topologies: &[Kind]) -> Self {
@@ -60,6 +67,11 @@ impl Results {
         self.failed.get(topology).is_some_and(Option::is_some)
     }
 
+    /// Whether a topology was asked for.
+    pub(crate) fn is_asked(&self, kind: Kind) -> bool {
+        self.topologies.contains(&kind)
+    }
+
     /// The topologies that were asked for and have no figures, with the reason.
     pub(crate) fn failures(&self) -> Vec<String> {
         let named = self.topologies.iter().zip(&self.failed);
@@ -75,8 +87,8 @@ impl Results {
     }
 
     fn judged_of(&self, mode: Mode) -> Vec<Judged> {
-        let asked = |kind| self.topologies.contains(&kind);
-        let targets = TARGETS.iter().filter(|t| t.mode == mode);
+        let asked = |kind| self.is_asked(kind);
+        let targets = targets().filter(|t| t.mode == mode);
         targets
             .filter(|target| asked(target.of) && asked(target.to))
             .map(|target| {
@@ -105,7 +117,7 @@ impl Results {
         samples.map_or(&[], Vec::as_slice)
     }
 
-    fn ratio(&self, mode: Mode, figure: Figure, (of, to): (Kind, Kind)) -> Ratio {
+    pub(crate) fn ratio(&self, mode: Mode, figure: Figure, (of, to): (Kind, Kind)) -> Ratio {
         ratio(self.of(mode, of), self.of(mode, to), figure)
     }
 
@@ -122,7 +134,7 @@ impl Results {
     fn table_of(&self, mode: Mode) -> String {
         let mut text = format!("\n{} ({})\n", mode.name(), mode.unit());
         text += &format!(
-            "  {:<10} {:>10} {:>10} {:>10}",
+            "  {:<12} {:>10} {:>10} {:>10}",
             "topology", "median", "least", "most"
         );
         for (name, _) in Figure::beside(mode) {
@@ -135,7 +147,7 @@ impl Results {
         for (kind, failed) in self.topologies.iter().zip(&self.failed) {
             if kind.measures(mode) {
                 text += &match failed {
-                    Some(why) => format!("  {:<10} failed: {}\n", kind.name(), one_line(why)),
+                    Some(why) => format!("  {:<12} failed: {}\n", kind.name(), one_line(why)),
                     None => self.row(mode, *kind),
                 };
             }
@@ -154,7 +166,7 @@ impl Results {
         let (least, most) = range(samples);
         let middle = |figure: Figure| median(samples.iter().map(|s| figure.of(s)).collect());
         let mut text = format!(
-            "  {:<10} {:>10.1} {least:>10.1} {most:>10.1}",
+            "  {:<12} {:>10.1} {least:>10.1} {most:>10.1}",
             kind.name(),
             middle(Figure::Rate)
         );
@@ -174,7 +186,7 @@ impl Results {
     /// The limits of a run whose own rates differ so much that it tells little.
     fn unsteady(&self, mode: Mode) -> Vec<Kind> {
         let bound = if mode == Mode::Stream { 1.15 } else { 1.25 };
-        let limits = [Kind::Raw, Kind::Floor, Kind::FloorBig].into_iter();
+        let limits = [Kind::Raw, Kind::Floor, Kind::FloorBig, DIRECT].into_iter();
         limits
             .filter(|kind| {
                 let (least, most) = range(self.of(mode, *kind));
@@ -449,7 +461,7 @@ mod tests {
         assert_eq!(results.failures(), ["axon (no\n  program)"]);
         let table = results.table();
         assert!(
-            table.contains("\n  axon       failed: no program\n"),
+            table.contains("\n  axon         failed: no program\n"),
             "{table}"
         );
         let json = results.json();

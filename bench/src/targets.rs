@@ -1,7 +1,10 @@
 //! What our speed between pods shall be beside that of other topologies.
 
+use std::sync::LazyLock;
+
 use crate::goals::Goal;
 use crate::load::{Mode, Sample};
+use crate::service::{By, DIRECT, Service};
 use crate::topology::Kind;
 
 /// A figure of a sample.
@@ -44,7 +47,7 @@ const fn hoped(aim: f64) -> Goal {
 
 /// What our ratios to other topologies shall be. What an agent reports the least
 /// is not nothing: it tells of new flows, so that no goal is held to it for them.
-pub(crate) const TARGETS: [Target; 24] = [
+const TARGETS: [Target; 24] = [
     rate(Mode::Rr, Kind::Axon, Kind::Floor, least(0.97)),
     rate(Mode::Rr, Kind::Axon, Kind::Netfilter, least(1.2)),
     rate(Mode::Rr, Kind::Axon, Kind::Raw, hoped(0.945)),
@@ -98,6 +101,49 @@ pub(crate) const TARGETS: [Target; 24] = [
     rate(Mode::Udp, Kind::Axon, Kind::Raw, hoped(0.88)),
 ];
 
+const fn behind(by: By, count: usize) -> Kind {
+    Kind::Service(Service { by, count })
+}
+
+/// The numbers of services that ours are measured at.
+const OURS: [usize; 5] = [1, 100, 1_000, 10_000, 60_000];
+/// Those that kube-proxy's rules are measured at too.
+const BOTH: [usize; 4] = [1, 100, 1_000, 10_000];
+
+/// What our services shall be beside no service, and beside kube-proxy's rules: no
+/// slower than these with one service, however many there are.
+fn of_services() -> impl Iterator<Item = Target> {
+    let alone = OURS.into_iter().flat_map(move |count| {
+        let ours = behind(By::Axon, count);
+        [Mode::Crr, Mode::Rr].into_iter().flat_map(move |mode| {
+            [
+                rate(mode, ours, DIRECT, Goal::at_least(Some(0.98), Some(0.99))),
+                rate(mode, ours, behind(By::Iptables, 1), least(1.0)),
+            ]
+        })
+    });
+    let nft = BOTH.into_iter().map(|count| {
+        let ends = (behind(By::Axon, count), behind(By::Nft, count));
+        let goal = Goal::at_least(Some(1.25), Some(1.32));
+        rate(Mode::Crr, ends.0, ends.1, goal)
+    });
+    let most = behind(By::Axon, 10_000);
+    let walks = [
+        (By::Legacy, Goal::at_least(Some(1.65), Some(1.75))),
+        (By::Iptables, Goal::at_least(Some(3.5), Some(3.75))),
+    ];
+    let walks = walks
+        .into_iter()
+        .map(move |(by, goal)| rate(Mode::Crr, most, behind(by, 10_000), goal));
+    alone.chain(nft).chain(walks)
+}
+
+/// What ratios shall be.
+pub(crate) fn targets() -> impl Iterator<Item = &'static Target> {
+    static OF_SERVICES: LazyLock<Vec<Target>> = LazyLock::new(|| of_services().collect());
+    TARGETS.iter().chain(OF_SERVICES.iter())
+}
+
 impl Figure {
     /// The figure itself.
     pub(crate) fn of(self, sample: &Sample) -> f64 {
@@ -135,7 +181,5 @@ impl Target {
 
 /// What the ratio of a figure shall come to.
 pub(crate) fn target(mode: Mode, figure: Figure, ends: (Kind, Kind)) -> Option<&'static Target> {
-    TARGETS
-        .iter()
-        .find(|t| (t.mode, t.figure, (t.of, t.to)) == (mode, figure, ends))
+    targets().find(|t| (t.mode, t.figure, (t.of, t.to)) == (mode, figure, ends))
 }

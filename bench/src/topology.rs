@@ -1,7 +1,7 @@
 //! Two pods and what is between them; made and removed by us, in namespaces of
 //! our own.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,6 +10,7 @@ use clap::ValueEnum;
 
 use crate::floor::{Floor, raise_aggregates};
 use crate::load::Mode;
+use crate::service::{self, By, Service, Up};
 
 const PREFIX: &str = "axb";
 /// The lab of [`Kind::Axon`].
@@ -48,6 +49,9 @@ pub(crate) enum Kind {
     /// The same with 250,000 rules.
     #[value(name = "rules-250k")]
     Rules250k,
+    /// A server behind a service.
+    #[value(skip)]
+    Service(Service),
 }
 
 impl Kind {
@@ -66,6 +70,7 @@ impl Kind {
             Self::Rules16k => "rules-16k",
             Self::Rules64k => "rules-64k",
             Self::Rules250k => "rules-250k",
+            Self::Service(service) => service.name(),
         }
     }
 
@@ -74,7 +79,7 @@ impl Kind {
         match self {
             Self::AxonPlain => matches!(mode, Mode::Stream | Mode::Udp),
             Self::AxonQuiet => matches!(mode, Mode::Rr | Mode::Crr | Mode::Stream),
-            Self::Rules16k | Self::Rules64k | Self::Rules250k => {
+            Self::Rules16k | Self::Rules64k | Self::Rules250k | Self::Service(_) => {
                 matches!(mode, Mode::Rr | Mode::Crr)
             }
             Self::Raw
@@ -114,7 +119,8 @@ impl Kind {
             | Self::Routed
             | Self::Netfilter
             | Self::Floor
-            | Self::FloorBig => None,
+            | Self::FloorBig
+            | Self::Service(_) => None,
         }
     }
 }
@@ -193,6 +199,8 @@ pub(crate) struct Topology {
     pub server: String,
     /// The server's address.
     pub address: IpAddr,
+    /// What makes a process one of the node, if that takes more than its namespace.
+    pub wrap: Vec<String>,
     axon: PathBuf,
     /// Keeps the programs on their devices.
     _floor: Option<Floor>,
@@ -209,6 +217,7 @@ impl Topology {
             client: path("a"),
             server: path("b"),
             address: IpAddr::from([10, 201, 2, 2]),
+            wrap: Vec::new(),
             axon: parts.axon.clone(),
             _floor: None,
         };
@@ -236,8 +245,46 @@ impl Topology {
             | Kind::Rules16k
             | Kind::Rules64k
             | Kind::Rules250k => topology.lab()?,
+            Kind::Service(service) => topology.service(service)?,
         }
         Ok(topology)
+    }
+
+    /// A server behind the last of many services.
+    fn service(&mut self, service: Service) -> Result<()> {
+        if service.is_ours() {
+            let up = Up::of(service, &self.axon)?;
+            let asked = match service.by {
+                By::Direct => "POD",
+                _ => "DST",
+            };
+            self.address = up.text(asked)?.parse()?;
+            self.client = format!("/run/netns/{}", up.text("CLI_NS")?);
+            self.server = format!("/run/netns/{}", up.text("SRV_NS")?);
+            self.wrap = up.wrap();
+            // As every topology has it, whatever the script thinks best.
+            return [&self.client, &self.server]
+                .into_iter()
+                .try_for_each(|pod| same_tcp(pod));
+        }
+        let name = self.kind.name();
+        routed(name, self.kind)?;
+        let last = [2, 3, 4].map(|n| Ipv4Addr::new(10, 201, 2, n));
+        for further in last.iter().skip(1) {
+            let pod = format!("{PREFIX}-{name}-b");
+            ip(&[
+                "-n",
+                &pod,
+                "addr",
+                "add",
+                &format!("{further}/24"),
+                "dev",
+                "eth0",
+            ])?;
+        }
+        service.put_rules(&format!("/run/netns/{PREFIX}-{name}-h"), last)?;
+        self.address = service.address();
+        Ok(())
     }
 
     /// A lab of one node with two pods and a policy that must be evaluated.
@@ -290,6 +337,11 @@ impl Drop for Topology {
 }
 
 fn down(kind: Kind, axon: &Path) {
+    if let Kind::Service(service) = kind
+        && service.is_ours()
+    {
+        return service::down(service, axon);
+    }
     if let Some((lab, _)) = kind.lab() {
         Command::new(axon)
             .args(["lab", "--name", lab, "down"])

@@ -1,5 +1,5 @@
 //! `bench`: what a packet and policy cost, how long pods wait, what an agent takes,
-//! how soon policies are in force, and pod-to-pod speed; `bench/` and `docs/performance.md` say how.
+//! how soon policies and services are in force, what services cost, and pod-to-pod speed; `bench/` and `docs/performance.md` say how.
 //!
 //! ```text
 //! each section ──► target/bench/SECTION.json ──► --table ──► docs/performance.md
@@ -80,10 +80,29 @@ fn commands(results: &Path, gate: bool, args: &[String]) -> Result<Vec<(&'static
             .args(flag);
         commands.push((section, command));
     }
+    let mut programming = cmd::cargo();
+    programming.args(["bench", "--package", "axon-agent", "--bench", "services"]);
+    programming.args(["--", "--out"]).arg(out("programming"));
+    programming.args(flag);
+    commands.push(("programming", programming));
+    let mut services = cmd::command(&bench);
+    services.args(["services", "--out"]).arg(out("services"));
+    services.args(flag).args(rounds(args));
+    commands.push(("services", services));
     let mut pods = cmd::command(&bench);
     pods.args(["run", "--out"]).arg(out("pods")).args(args);
     commands.push(("pods", pods));
     Ok(commands)
+}
+
+/// Of the arguments for pods, the one that says how many rounds there are.
+fn rounds(args: &[String]) -> Vec<String> {
+    let is_named = |arg: &String| arg == "-n" || arg == "--rounds";
+    if let Some(at) = args.iter().position(is_named) {
+        return args.iter().skip(at).take(2).cloned().collect();
+    }
+    let has_it = |arg: &&String| arg.starts_with("-n") || arg.starts_with("--rounds=");
+    args.iter().filter(has_it).take(1).cloned().collect()
 }
 
 /// What is measured, and on what: without it a figure says nothing.
@@ -128,4 +147,23 @@ fn write_table(results: &Path) -> Result<()> {
     let text = fs::read_to_string(&page).with_context(|| format!("read {PAGE}"))?;
     let text = table::replace(&text, &table::render(&run, &sections))?;
     fs::write(&page, text).with_context(|| format!("write {PAGE}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rounds;
+
+    #[test]
+    fn services_are_measured_as_often_as_pods_are() {
+        for (args, expected) in [
+            (&["-m", "rr", "-n", "3", "--gate"][..], &["-n", "3"][..]),
+            (&["--rounds", "9"], &["--rounds", "9"]),
+            (&["-n4", "-m", "rr"], &["-n4"]),
+            (&["--rounds=5"], &["--rounds=5"]),
+            (&["-m", "rr", "--no-churn"], &[]),
+        ] {
+            let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+            assert_eq!(rounds(&args), expected);
+        }
+    }
 }

@@ -2,47 +2,148 @@
 //! map write, the numbers on disk in between as an agent has them.
 //!
 //! ```text
-//! 5,000 services of ten endpoints ─> controller ─> numbers to the disk ─> maps
+//! 10,000 services of three endpoints, 5,000 of ten ─> controller ─> numbers to the disk ─> maps
+//! one of their slices, again and again
 //! ```
 //!
-//! As root: maps are the kernel's own.
+//! As root: maps are the kernel's own. `--out FILE` writes what was measured as JSON;
+//! with `--gate` it fails where a goal is missed.
 #[path = "../../control/tests/services_twins/shop.rs"]
 mod shop;
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use axon_control::{Config, Controller, Persisted};
 use axon_linux::{Datapath, DatapathConfig, KernelReconciler, ReconcilerConfig, netns};
 use axon_model::{Desired, Node, Observed};
+use nix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
 use shop::{service, slice};
 
-const SERVICES: usize = 5_000;
-const ENDPOINTS: usize = 10;
+/// Services, and endpoints of each; the first are held to goals.
+const SHOPS: [(usize, usize); 2] = [(10_000, 3), (5_000, 10)];
+/// Milliseconds until all of the first are in the kernel: a tenth of what
+/// `iptables-legacy-restore` takes for its rules; and twice what their rows take alone.
+const ALL_MS: (f64, f64) = (160.0, 40.0);
+/// Milliseconds for one change, of ninety-nine in a hundred.
+const ONE_MS: f64 = 1.0;
 /// How often all services come at once; the median is told.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 7;
 /// Changes of one slice; the median and the 99th of a hundred are told.
 const CHANGES: usize = 2_000;
 const NODE: &str = "axb-services";
 
 fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let out = args.iter().position(|arg| arg == "--out");
+    let out = out.and_then(|at| args.get(at + 1)).map(PathBuf::from);
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: needs root");
         return;
     }
     let path = netns::create(NODE).expect("a namespace");
     let measured = netns::within_path(&path, || {
-        let mut all: Vec<Stages> = (1..ROUNDS).map(|_| round(false)).collect();
-        all.push(round(true));
-        all.sort_by_key(Stages::sum);
-        println!(
-            "{SERVICES} services of {ENDPOINTS} endpoints: {}",
-            all[all.len() / 2]
-        );
+        hurry();
+        SHOPS.map(measure).concat()
     });
     netns::delete(NODE).expect("the namespace goes");
-    measured.expect("the node's namespace");
+    let rows = measured.expect("the node's namespace");
+    let missed = rows.iter().any(|row| row["met"] == false);
+    if let Some(out) = out {
+        let text = format!("{:#}\n", Value::Array(rows));
+        std::fs::write(out, text).expect("the file is written");
+    }
+    if missed && args.iter().any(|arg| arg == "--gate") {
+        eprintln!("a goal is missed");
+        std::process::exit(1);
+    }
+}
+
+/// Has this thread run before all others: what else goes on here is not what is
+/// measured. Where that is not to be had, it is measured too.
+fn hurry() {
+    let thread = nix::unistd::gettid().to_string();
+    let mut chrt = Command::new("chrt");
+    chrt.args(["-f", "-p", "1", &thread]).stderr(Stdio::null());
+    if !chrt.status().is_ok_and(|status| status.success()) {
+        println!("at normal priority: other work on the machine counts");
+    }
+}
+
+/// All services of a shop at once, and one by one.
+fn measure(shop: (usize, usize)) -> Vec<Value> {
+    let (services, endpoints) = shop;
+    let mut all: Vec<Stages> = (1..ROUNDS).map(|_| round(shop).0).collect();
+    let (last, mut way, _datapath) = round(shop);
+    all.push(last);
+    let changes = changes(&mut way, shop);
+    let mut rows = Vec::new();
+    for (way, stages) in [
+        ("all", middle(all, 50)),
+        ("one change, median", middle(changes.clone(), 50)),
+        ("one change, p99", middle(changes, 99)),
+    ] {
+        println!("{services} services of {endpoints} endpoints, {way}: {stages}");
+        let ms = |d: Duration| d.as_secs_f64() * 1000.0;
+        let mut row = json!({
+            "services": services, "endpoints": endpoints, "way": way, "rows": stages.rows,
+            "ms": ms(stages.sum()), "cpu_ms": ms(stages.cpu), "control_ms": ms(stages.control),
+            "disk_ms": ms(stages.disk), "kernel_ms": ms(stages.kernel),
+        });
+        if shop == SHOPS[0] {
+            hold(&mut row);
+        }
+        rows.push(row);
+    }
+    rows
+}
+
+/// Holds a figure to its goal, as every section of the benchmarks writes it.
+fn hold(row: &mut Value) {
+    let (goal, aim) = match row["way"].as_str() {
+        Some("all") => (ALL_MS.0, Some(ALL_MS.1)),
+        Some("one change, p99") => (ONE_MS, None),
+        _ => return,
+    };
+    let figure = row["ms"].as_f64().unwrap_or(f64::NAN);
+    let what = format!(
+        "{} services, {}, ms",
+        row["services"],
+        row["way"].as_str().unwrap_or("")
+    );
+    for (field, value) in [
+        ("what", json!(what)),
+        ("sense", json!("at most")),
+        ("figure", json!(figure)),
+        ("goal", json!(goal)),
+        ("met", json!(figure <= goal)),
+        ("aim", json!(aim)),
+        ("aim_met", json!(aim.map(|aim| figure <= aim))),
+    ] {
+        row[field] = value;
+    }
+    println!(
+        "  goal <= {goal}: {}",
+        if figure <= goal { "met" } else { "MISSED" }
+    );
+}
+
+/// The one of which so many hundredths take no more.
+fn middle(mut all: Vec<Stages>, hundredths: usize) -> Stages {
+    all.sort_by_key(Stages::sum);
+    all.get(all.len() * hundredths / 100)
+        .copied()
+        .unwrap_or_default()
+}
+
+/// What this thread has worked, wherever in the kernel.
+fn worked() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map(Duration::from)
+        .unwrap_or_default()
 }
 
 /// What each part takes.
@@ -51,6 +152,8 @@ struct Stages {
     control: Duration,
     disk: Duration,
     kernel: Duration,
+    /// Of all of it, as the kernel counts.
+    cpu: Duration,
     rows: usize,
 }
 
@@ -66,13 +169,14 @@ impl std::fmt::Display for Stages {
             control,
             disk,
             kernel,
+            cpu,
             rows,
         } = self;
         let sum = self.sum();
         write!(
             f,
             "{sum:.1?} (control {control:.1?}, numbers to the disk {disk:.1?}, {rows} rows to \
-             the kernel {kernel:.1?})"
+             the kernel {kernel:.1?}; CPU {cpu:.1?})"
         )
     }
 }
@@ -129,17 +233,18 @@ impl Way {
     }
 
     fn step(&mut self, now_ms: u64) -> Stages {
+        let idle = worked();
         let begin = Instant::now();
         self.controller.step(now_ms, &self.observed, &self.desired);
         let report = self.controller.step_services(now_ms, &self.observed);
         let control = begin.elapsed();
         let begin = Instant::now();
         if report.persist {
-            let change = self.controller.take_service_numbers_change();
             let text = if std::mem::take(&mut self.is_first) {
+                self.controller.forget_service_numbers_change();
                 serde_json::to_vec(self.controller.service_numbers())
             } else {
-                serde_json::to_vec(&change)
+                serde_json::to_vec(&self.controller.take_service_numbers_change())
             };
             self.log.write_all(&text.expect("text")).expect("written");
         }
@@ -151,58 +256,82 @@ impl Way {
             control,
             disk,
             kernel: begin.elapsed(),
+            cpu: worked().saturating_sub(idle),
             rows: report.tables.values().map(|t| t.updated).sum(),
         }
     }
 }
 
-/// All services at once, and then changes, if they are asked for.
-fn round(with_changes: bool) -> Stages {
-    let dir = tempfile::tempdir_in("/run").expect("a directory");
-    let config = DatapathConfig {
-        bpf_root: dir.path().join("bpf"),
-        node: "a".to_owned(),
-        ..DatapathConfig::default()
-    };
-    let datapath = Datapath::open(&config).expect("a datapath");
-    let mut way = Way::new(datapath.maps().clone(), dir.path());
+/// A node of its own: its maps go with it.
+struct Kernel {
+    datapath: Option<Datapath>,
+    config: DatapathConfig,
+    dir: tempfile::TempDir,
+}
+
+impl Kernel {
+    fn new() -> Self {
+        let dir = tempfile::tempdir_in("/run").expect("a directory");
+        let config = DatapathConfig {
+            bpf_root: dir.path().join("bpf"),
+            node: "a".to_owned(),
+            ..DatapathConfig::default()
+        };
+        let datapath = Datapath::open(&config).expect("a datapath");
+        Self {
+            datapath: Some(datapath),
+            config,
+            dir,
+        }
+    }
+
+    fn way(&self) -> Way {
+        let datapath = self.datapath.as_ref().expect("a datapath");
+        Way::new(datapath.maps().clone(), self.dir.path())
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.datapath = None;
+        axon_linux::cleanup(&self.config.bpf_root, true).expect("a clean node");
+    }
+}
+
+/// All services at once.
+fn round((services, endpoints): (usize, usize)) -> (Stages, Way, Kernel) {
+    let kernel = Kernel::new();
+    let mut way = kernel.way();
     way.complete();
     way.step(0);
     way.observed.services.write(|t| {
-        for n in 0..SERVICES {
+        for n in 0..services {
             let (key, row) = service(n);
             t.insert(key, (*row).clone());
         }
     });
     way.observed.endpoint_slices.write(|t| {
-        for n in 0..SERVICES {
-            let (key, row) = slice(n, ENDPOINTS);
+        for n in 0..services {
+            let (key, row) = slice(n, endpoints);
             t.insert(key, (*row).clone());
         }
     });
-    let all = way.step(1);
-    if with_changes {
-        changes(&mut way);
-    }
-    drop(datapath);
-    axon_linux::cleanup(&config.bpf_root, true).expect("a clean node");
-    all
+    // Real-time threads have less than all of a second.
+    std::thread::sleep(Duration::from_millis(500));
+    (way.step(1), way, kernel)
 }
 
 /// One endpoint goes or comes, again and again.
-fn changes(way: &mut Way) {
-    let mut all: Vec<Stages> = Vec::new();
-    for n in 0..CHANGES {
-        let fewer = ENDPOINTS - 1 + n % 2;
-        let (key, row) = slice(n / 2 * 7 % SERVICES, fewer);
+fn changes(way: &mut Way, (services, endpoints): (usize, usize)) -> Vec<Stages> {
+    let change = |n: usize| {
+        let fewer = endpoints - 1 + n % 2;
+        let (key, row) = slice(n / 2 * 7 % services, fewer);
         way.observed
             .endpoint_slices
             .write(|t| t.insert(key, (*row).clone()));
+        std::thread::sleep(Duration::from_micros(100));
         // So that what is due to go, goes in between as it would.
-        all.push(way.step(10 + n as u64 * 10));
-    }
-    all.sort_by_key(Stages::sum);
-    let at = |part: usize| all[all.len() * part / 100];
-    println!("one change, median: {}", at(50));
-    println!("one change, p99: {}", at(99));
+        way.step(10 + n as u64 * 10)
+    };
+    (0..CHANGES).map(change).collect()
 }

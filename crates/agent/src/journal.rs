@@ -37,6 +37,11 @@ pub(crate) trait Kept: Default + Serialize + DeserializeOwned {
     /// What of them has changed since this was asked last.
     fn take_change(controller: &mut Controller) -> Self::Change;
 
+    /// Says that all of them are kept, with all that has changed.
+    fn forget_change(controller: &mut Controller) {
+        Self::take_change(controller);
+    }
+
     /// Carries out a change.
     fn change(&mut self, change: Self::Change);
 }
@@ -70,6 +75,10 @@ impl Kept for Numbers {
 
     fn take_change(controller: &mut Controller) -> NumbersChange {
         controller.take_service_numbers_change()
+    }
+
+    fn forget_change(controller: &mut Controller) {
+        controller.forget_service_numbers_change();
     }
 
     fn change(&mut self, change: NumbersChange) {
@@ -137,12 +146,13 @@ impl<K: Kept> Journal<K> {
         store: &Store,
         controller: &mut Controller,
     ) -> Result<(), StoreError> {
-        let change = K::take_change(controller);
         if let Some((whole, room)) = self.room.take() {
+            let change = K::take_change(controller);
             let written = store.append(K::CHANGES, whole, &change)?;
             self.room = (written < room).then_some((whole, room));
             return Ok(());
         }
+        K::forget_change(controller);
         let whole = store.write(K::WHOLE, K::of(controller))?;
         store.remove(K::CHANGES)?;
         self.room = Some((whole, whole.bytes.max(CHANGES_MIN)));

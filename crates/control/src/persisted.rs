@@ -150,4 +150,10 @@ impl Controller {
     pub fn take_service_numbers_change(&mut self) -> NumbersChange {
         self.service_numbers.take_change()
     }
+
+    /// Says that all of [`service_numbers`](Self::service_numbers) are kept, with all
+    /// that has changed of them.
+    pub fn forget_service_numbers_change(&mut self) {
+        self.service_numbers.forget_change();
+    }
 }

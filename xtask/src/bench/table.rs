@@ -6,7 +6,16 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// What a run leaves, besides what it says of itself.
-pub(super) const SECTIONS: [&str; 6] = ["cost", "policy", "cni", "agent", "change", "pods"];
+pub(super) const SECTIONS: [&str; 8] = [
+    "cost",
+    "policy",
+    "cni",
+    "agent",
+    "change",
+    "programming",
+    "services",
+    "pods",
+];
 /// Load average above which a machine is not at rest.
 pub(super) const AT_REST: f64 = 0.3;
 
@@ -72,6 +81,26 @@ const PODS: &[Column] = &[
     ("CPU s/GB", "cpu_s_per_gb"),
     ("to raw", "ratio_to.raw.figure"),
 ];
+const PROGRAMMING: &[Column] = &[
+    ("services", "services"),
+    ("endpoints each", "endpoints"),
+    ("what", "way"),
+    ("ms", "ms"),
+    ("control ms", "control_ms"),
+    ("disk ms", "disk_ms"),
+    ("kernel ms", "kernel_ms"),
+    ("rows", "rows"),
+];
+const BEHIND: &[Column] = &[
+    ("load", "mode"),
+    ("path", "topology"),
+    ("median", "rate"),
+    ("of", "unit"),
+    ("p50 us", "p50_us"),
+    ("p99 us", "p99_us"),
+    ("to direct", "ratio_to.direct.figure"),
+];
+const SET_UP: &[Column] = &[("path", "topology"), ("s", "set_up_s")];
 const CHURN: &[Column] = &[
     ("while", "change"),
     ("changes", "changes"),
@@ -130,6 +159,19 @@ pub(super) fn render(run: &Value, sections: &[(&str, Value)]) -> String {
                 let of = |name| rows.iter().filter(move |row| row["section"] == name);
                 let many = table("Many policies at once", of("policies"), MANY);
                 many + &table("One policy, until packets feel it", of("policy"), ONE)
+            }
+            "programming" => {
+                let rows = rows.iter().filter(|row| !row["way"].is_null());
+                table(
+                    "Services, until their last row is in the kernel",
+                    rows,
+                    PROGRAMMING,
+                )
+            }
+            "services" => {
+                let paths = table("Behind a service", list(&section["paths"]).iter(), BEHIND);
+                let set_up = list(&section["set_up"]);
+                paths + &table("Until a path is set up", set_up.iter(), SET_UP)
             }
             "pods" => {
                 let pods = table("Pod to pod", list(&section["pods"]).iter(), PODS);

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::{Deserializer, IgnoredAny};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// What a number stands for.
 pub(super) trait Record: Clone + PartialEq {
@@ -18,9 +18,8 @@ pub(super) trait Record: Clone + PartialEq {
 
 /// Numbers with their records. A number is not given out again before the counter
 /// has gone round, and never while its record is here.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(from = "BookRead<R>", into = "BookFile<R>")]
-#[serde(bound(serialize = "R: Serialize", deserialize = "R: Deserialize<'de>"))]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "BookRead<R>", bound = "R: Deserialize<'de>")]
 pub(super) struct Book<R: Record> {
     /// The number given out last.
     last: u32,
@@ -38,9 +37,9 @@ pub(super) struct Book<R: Record> {
 
 /// A book on disk.
 #[derive(Serialize)]
-struct BookFile<R> {
+struct BookFile<'a, R> {
     last: u32,
-    records: BTreeMap<u32, R>,
+    records: &'a BTreeMap<u32, R>,
 }
 
 /// The same, as it is read.
@@ -175,12 +174,13 @@ impl<R: Record> From<BookRead<R>> for Book<R> {
     }
 }
 
-impl<R: Record> From<Book<R>> for BookFile<R> {
-    fn from(book: Book<R>) -> Self {
-        Self {
-            last: book.last,
-            records: book.records,
-        }
+impl<R: Record + Serialize> Serialize for Book<R> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let file = BookFile {
+            last: self.last,
+            records: &self.records,
+        };
+        file.serialize(serializer)
     }
 }
 
@@ -226,16 +226,19 @@ impl<R: Record> Book<R> {
         self.records.get(&number)
     }
 
-    /// Changes a record in what it is not found by.
-    pub(super) fn change(&mut self, number: u32, change: impl FnOnce(&mut R)) {
-        let Some(record) = self.records.get_mut(&number) else {
-            return;
-        };
-        let before = record.clone();
-        change(record);
-        if *record != before {
-            self.note(number);
+    /// Changes a record in what it is not found by; the change says whether it is one.
+    /// Hands back the record.
+    pub(super) fn change(
+        &mut self,
+        number: u32,
+        change: impl FnOnce(&mut R) -> bool,
+    ) -> Option<&R> {
+        let record = self.records.get_mut(&number)?;
+        if change(record) {
+            self.changed.insert(number);
+            self.changes += 1;
         }
+        Some(record)
     }
 
     pub(super) fn remove(&mut self, number: u32) {
@@ -259,6 +262,11 @@ impl<R: Record> Book<R> {
         self.records
             .iter()
             .map(|(number, record)| (*number, record))
+    }
+
+    /// Forgets what has changed: all of it is told.
+    pub(super) fn forget_change(&mut self) {
+        self.changed.clear();
     }
 
     pub(super) fn take_change(&mut self) -> BookChange<R> {

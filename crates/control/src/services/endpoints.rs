@@ -1,6 +1,5 @@
 //! Who is behind a service's port, and who of them may be chosen here.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use axon_model::{Distribution, Pod, Protocol, Service, ServicePort, SliceEndpoint, TargetPort};
@@ -29,24 +28,14 @@ pub(super) struct Candidate {
     for_nodes: Vec<String>,
 }
 
-/// Everybody behind a service's port, each once, in order.
+/// Everybody behind a service's port, each once, in the order of addresses and ports.
 pub(super) fn all(
     cluster: &Cluster,
     (namespace, service): (&str, &Service),
     port: &ServicePort,
     node: &str,
 ) -> Vec<Candidate> {
-    let mut found: BTreeMap<(IpAddr, u16), Candidate> = BTreeMap::new();
-    let mut add = |candidate: Candidate| {
-        let key = (candidate.addr, candidate.port);
-        match found.get(&key) {
-            // Of two that tell of one endpoint, who says that it is ready is newer.
-            Some(known) if known.is_ready || !candidate.is_ready => {}
-            _ => {
-                found.insert(key, candidate);
-            }
-        }
-    };
+    let mut found: Vec<Candidate> = Vec::new();
     let slices = cluster.slices.iter();
     let slices =
         slices.filter(|(key, slice)| key.namespace == namespace && slice.service == service.name);
@@ -60,7 +49,7 @@ pub(super) fn all(
                 let weight = slice.weight.unwrap_or(WEIGHT);
                 for address in &endpoint.addresses {
                     let at = (address.addr, of_slice.port);
-                    add(candidate(cluster, endpoint, (at, weight), node));
+                    found.push(candidate(cluster, endpoint, (at, weight), node));
                 }
             }
         }
@@ -71,11 +60,15 @@ pub(super) fn all(
                 continue;
             };
             for ip in &pod.ips {
-                add(candidate(cluster, &endpoint, ((*ip, number), WEIGHT), node));
+                found.push(candidate(cluster, &endpoint, ((*ip, number), WEIGHT), node));
             }
         }
     }
-    found.into_values().collect()
+    // Of two that tell of one endpoint, who says that it is ready is newer; of two that
+    // say the same the first counts.
+    found.sort_by_key(|c| (c.addr, c.port, !c.is_ready));
+    found.dedup_by_key(|c| (c.addr, c.port));
+    found
 }
 
 fn candidate(

@@ -86,6 +86,8 @@ struct Work {
     frontends: BTreeSet<ServiceKey>,
     /// Whose rows may have another generation.
     unstamped: BTreeSet<Arc<Rank>>,
+    /// Who asks for nothing any more.
+    gone: Vec<Object>,
 }
 
 impl Engine {
@@ -172,13 +174,7 @@ impl Engine {
         while let Some(rank) = work.unstamped.pop_first() {
             self.stamp(&mut work, &rank, numbers);
         }
-        let is_gone = |object: &&Object| {
-            self.turns
-                .get(object)
-                .is_some_and(|turn| turn.asked == Asked::default())
-        };
-        let gone: Vec<&Object> = dirty.iter().filter(is_gone).collect();
-        for object in gone {
+        for object in &work.gone {
             self.turns.remove(object);
         }
         if !std::mem::replace(&mut self.is_adopted, true) {
@@ -219,15 +215,22 @@ impl Engine {
             object: object.clone(),
         };
         let (rank, asked) = asked.unwrap_or_else(|| (nobody(), Asked::default()));
-        let old = self.turns.get(object);
-        if old.is_some_and(|old| *old.rank == rank && old.asked == asked) {
+        let asks = asked != Asked::default();
+        let old = self.turns.get_mut(object);
+        let is_same = |old: &Turn| *old.rank == rank && old.asked == asked;
+        // Who asks for nothing and did not before has no turn.
+        if old.as_deref().map_or(!asks, is_same) {
             return;
         }
-        let rank = Arc::new(rank);
-        let (old_asked, old_rank, got) = match self.turns.remove(object) {
-            Some(turn) => (turn.asked, turn.rank, turn.got),
-            None => (Asked::default(), Arc::clone(&rank), Got::default()),
+        let new = Arc::new(rank);
+        let (old_asked, old_rank) = match old {
+            Some(turn) => (
+                std::mem::take(&mut turn.asked),
+                std::mem::replace(&mut turn.rank, Arc::clone(&new)),
+            ),
+            None => (Asked::default(), Arc::clone(&new)),
         };
+        let rank = new;
         for (asked, rank, is_there) in [(&old_asked, &old_rank, false), (&asked, &rank, true)] {
             for claimed in asked.steps.iter().filter_map(Step::claimed) {
                 let owner = || self.claims.first(&claimed).cloned();
@@ -247,16 +250,28 @@ impl Engine {
         differ_in(&mut pending.skips, &old_asked.skips, &asked.skips);
         retire(&old_asked, &asked, numbers, now_ms);
         work.unsettled.insert(object.clone());
-        let turn = Turn { rank, asked, got };
-        self.turns.insert(object.clone(), turn);
+        if !asks {
+            work.gone.push(object.clone());
+        }
+        match self.turns.get_mut(object) {
+            Some(turn) => turn.asked = asked,
+            None => {
+                let got = Got::default();
+                let turn = Turn { rank, asked, got };
+                self.turns.insert(object.clone(), turn);
+            }
+        }
     }
 
     /// Where something has another owner, everybody who claims it is told.
     fn look_at_owners(&self, work: &mut Work) {
         for (claimed, before) in std::mem::take(&mut work.owners) {
             if self.claims.first(&claimed) != before.as_ref() {
-                let all = self.claims.get(&claimed);
-                work.unsettled.extend(all.map(|rank| rank.object.clone()));
+                for rank in self.claims.get(&claimed) {
+                    if !work.unsettled.contains(&rank.object) {
+                        work.unsettled.insert(rank.object.clone());
+                    }
+                }
             }
             if let Claimed::Frontend(key) = claimed {
                 work.frontends.insert(key);
@@ -265,20 +280,20 @@ impl Engine {
     }
 
     /// What an object gets of what it claims.
-    fn got(&self, turn: &Turn) -> Got {
-        let name = turn.rank.object.name();
+    fn got(claims: &Multi<Claimed, Arc<Rank>>, turn: &Turn) -> Got {
         let mut got = Got::default();
         for step in &turn.asked.steps {
             let mut report = |reason: String| {
+                let name = turn.rank.object.name();
                 let at = (name.clone(), step.field.clone());
                 got.reports.entry(at).or_insert_with(|| Report {
-                    object: name.clone(),
+                    object: name,
                     field: step.field.clone(),
                     reason,
                 });
             };
             if let Some(claimed) = step.claimed()
-                && let Some(owner) = self.claims.first(&claimed)
+                && let Some(owner) = claims.first(&claimed)
                 && *owner != turn.rank
             {
                 report(taken(claimed, &owner.object.name()));
@@ -306,15 +321,13 @@ impl Engine {
     }
 
     fn settle(&mut self, work: &mut Work, object: &Object) {
-        let Some(turn) = self.turns.get(object) else {
-            return;
-        };
-        let got = self.got(turn);
-        work.unstamped.insert(Arc::clone(&turn.rank));
         let Some(turn) = self.turns.get_mut(object) else {
             return;
         };
-        let old = std::mem::replace(&mut turn.got, got.clone());
+        let got = Self::got(&self.claims, turn);
+        work.unstamped.insert(Arc::clone(&turn.rank));
+        let old = std::mem::replace(&mut turn.got, got);
+        let got = &turn.got;
         let pending = &mut work.pending;
         differ(&mut pending.reports, &old.reports, &got.reports);
         // Of what somebody else has got, he says more than that it was lost.

@@ -133,15 +133,16 @@ impl<'a> Asking<'a> {
         let name = Object::new(Kind::Service, object).name();
         let spec = &service.spec;
         self.faults(&spec.faults);
-        let labels = self.cluster.nodes.get(self.node).map(|node| &node.labels);
-        let labels = labels.into_iter().flatten();
-        let labels = labels
-            .map(|(k, v)| axon_model::Label::new(source::K8S, k, v))
-            .collect();
+        let labels = || {
+            let node = self.cluster.nodes.get(self.node);
+            let labels = node.into_iter().flat_map(|node| &node.labels);
+            let labels = labels.map(|(k, v)| axon_model::Label::new(source::K8S, k, v));
+            labels.collect()
+        };
         let is_here = spec
             .nodes
             .as_ref()
-            .is_none_or(|selector| selector.matches(&labels));
+            .is_none_or(|selector| selector.matches(&labels()));
         if spec.kind == ServiceKind::ExternalName
             || spec.is_headless
             || !is_here

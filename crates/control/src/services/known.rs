@@ -251,9 +251,17 @@ impl Known {
             Kind::Slice => all.slices.get(key).map(|_| String::new())?,
             Kind::Pod => all.pods.get(key).map(|_| String::new())?,
         };
-        let cluster = self.around(object);
+        let small;
+        let cluster = match object.kind {
+            Kind::Service | Kind::Redirect => {
+                small = self.around(object);
+                &small
+            }
+            // They look at nothing of which there may be much.
+            Kind::Slice | Kind::Pod => all,
+        };
         let place = Place {
-            cluster: &cluster,
+            cluster,
             node: &self.node,
             config: &self.config,
         };
@@ -274,15 +282,7 @@ impl Known {
         let (key, all) = (&object.key, &self.cluster);
         match object.kind {
             Kind::Service => self.around_service(&mut small, key),
-            Kind::Slice => {
-                let slice = all.slices.get(key);
-                add(&mut small.slices, &all.slices, key);
-                if let Some(slice) = slice {
-                    let service = ObjectKey::new(&key.namespace, &slice.service);
-                    add(&mut small.services, &all.services, &service);
-                }
-            }
-            Kind::Pod => add(&mut small.pods, &all.pods, key),
+            Kind::Slice | Kind::Pod => {}
             Kind::Redirect => {
                 add(&mut small.redirects, &all.redirects, key);
                 let Some(redirect) = all.redirects.get(key) else {

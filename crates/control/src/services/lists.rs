@@ -21,20 +21,30 @@ impl Asking<'_> {
         port: &ServicePort,
         (all, v6): (&[Candidate], bool),
     ) -> Lists {
-        let all: Vec<Candidate> = all
-            .iter()
-            .filter(|c| c.addr.is_ipv6() == v6)
-            .cloned()
-            .collect();
+        // Addresses of IPv4 come before those of IPv6.
+        let (v4, of_v6) = all.split_at(all.partition_point(|c| c.addr.is_ipv4()));
+        let all = if v6 { of_v6 } else { v4 };
+        if all.is_empty() {
+            return Lists::default();
+        }
         let place = (self.cluster, self.node);
-        let wide = endpoints::eligible(&all, place, service, (self.config, false));
-        let near = endpoints::eligible(&all, place, service, (self.config, true));
+        let wide = endpoints::eligible(all, place, service, (self.config, false));
+        let near = endpoints::eligible(all, place, service, (self.config, true));
         let spec = &service.spec;
-        for candidate in &all {
-            let id = self.numbers.backend(number, candidate.addr, candidate.port);
+        let mut members = [Vec::new(), Vec::new()];
+        let [of_wide, of_near] = &mut members;
+        // Both have them in the order of all.
+        let (mut wide, mut near) = (wide.into_iter().peekable(), near.into_iter().peekable());
+        for candidate in all {
+            let (id, generation) = self.numbers.backend(number, candidate.addr, candidate.port);
+            let is_same = |other: &&Candidate| std::ptr::eq(*other, candidate);
+            let is_wide = wide.next_if(is_same).is_some();
+            let is_near = near.next_if(is_same).is_some();
+            of_wide.extend(is_wide.then_some((id, candidate)));
+            of_near.extend(is_near.then_some((id, candidate)));
             let listed = |is_local: bool, flag: u32| {
-                let list = if is_local { &near } else { &wide };
-                u32::from(list.contains(&candidate)) * flag
+                let is_in = if is_local { is_near } else { is_wide };
+                u32::from(is_in) * flag
             };
             let state = if candidate.is_ready {
                 BackendState::Active
@@ -53,29 +63,25 @@ impl Asking<'_> {
                 flags: listed(spec.internal_local, BackendFlags::IN_INTERNAL)
                     | listed(spec.external_local, BackendFlags::IN_EXTERNAL)
                     | local,
-                generation: self.numbers.backend_generation(id),
+                generation,
             };
             self.asked.backends.insert(id, backend);
         }
         let by_annotation = spec.algorithm.filter(|_| self.config.algorithm_annotation);
         let maglev = by_annotation.unwrap_or(self.config.algorithm) == Algorithm::Maglev;
-        let mut list = |candidates: &[&Candidate]| self.list(number, candidates, (port, maglev));
+        let [of_wide, of_near] = members;
         Lists {
-            cluster: list(&wide),
-            local: list(&near),
+            cluster: self.list(of_wide, (port, maglev)),
+            local: self.list(of_near, (port, maglev)),
         }
     }
 
     fn list(
         &mut self,
-        number: u32,
-        candidates: &[&Candidate],
+        mut members: Vec<(u32, &Candidate)>,
         (port, maglev): (&ServicePort, bool),
     ) -> ListRef {
-        let candidates = candidates.iter().take(LIST_SLOTS_MAX as usize - 1);
-        let members: Vec<(u32, &Candidate)> = candidates
-            .map(|c| (self.numbers.backend(number, c.addr, c.port), *c))
-            .collect();
+        members.truncate(LIST_SLOTS_MAX as usize - 1);
         let ids: Vec<u32> = members.iter().map(|(id, _)| *id).collect();
         let mut list = self.plain_list(&ids);
         if list.list == 0 || !maglev {
@@ -132,7 +138,7 @@ impl Asking<'_> {
         (addr, port): (IpAddr, u16),
         protocol: Protocol,
     ) -> u32 {
-        let id = self.numbers.backend(service, addr, port);
+        let (id, generation) = self.numbers.backend(service, addr, port);
         let flags = BackendFlags::IN_INTERNAL | BackendFlags::IN_EXTERNAL | BackendFlags::LOCAL;
         let backend = Backend {
             addr: addr.into(),
@@ -140,7 +146,7 @@ impl Asking<'_> {
             protocol: protocol.0,
             service,
             flags,
-            generation: self.numbers.backend_generation(id),
+            generation,
             ..Backend::default()
         };
         self.asked.backends.insert(id, backend);

@@ -11,6 +11,7 @@
 
 mod asked;
 mod book;
+mod digest;
 mod endpoints;
 mod engine;
 mod follow;

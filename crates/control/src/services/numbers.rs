@@ -4,13 +4,14 @@
 //! kept whole and by its changes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::Hash;
 use std::net::IpAddr;
 
 use axon_model::Protocol;
 use serde::{Deserialize, Serialize};
 
 use super::book::{Book, BookChange, Record, lenient};
+use super::digest::Digest;
 
 /// Milliseconds for which a number that nobody has is kept in any case: who was
 /// just choosing has written down by then what he chose.
@@ -25,9 +26,9 @@ struct PortRecord {
     /// That of its rows.
     generation: u32,
     /// A digest of these rows.
-    content: String,
+    content: Digest,
     /// Whether it is nobody's at present.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     gone: bool,
 }
 
@@ -48,7 +49,7 @@ struct BackendRecord {
     /// How often it has come back.
     generation: u32,
     /// Whether it is nobody's at present.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     gone: bool,
 }
 
@@ -63,13 +64,13 @@ impl Record for BackendRecord {
 /// A digest of a list, or of a table over one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-struct Content(String);
+struct Content(Digest);
 
 impl Record for Content {
-    type Key = String;
+    type Key = Digest;
 
-    fn key(&self) -> String {
-        self.0.clone()
+    fn key(&self) -> Digest {
+        self.0
     }
 }
 
@@ -189,19 +190,6 @@ impl NumbersChange {
     }
 }
 
-/// 128 bits of a content. Another version of the standard library may hash
-/// differently: then a content gets a new number or generation, which costs a
-/// rewrite and changes no meaning.
-fn digest(content: &impl Hash) -> String {
-    let half = |salt: u8| {
-        let mut hasher = DefaultHasher::new();
-        salt.hash(&mut hasher);
-        content.hash(&mut hasher);
-        hasher.finish()
-    };
-    format!("{:016x}{:016x}", half(1), half(2))
-}
-
 /// A port's name as people read it: of `Service shop/cart/http/6` it is
 /// `shop/cart:http`. Other objects keep their kind.
 fn shown(name: &str) -> String {
@@ -223,14 +211,15 @@ impl Numbers {
             name: name.clone(),
             ..PortRecord::default()
         });
-        self.ports.change(number, |port| port.gone = false);
+        self.ports
+            .change(number, |port| std::mem::take(&mut port.gone));
         self.is_back(Remembered::Port(number));
         number
     }
 
-    /// The id of a backend of a service's port. Under it may be somebody else now
-    /// if it was gone.
-    pub(super) fn backend(&mut self, service: u32, addr: IpAddr, port: u16) -> u32 {
+    /// The id of a backend of a service's port, and how often he has come back: under
+    /// his id may be somebody else now if he was gone.
+    pub(super) fn backend(&mut self, service: u32, addr: IpAddr, port: u16) -> (u32, u32) {
         let id = self
             .backends
             .number_of(&(service, addr, port), || BackendRecord {
@@ -240,24 +229,20 @@ impl Numbers {
                 generation: 0,
                 gone: false,
             });
-        self.backends.change(id, |backend| {
-            if std::mem::take(&mut backend.gone) {
-                backend.generation = backend.generation.wrapping_add(1);
-            }
+        let record = self.backends.change(id, |backend| {
+            let was_gone = std::mem::take(&mut backend.gone);
+            backend.generation = backend.generation.wrapping_add(u32::from(was_gone));
+            was_gone
         });
+        let generation = record.map_or(0, |record| record.generation);
         self.is_back(Remembered::Backend(id));
-        id
+        (id, generation)
     }
 
     fn is_back(&mut self, number: Remembered) {
         if let Some(gone) = self.gone.remove(&number) {
             self.due.remove(&(gone.due_ms, number));
         }
-    }
-
-    /// How often a backend has come back.
-    pub(super) fn backend_generation(&self, id: u32) -> u32 {
-        self.backends.get(id).map_or(0, |record| record.generation)
     }
 
     /// Gives none of the numbers that rows in the kernel name another meaning, also
@@ -293,20 +278,20 @@ impl Numbers {
 
     /// The number of a list.
     pub(super) fn list(&mut self, backends: &[u32]) -> u32 {
-        let content = digest(&backends);
-        self.lists.number_of(&content, || Content(content.clone()))
+        let content = Digest::of(&backends);
+        self.lists.number_of(&content, || Content(content))
     }
 
     /// The number of a table over a list with weights.
     pub(super) fn table(&mut self, backends: &[(u32, u16)], size: u32) -> u32 {
-        let content = digest(&(backends, size));
-        self.tables.number_of(&content, || Content(content.clone()))
+        let content = Digest::of(&(backends, size));
+        self.tables.number_of(&content, || Content(content))
     }
 
     /// The generation of a port's rows: the one they have, or the next if their
     /// content is another.
     pub(super) fn generation(&mut self, port: u32, content: &impl Hash) -> u32 {
-        let content = digest(content);
+        let content = Digest::of(content);
         if let Some(known) = self.ports.get(port).filter(|p| p.content == content) {
             return known.generation;
         }
@@ -320,6 +305,7 @@ impl Numbers {
         self.ports.change(port, |port| {
             port.generation = generation;
             port.content = content;
+            true
         });
         generation
     }
@@ -332,12 +318,18 @@ impl Numbers {
     /// Says that a port or a backend is nobody's any more.
     pub(super) fn retire(&mut self, number: Remembered, now_ms: u64) {
         match number {
-            Remembered::Port(port) => self.ports.change(port, |port| {
-                port.gone = true;
-                port.content.clear();
-            }),
-            Remembered::Backend(id) => self.backends.change(id, |backend| backend.gone = true),
-        };
+            Remembered::Port(port) => {
+                self.ports.change(port, |port| {
+                    let content = std::mem::take(&mut port.content);
+                    !std::mem::replace(&mut port.gone, true) || content != Digest::default()
+                });
+            }
+            Remembered::Backend(id) => {
+                let goes =
+                    |backend: &mut BackendRecord| !std::mem::replace(&mut backend.gone, true);
+                self.backends.change(id, goes);
+            }
+        }
         if !self.gone.contains_key(&number) {
             self.put_off(now_ms, number, KEPT_MS);
         }
@@ -430,6 +422,14 @@ impl Numbers {
             tables: self.tables.take_change(),
             generation: self.generation,
         }
+    }
+
+    /// Says that all of these are being kept, so that no change of before has to be.
+    pub fn forget_change(&mut self) {
+        self.ports.forget_change();
+        self.backends.forget_change();
+        self.lists.forget_change();
+        self.tables.forget_change();
     }
 
     /// Carries out a change of another life.

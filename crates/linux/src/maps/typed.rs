@@ -151,13 +151,8 @@ where
     pub fn insert_all(&self, entries: &[(K, V)]) -> Vec<(usize, MapError)> {
         let write = |from: usize, to: usize| {
             let entries = entries.get(from..to).unwrap_or_default();
-            let keys: Vec<u8> = entries
-                .iter()
-                .flat_map(|(k, _)| k.as_bytes())
-                .copied()
-                .collect();
-            let values = entries.iter().flat_map(|(_, v)| v.as_bytes());
-            let values: Vec<u8> = values.copied().collect();
+            let keys = bytes_of(entries.iter().map(|(key, _)| key));
+            let values = bytes_of(entries.iter().map(|(_, value)| value));
             self.raw.update_all(&keys, &values)
         };
         let tries = Cell::new(OUT_OF_MEMORY_TRIES_OF_ALL);
@@ -172,8 +167,7 @@ where
     /// has them; hands back those that it does not remove, by their places.
     pub fn remove_all(&self, keys: &[K]) -> Vec<(usize, MapError)> {
         let write = |from: usize, to: usize| {
-            let keys = keys.get(from..to).unwrap_or_default();
-            let keys: Vec<u8> = keys.iter().flat_map(IntoBytes::as_bytes).copied().collect();
+            let keys = bytes_of(keys.get(from..to).unwrap_or_default().iter());
             self.raw.delete_all(&keys)
         };
         let one = |n: usize| match keys.get(n) {
@@ -253,6 +247,18 @@ where
         self.for_each(|_, _| entries += 1)?;
         Ok(entries)
     }
+}
+
+/// Values one after the other.
+fn bytes_of<'a, T>(values: impl ExactSizeIterator<Item = &'a T>) -> Vec<u8>
+where
+    T: IntoBytes + Immutable + 'a,
+{
+    let mut bytes = Vec::with_capacity(values.len() * size_of::<T>());
+    for value in values {
+        bytes.extend_from_slice(value.as_bytes());
+    }
+    bytes
 }
 
 /// Carries something out for each of `count` places: many at once as far as

@@ -235,6 +235,7 @@ impl<K: Key, V: Value> Rows<K, V> {
     /// Writes rows, and notes those that the kernel does not take.
     pub(super) fn put(&mut self, now_ms: u64, rows: &[(K, V)]) {
         let mut failed = self.map.insert_all(rows).into_iter().peekable();
+        self.held.reserve(rows.len());
         for (n, (key, row)) in rows.iter().enumerate() {
             match failed.next_if(|(at, _)| *at == n) {
                 Some((_, error)) => self.fail(now_ms, *key, &error.to_string()),
