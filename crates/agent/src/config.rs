@@ -113,6 +113,8 @@ impl Config {
             manifests: settings
                 .list("manifests-dir")
                 .into_iter()
+                .chain(Some(settings.text("static-cnp-path").to_owned()))
+                .filter(|path| !path.is_empty())
                 .map(PathBuf::from)
                 .collect(),
             paths: Paths {
@@ -176,6 +178,14 @@ mod tests {
         assert_eq!(config.monitor.tcp_flags, 0x07);
         assert_eq!(config.health_port, Some(9879));
         assert!(config.prometheus.is_none());
+    }
+
+    #[test]
+    fn policies_are_followed_in_the_directory_that_cilium_has_for_them_too() {
+        let flags = ["--manifests-dir=/a", "--static-cnp-path=/b"];
+        let config = read(&[&["--node-name=n1"], &flags[..]].concat()).expect("paths");
+        assert_eq!(config.manifests, ["/a", "/b"].map(std::path::PathBuf::from));
+        assert!(read(&["--node-name=n1"]).expect("none").manifests.is_empty());
     }
 
     #[test]

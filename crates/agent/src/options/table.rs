@@ -89,6 +89,12 @@ pub const OPTIONS: &[Spec] = &[
         "Directory of Kubernetes manifests to follow; may be given several times",
     ),
     option(
+        "static-cnp-path",
+        Path,
+        "",
+        "Directory of policies to follow, by Cilium's name for it: one more manifests-dir",
+    ),
+    option(
         "state-dir",
         Path,
         "/run/axon",
