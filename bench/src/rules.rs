@@ -22,6 +22,10 @@ pub(crate) struct Services {
     pub(crate) port: u16,
     /// Who is a pod: others' addresses are hidden.
     pub(crate) pods: &'static str,
+    /// Whether all services but the last lead to the chains of the first: who walks
+    /// past them does not see these, and tools that take minutes for all chains take
+    /// a second for the walk.
+    pub(crate) shares_chains: bool,
 }
 
 /// What kube-proxy has in `filter`, however many services there are.
@@ -117,14 +121,18 @@ impl Services {
         rules: &mut String,
     ) -> std::fmt::Result {
         let (vip, port) = (Self::address(n), self.port);
-        let service = format!("KUBE-SVC-{n:016}");
+        let is_shared = self.shares_chains && n != self.count;
+        let service = format!("KUBE-SVC-{:016}", if is_shared { 1 } else { n });
         let comment = format!("-m comment --comment \"further/s{n}");
-        writeln!(chains, ":{service} - [0:0]")?;
         let meant = format!("-m tcp -p tcp -d {vip} --dport {port}");
         writeln!(
             walk,
             "-A KUBE-SERVICES {comment} cluster IP\" {meant} -j {service}"
         )?;
+        if is_shared && n > 1 {
+            return Ok(());
+        }
+        writeln!(chains, ":{service} - [0:0]")?;
         writeln!(
             rules,
             "-A {service} {comment} cluster IP\" {meant} ! -s {} -j KUBE-MARK-MASQ",
@@ -205,7 +213,22 @@ mod tests {
             last: [2, 3, 4].map(|n| Ipv4Addr::new(10, 201, 2, n)),
             port: 5201,
             pods: "10.201.0.0/16",
+            shares_chains: false,
         }
+    }
+
+    #[test]
+    fn chains_that_are_shared_leave_the_walk_as_it_is() {
+        let shares = |shares_chains| Services {
+            shares_chains,
+            ..services(100)
+        };
+        let (whole, shared) = (shares(false).iptables(), shares(true).iptables());
+        let walk = |text: &str| text.matches("-A KUBE-SERVICES -m comment").count();
+        assert_eq!((walk(&whole), walk(&shared)), (100, 100));
+        assert_eq!(shared.matches(":KUBE-SVC-").count(), 2);
+        let last = |text: &str| text.lines().filter(|l| l.contains("further/s100")).count();
+        assert_eq!(last(&whole), last(&shared));
     }
 
     #[test]

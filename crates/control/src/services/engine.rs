@@ -498,6 +498,9 @@ impl Used {
 
 /// Gives up the numbers that an object has no more.
 fn retire(old: &Asked, new: &Asked, numbers: &mut Numbers, now_ms: u64) {
+    if *old == Asked::default() {
+        return;
+    }
     let (old, new) = (Used::of(old), Used::of(new));
     for number in old.remembered.difference(&new.remembered) {
         numbers.retire(*number, now_ms);
