@@ -210,18 +210,10 @@ impl Case {
         if let Some(option) = unknown.next() {
             return Some(format!("needs the option {option}"));
         }
-        if self.all_probes().any(|probe| probe.http.is_some()) {
-            return Some("asks a health-check node port, which nobody answers yet".to_owned());
-        }
         if self.has_pods_of_one_family() {
             return Some("needs a pod of one family on a node of both".to_owned());
         }
         None
-    }
-
-    fn all_probes(&self) -> impl Iterator<Item = &Probe> {
-        let later = self.steps.iter().flat_map(|step| &step.probes);
-        self.probes.iter().chain(later)
     }
 
     /// Whether a pod has no address of a family that its node has: agents give each

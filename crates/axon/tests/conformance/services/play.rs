@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use axon_linux::{cgroup, netns};
 use serde_json::Value;
 
 use super::ask::{self, Open, Order, Told};
-use super::case::{Case, Connection, Continues, From, Probe, State};
+use super::case::{Case, Connection, Continues, Expected, From, Probe, Reply, State};
 use super::echo::{Names, Servers};
 use super::judge::{self, Addresses};
 use super::world::{self, MARKER, asked, declared, manifests, unasked};
@@ -396,10 +396,7 @@ impl Stage {
         let failed = |error: io::Error| error.to_string();
         let _among = Among::enter(place).map_err(failed)?;
         if let Some(path) = &probe.http {
-            let told = ask::health(&place.netns, &order, path).map_err(failed)?;
-            let is_right = expected.health.is_none() || told == expected.health;
-            let what = format!("told {told:?}; expected {:?}", expected.health);
-            return Ok((!is_right).then_some(what).into_iter().collect());
+            return health(&place.netns, &order, path, &expected).map_err(failed);
         }
         if let Some(Connection::Use(name)) = &probe.connection {
             let open = memory
@@ -484,6 +481,29 @@ impl Stage {
             // One that is gone already is gone.
             let _ = self.lab.run("node:outside", &["ip", "route", "del", &to]);
         }
+    }
+}
+
+/// What is wrong with what a node tells of its backends. No marker says when it
+/// follows: it is asked until it is right.
+fn health(netns: &Path, order: &Order, path: &str, expected: &Expected) -> io::Result<Vec<String>> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let told = ask::health(netns, order, path)?;
+        let is_right = match expected.result {
+            Some(Reply::Answer) | None => {
+                told.is_some() && (expected.health.is_none() || told == expected.health)
+            }
+            Some(_) => told.is_none(),
+        };
+        if is_right {
+            return Ok(Vec::new());
+        }
+        if Instant::now() > end {
+            let wanted = &expected.health;
+            return Ok(vec![format!("told {told:?}; expected {wanted:?}")]);
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
