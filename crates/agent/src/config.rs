@@ -185,7 +185,12 @@ mod tests {
         let flags = ["--manifests-dir=/a", "--static-cnp-path=/b"];
         let config = read(&[&["--node-name=n1"], &flags[..]].concat()).expect("paths");
         assert_eq!(config.manifests, ["/a", "/b"].map(std::path::PathBuf::from));
-        assert!(read(&["--node-name=n1"]).expect("none").manifests.is_empty());
+        assert!(
+            read(&["--node-name=n1"])
+                .expect("none")
+                .manifests
+                .is_empty()
+        );
     }
 
     #[test]

@@ -199,6 +199,7 @@ fn requests_that_make_no_sense_are_refused_with_reason_and_remedy() {
         ("pod-name", json!("unknown"), 503, "default/unknown"),
         ("ips", json!(["192.0.2.9"]), 400, "192.0.2.9"),
         ("ips", json!(["10.77.0.8", "10.77.0.9"]), 400, "10.77.0.8"),
+        ("ips-only", json!(true), 400, "without ips"),
         ("mtu", json!(100), 400, "mtu"),
         ("labels", json!(["app=x"]), 400, "labels"),
         ("colour", json!("red"), 400, "colour"),
@@ -232,6 +233,39 @@ fn requests_that_make_no_sense_are_refused_with_reason_and_remedy() {
         assert_eq!(got, status, "{method} {path}: {problem}");
         assert!(problem.contains("\"error\""), "{method} {path}: {problem}");
         assert!(problem.contains("\"remedy\""), "{method} {path}: {problem}");
+    }
+}
+
+#[test]
+fn a_pod_has_no_address_of_a_family_that_it_does_not_want() {
+    if !is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let mut bench = Bench::new("only");
+    bench.manifest("base.yaml", &bench.base(&["a"]));
+    bench.start();
+    let mut body = json!({
+        "container-id": "c", "interface": "eth0", "netns": bench.pod_netns("a"),
+        "namespace": "default", "pod-name": "a",
+    });
+    for (ips, only, in_use) in [
+        (json!(["10.77.0.8"]), true, 1),
+        (json!(["10.77.0.8"]), false, 2),
+    ] {
+        body["ips"] = ips;
+        body["ips-only"] = only.into();
+        let (status, made) = bench.request("PUT", "/v1/endpoint", Some(&body));
+        assert_eq!(status, 201, "{made}");
+        let made: serde_json::Value = serde_json::from_str(&made).expect("json");
+        assert_eq!(made["ipv4"], "10.77.0.8", "{made}");
+        for field in ["ipv6", "ipv6-gateway"] {
+            assert_eq!(made[field].is_null(), only, "{made}");
+        }
+        assert_eq!(bench.addresses_in_use(), in_use, "{made}");
+        let gone = json!({"container-id": "c", "interface": "eth0"});
+        let (status, _) = bench.request("DELETE", "/v1/endpoint", Some(&gone));
+        assert_eq!(status, 200);
     }
 }
 

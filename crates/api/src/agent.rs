@@ -91,6 +91,10 @@ pub struct EndpointCreate {
     /// An address asked for (CNI_ARGS `IP`), of either family.
     #[serde(default)]
     pub ips: Vec<IpAddr>,
+    /// Whether it is to have these alone, and none of a family that it asks no address
+    /// of (CNI_ARGS `IP_ONLY`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ips_only: bool,
     /// MTU asked for by the network configuration; 0 is the node's.
     #[serde(default)]
     pub mtu: u32,

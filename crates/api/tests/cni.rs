@@ -43,6 +43,11 @@ fn variables_are_read_and_refused() {
         ..Args::default()
     };
     assert_eq!(read.args, args);
+    for (text, expected) in [("IP=10.0.0.1", false), ("IP=10.0.0.1;IP_ONLY=true", true)] {
+        let changed = add.map(|(k, v)| if k == "CNI_ARGS" { (k, text) } else { (k, v) });
+        let read = call(&changed).expect(text);
+        assert_eq!(read.args.ips_only, expected, "{text}");
+    }
     for (name, value, part) in [
         ("CNI_COMMAND", "add", "\"add\""),
         ("CNI_CONTAINERID", "", "missing"),
@@ -55,6 +60,7 @@ fn variables_are_read_and_refused() {
         ("CNI_IFNAME", "..", "\"..\""),
         ("CNI_ARGS", "K8S_POD_NAME", "KEY=value"),
         ("CNI_ARGS", "IP=ten", "ten"),
+        ("CNI_ARGS", "IP_ONLY=yes", "true or false"),
     ] {
         let changed = add.map(|(k, v)| if k == name { (k, value) } else { (k, v) });
         let error = call(&changed).expect_err(value);

@@ -261,6 +261,9 @@ impl Packet for Skb {
                 return None;
             }
         }
+        if room == 0 {
+            return Some(());
+        }
         // SAFETY: the context is the program's own.
         let done = unsafe { bpf_skb_adjust_room(self.raw(), room as i32, BPF_ADJ_ROOM_MAC, 0) };
         (done == 0).then_some(())

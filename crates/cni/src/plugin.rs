@@ -171,6 +171,7 @@ impl Call {
             pod_name: call.args.pod_name.clone(),
             pod_uid: call.args.pod_uid.clone(),
             ips: call.args.ips.clone(),
+            ips_only: call.args.ips_only,
             mtu: self.conf.mtu,
             ..EndpointCreate::default()
         };

@@ -1,6 +1,7 @@
 //! IPv4 and IPv6 as two of a kind, so that everything above is written once.
 
 use axon_abi::{Be16, ConfigFlags, DropReason, EndpointRow, IpKey, RuntimeConfig};
+use zerocopy::IntoBytes;
 
 use crate::arp::GATEWAY_IPV4;
 use crate::header::{ETHERNET_LEN, Ethernet, Frame4, Frame6, Ipv4, Ipv6, protocol};
@@ -9,7 +10,7 @@ use crate::icmp_error::Error;
 use crate::packet::Packet;
 use crate::scratch::{Flow, Fragmentation, Kind, Scratch, Tuple};
 use crate::tables::Tables;
-use crate::{extension, icmp, icmp_error};
+use crate::{checksum, extension, icmp, icmp_error};
 
 /// IPv4: more fragments follow.
 const MORE_FRAGMENTS: u16 = 0x2000;
@@ -17,6 +18,9 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 const DONT_FRAGMENT: u16 = 0x4000;
 /// IPv4: the fragment's place in the datagram, in eight bytes.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// IPv6: where the length of the payload is; the protocol and the hops left follow.
+const V6_LEN_AT: u32 = 18;
 
 /// The address that an endpoint's own packets have when they reach it through a
 /// service: with its own it would not answer to the network. Cilium's default.
@@ -85,6 +89,9 @@ pub trait Family {
     /// Writes an ICMP error in front of the first `quote` bytes of the IP
     /// packet, for which there is room of [`Family::ERROR_LEN`] bytes.
     fn write_error(packet: &mut impl Packet, error: &Error<'_>, quote: u32) -> Option<()>;
+
+    /// Turns the IP header around, for a whole packet of `len` bytes that is new.
+    fn turn(packet: &mut impl Packet, len: u16) -> Option<()>;
 
     /// What an ICMP message of this type and code is.
     fn icmp(kind: u8, code: u8) -> Message;
@@ -216,6 +223,26 @@ impl Family for V4 {
     #[inline(always)]
     fn write_error(packet: &mut impl Packet, error: &Error<'_>, quote: u32) -> Option<()> {
         icmp_error::write_v4(packet, error, quote)
+    }
+
+    #[inline(always)]
+    fn turn(packet: &mut impl Packet, len: u16) -> Option<()> {
+        let ip: &mut Ipv4 = packet.edit(ETHERNET_LEN)?;
+        (ip.source, ip.destination) = (ip.destination, ip.source);
+        ip.tos = 0;
+        ip.total_len = Be16::new(20 + len);
+        ip.id = Be16::ZERO;
+        ip.fragment = Be16::new(DONT_FRAGMENT);
+        ip.ttl = icmp_error::HOPS;
+        ip.checksum = Be16::ZERO;
+        let mut sum = 0;
+        let (words, _) = ip.as_bytes().as_chunks::<4>();
+        for word in words {
+            sum = checksum::add(sum, checksum::word(*word));
+        }
+        // With its checksum the header sums up to nothing, as before.
+        ip.checksum = Be16::from_bytes(checksum::fold(sum).to_ne_bytes());
+        Some(())
     }
 
     #[inline(always)]
@@ -375,6 +402,16 @@ impl Family for V6 {
     #[inline(always)]
     fn write_error(packet: &mut impl Packet, error: &Error<'_>, quote: u32) -> Option<()> {
         icmp_error::write_v6(packet, error, quote)
+    }
+
+    #[inline(always)]
+    fn turn(packet: &mut impl Packet, len: u16) -> Option<()> {
+        let frame: &mut Frame6 = packet.edit(0)?;
+        let ip = &mut frame.ip;
+        (ip.source, ip.destination) = (ip.destination, ip.source);
+        let next_header = ip.next_header;
+        let [a, b] = Be16::new(len).to_bytes();
+        packet.store_uncovered(V6_LEN_AT, &[a, b, next_header, icmp_error::HOPS])
     }
 
     #[inline(always)]

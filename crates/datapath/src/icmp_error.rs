@@ -11,13 +11,15 @@ use crate::family::Family;
 use crate::header::{ETHERNET_LEN, Ethernet, Ipv4, Ipv6, protocol};
 use crate::nd::GATEWAY_IPV6;
 use crate::packet::Packet;
+use crate::reset;
 use crate::scratch::{Fragmentation, Kind, Scratch, Translated, Way};
 use crate::tables::Tables;
 use crate::translate::undo;
 
 /// Bytes of the packet that its answer quotes, at most.
 const QUOTE_MAX: u32 = 128;
-const HOPS: u8 = 64;
+/// Hops that an answer has.
+pub(crate) const HOPS: u8 = 64;
 
 /// Time that each error takes from its owner's budget: a hundred a second.
 const INTERVAL_NS: u64 = 10_000_000;
@@ -78,7 +80,7 @@ pub(crate) fn prohibited<F: Family>(scratch: &mut Scratch, reason: DropReason) {
 }
 
 /// Has the sender told that nobody listens there (RFC 1122 section 3.2.2.1, RFC 4443
-/// section 3.1).
+/// section 3.1), if it opens a connection by a reset ([`crate::reset`]).
 #[inline(always)]
 pub(crate) fn port_unreachable<F: Family>(scratch: &mut Scratch) {
     let kind = if F::VERSION == 4 { [3, 3] } else { [1, 4] };
@@ -140,6 +142,12 @@ fn answer<F: Family>(
         });
     }
     event::report_drop(packet, tables, scratch, reason);
+    if reset::is_due::<F>(&scratch.flow, reason) {
+        let l4_len = scratch.flow.l4_len;
+        reset::write::<F>(packet, l4_len).ok_or(DropReason::PacketWrite)?;
+        scratch.reflect(Some(reason));
+        return Ok(());
+    }
     set_speaker::<F>(tables, scratch);
     let quote = scratch.flow.ip_len.min(QUOTE_MAX) & !3;
     let (kind, word) = scratch.tells;
@@ -179,14 +187,14 @@ fn nobody_to_tell<F: Family>(scratch: &Scratch) -> bool {
 }
 
 /// Turns the Ethernet header around and makes room for the headers.
-fn turn(packet: &mut impl Packet, quote: u32, room: u32) -> Option<()> {
+pub(crate) fn turn(packet: &mut impl Packet, quote: u32, room: u32) -> Option<()> {
     let ethernet: &mut Ethernet = packet.edit(0)?;
     (ethernet.source, ethernet.destination) = (ethernet.destination, ethernet.source);
     packet.make_room(ETHERNET_LEN as u32 + quote, room)
 }
 
 /// The sum of `len` bytes from `at` on, a multiple of four.
-fn sum(packet: &impl Packet, at: u32, len: u32) -> Option<u32> {
+pub(crate) fn sum(packet: &impl Packet, at: u32, len: u32) -> Option<u32> {
     let mut sum = 0;
     let mut n = 0;
     while n < QUOTE_MAX {

@@ -53,6 +53,7 @@ mod packet;
 mod parse;
 mod ping;
 mod policy;
+mod reset;
 mod scratch;
 mod serve;
 mod service;

@@ -32,6 +32,8 @@ pub(crate) struct Attachment<'a> {
     pub(crate) netns: &'a Path,
     /// Addresses that it asks for.
     pub(crate) ips: &'a [IpAddr],
+    /// Whether it is to have no others.
+    pub(crate) ips_only: bool,
 }
 
 /// Writes a node's network configuration list.
@@ -131,6 +133,9 @@ fn args(pod: &Attachment<'_>) -> String {
     if !pod.ips.is_empty() {
         let ips: Vec<String> = pod.ips.iter().map(ToString::to_string).collect();
         args.push_str(&format!(";IP={}", ips.join(",")));
+        if pod.ips_only {
+            args.push_str(";IP_ONLY=true");
+        }
     }
     args
 }

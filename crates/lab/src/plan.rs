@@ -66,6 +66,9 @@ pub(crate) struct PodPlan {
     pub(crate) host_network: bool,
     /// Addresses that it asks for: those of its manifest's status.
     pub(crate) ips: Vec<IpAddr>,
+    /// Whether these are all that it shall have: `podIPs` lists every address of a pod,
+    /// `podIP` is but the first.
+    pub(crate) ips_only: bool,
 }
 
 impl PodPlan {
@@ -82,6 +85,7 @@ impl PodPlan {
     pub(crate) fn runs_like(&self, other: &Self) -> bool {
         self.node == other.node
             && self.ips == other.ips
+            && self.ips_only == other.ips_only
             && self.value.get("spec") == other.value.get("spec")
     }
 }
@@ -433,6 +437,7 @@ fn pod(object: &Object, plan: &Plan, placed: &BTreeMap<PodKey, String>) -> Resul
         restart: restart_policy(spec)?,
         host_network: spec["hostNetwork"] == true,
         ips: pod_ips(object)?,
+        ips_only: lists_ips(object),
         namespace: key.namespace,
         name: key.name,
         value,
@@ -462,6 +467,12 @@ fn pod_ips(object: &Object) -> Result<Vec<IpAddr>> {
         }
     }
     Ok(ips)
+}
+
+/// Whether a pod's status lists its addresses.
+fn lists_ips(object: &Object) -> bool {
+    let list = object.at(&["status", "podIPs"]).and_then(Value::as_array);
+    list.is_some_and(|ips| !ips.is_empty())
 }
 
 /// The node with the fewest pods so far.

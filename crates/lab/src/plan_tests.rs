@@ -86,18 +86,23 @@ fn pods_ask_for_the_addresses_of_their_status() {
         let text = format!("kind: Pod\nmetadata: {{name: a}}\n{POD}\nstatus: {status}");
         let plan = planned(&text).map_err(|error| format!("{error:#}"))?;
         let pod = plan.pods.values().next().expect("a pod");
-        Ok::<_, String>(pod.ips.iter().map(ToString::to_string).collect::<Vec<_>>())
+        let ips: Vec<String> = pod.ips.iter().map(ToString::to_string).collect();
+        Ok::<_, String>((ips, pod.ips_only))
     };
     let none: &[&str] = &[];
-    for (status, expected) in [
-        ("{}", none),
-        ("{podIP: 10.244.1.9}", &["10.244.1.9"]),
+    for (status, expected, is_all) in [
+        ("{}", none, false),
+        ("{podIP: 10.244.1.9}", &["10.244.1.9"], false),
+        ("{podIPs: []}", none, false),
+        ("{podIPs: [{ip: 'fd00::9'}]}", &["fd00::9"], true),
         (
             "{podIP: 10.244.1.9, podIPs: [{ip: 10.244.1.9}, {ip: 'fd00::9'}]}",
             &["10.244.1.9", "fd00::9"],
+            true,
         ),
     ] {
-        assert_eq!(ips(status).expect(status), expected, "{status}");
+        let expected = expected.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(ips(status).expect(status), (expected, is_all), "{status}");
     }
     for (status, expected) in [
         ("{podIP: ten}", "status.podIP: \"ten\" is no address"),

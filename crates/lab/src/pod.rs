@@ -221,6 +221,7 @@ impl Life<'_> {
             uid: &self.uid,
             netns,
             ips: &self.plan.ips,
+            ips_only: self.plan.ips_only,
         }
     }
 

@@ -185,7 +185,14 @@ impl Scanner {
         // Watch first: what changes during the walk is told afterwards.
         self.watcher.follow(&self.config.directories);
         let walk = walk(&self.config.directories);
-        let files = self.watcher.files(self.config.settle);
+        // Whose writer may have been missed waits longer: who was seen to close his
+        // file is remembered for as long.
+        let was_blind = self.watcher.seen_for() < self.config.writer;
+        let memory = match was_blind {
+            true => self.config.writer,
+            false => self.config.settle,
+        };
+        let files = self.watcher.files(memory);
         // After that: what was lost is told by it.
         let blind = self.watcher.seen_for() < self.config.writer;
         let now_ns = now_ns();

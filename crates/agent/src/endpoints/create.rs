@@ -187,7 +187,7 @@ fn reserve(node: &Node, request: &EndpointCreate) -> Result<Record, Refusal> {
         state: EndpointState::WaitingForIdentity,
         ..Endpoint::default()
     };
-    for address in allocate(node, &owner(&endpoint), &request.ips)? {
+    for address in allocate(node, &owner(&endpoint), request)? {
         match address {
             IpAddr::V4(v4) => endpoint.ipv4 = Some(v4),
             IpAddr::V6(v6) => endpoint.ipv6 = Some(v6),

@@ -25,6 +25,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use axon_api::agent::EndpointCreate;
 use axon_control::{Family, Ipam, IpamError};
 use axon_linux::link::EndpointLink;
 use axon_model::Endpoint;
@@ -105,7 +106,7 @@ fn link_of(record: &Record, network: &Network) -> EndpointLink {
 }
 
 /// Gives an attachment its addresses, on disk too.
-fn allocate(node: &Node, owner: &str, wanted: &[IpAddr]) -> Result<Vec<IpAddr>, Refusal> {
+fn allocate(node: &Node, owner: &str, request: &EndpointCreate) -> Result<Vec<IpAddr>, Refusal> {
     let pools = node
         .observed
         .nodes
@@ -120,10 +121,11 @@ fn allocate(node: &Node, owner: &str, wanted: &[IpAddr]) -> Result<Vec<IpAddr>, 
         (Family::Ipv4, false, network.ipv4),
         (Family::Ipv6, true, network.ipv6),
     ] {
-        if !enabled {
+        let mut asked = request.ips.iter().copied();
+        let asked = asked.find(|addr| addr.is_ipv6() == v6);
+        if !enabled || (request.ips_only && asked.is_none()) {
             continue;
         }
-        let asked = wanted.iter().copied().find(|addr| addr.is_ipv6() == v6);
         match ipam.allocate(owner, family, asked) {
             Ok(address) => given.push(address),
             // A node may have pod CIDRs of one family only.

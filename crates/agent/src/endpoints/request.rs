@@ -68,8 +68,15 @@ fn whose(request: &EndpointCreate) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// At most one address of each family that is enabled.
+/// At most one address of each family that is enabled, and at least one if it is to
+/// have no other.
 fn addresses(network: &Network, request: &EndpointCreate) -> Result<(), Refusal> {
+    if request.ips_only && request.ips.is_empty() {
+        return Err(Refusal::request(
+            "ips-only without ips: it would have no address",
+            "name the addresses that it is to have",
+        ));
+    }
     for v6 in [false, true] {
         let mut asked = request.ips.iter().filter(|addr| addr.is_ipv6() == v6);
         let enabled = if v6 { network.ipv6 } else { network.ipv4 };

@@ -72,6 +72,8 @@ pub struct Args {
     pub infra_container_id: String,
     /// `IP`: addresses asked for, separated by commas.
     pub ips: Vec<IpAddr>,
+    /// `IP_ONLY`: those alone, and none of a family that is not among them.
+    pub ips_only: bool,
     /// The rest.
     pub others: BTreeMap<String, String>,
 }
@@ -94,6 +96,10 @@ impl Args {
                 "K8S_POD_UID" => args.pod_uid = value,
                 "K8S_POD_INFRA_CONTAINER_ID" => args.infra_container_id = value,
                 "IP" => args.ips = addresses(&value)?,
+                "IP_ONLY" => {
+                    let expected = || invalid("CNI_ARGS IP_ONLY", &value, "true or false");
+                    args.ips_only = value.parse().map_err(|_| expected())?;
+                }
                 other => {
                     args.others.insert(other.to_owned(), value);
                 }

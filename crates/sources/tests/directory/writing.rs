@@ -247,3 +247,22 @@ async fn what_was_being_written_before_the_start_is_not_read_half() {
     second.until_policy("two").await;
     second.until("complete", |s| s.complete).await;
 }
+
+/// Soon after its start a source waits for writers that it may have missed; who was
+/// seen to be done is none of them, however late the file is looked at.
+#[tokio::test]
+async fn who_was_seen_to_be_done_is_not_waited_for() {
+    let dir = tempfile::tempdir().expect("directory");
+    let elsewhere = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("p.yaml");
+    fs::write(&file, policy("one", "")).expect("write");
+    let running = Running::start(Config {
+        settle: Duration::ZERO,
+        ..patient(dir.path())
+    });
+    running.until("complete", |s| s.complete).await;
+    let whole = elsewhere.path().join("p.yaml");
+    fs::write(&whole, policy("two", "")).expect("write");
+    fs::rename(&whole, &file).expect("rename");
+    running.until_policy("two").await;
+}

@@ -8,6 +8,8 @@ use crate::run::{Case, Step};
 use crate::{Build, Listens, World};
 
 const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
 const TCP: u8 = 6;
 
 pub(super) fn cases(net: &Net) -> Vec<Case> {
@@ -88,16 +90,54 @@ fn pings(net: &Net) -> Case {
     net.case("an address of services answers pings", with(net), steps)
 }
 
+/// The reset of a packet that opens a connection.
+fn reset(from: &str, to: &str, ports: (u16, u16), syn: &Build) -> Vec<u8> {
+    let mut reset = Build::tcp(from, to, ports, RST | ACK).dont_fragment();
+    let (sequence, acknowledged) = (&[0; 4], &mut [1, 2, 3, 4]);
+    acknowledged.copy_from_slice(&syn.body[4..8]);
+    acknowledged[3] += 1;
+    reset.body[4..8].copy_from_slice(sequence);
+    reset.body[8..12].copy_from_slice(acknowledged);
+    reset.body[14] = 0;
+    let mut frame = reset.hops(64).frame();
+    let (first, second) = frame[..12].split_at_mut(6);
+    first.swap_with_slice(second);
+    frame
+}
+
 fn refused(net: &Net) -> Case {
     let mut world = with(net);
     world.service(2, &at(net, 443, 0), &[]);
     let refused = Ok(Verdict::Reflect {
         dropped: Some(DropReason::ServiceBackendNotFound),
     });
-    let steps = vec![
+    let syn = |port| Build::tcp(net.world, net.vip, (4000, port), SYN);
+    let mut steps: Vec<Step> = [81, 443]
+        .into_iter()
+        .map(|port| {
+            let name = if port == 81 {
+                "no such port"
+            } else {
+                "nobody behind it"
+            };
+            let mut step = arrives(name, &syn(port), refused);
+            step.bytes = Some(reset(net.vip, net.world, (port, 4000), &syn(port)));
+            step
+        })
+        .collect();
+    let mut long = syn(81);
+    long.body.extend([2, 4, 5, 0xb4, 1, 3, 3, 7]);
+    long.body[12] = 0x70;
+    let mut step = arrives("with options", &long, refused);
+    step.bytes = Some(reset(net.vip, net.world, (81, 4000), &long));
+    steps.push(step);
+    let mut data = syn(81);
+    data.body.extend([0; 8]);
+    steps.extend([
+        arrives("with data", &data, refused),
         arrives(
-            "no such port",
-            &Build::tcp(net.world, net.vip, (4000, 81), SYN),
+            "of a connection that nobody knows",
+            &Build::tcp(net.world, net.vip, (4000, 81), ACK),
             refused,
         ),
         arrives(
@@ -105,12 +145,7 @@ fn refused(net: &Net) -> Case {
             &Build::udp(net.world, net.vip, (4000, 80), 5),
             refused,
         ),
-        arrives(
-            "nobody behind it",
-            &Build::tcp(net.world, net.vip, (4000, 443), SYN),
-            refused,
-        ),
-    ];
+    ]);
     net.case("who is refused is told", world, steps)
 }
 

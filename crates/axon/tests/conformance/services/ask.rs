@@ -16,8 +16,10 @@ use super::echo::Said;
 use crate::case::Protocol;
 use crate::talk::{next_port, tcp_socket};
 
-/// How long is waited for an answer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+/// How long is waited where none is to come: so long is silence.
+pub(crate) const SILENCE: Duration = Duration::from_secs(3);
+/// How long where one is to come: how busy the machine is is nobody's fault.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A datagram may be lost on a busy machine: it is sent again as often as this.
 const AGAIN: Duration = Duration::from_millis(900);
 /// So many at once.
@@ -30,6 +32,8 @@ pub(crate) struct Order {
     pub(crate) from: Option<IpAddr>,
     pub(crate) source_port: Option<u16>,
     pub(crate) to: SocketAddr,
+    /// How long to wait for an answer.
+    pub(crate) wait: Duration,
 }
 
 /// What came of a connection.
@@ -89,7 +93,7 @@ fn one(order: &Order) -> io::Result<(Told, Option<Open>)> {
         Err(error) if is_ours(&error) => return Err(error),
         Err(error) => return Ok((Told::Refused(began.elapsed(), error.kind()), None)),
     };
-    let told = again(&mut open);
+    let told = again(&mut open, order.wait);
     Ok((told, Some(open)))
 }
 
@@ -101,12 +105,16 @@ fn is_ours(error: &io::Error) -> bool {
     )
 }
 
-/// Asks on a connection that is open.
-pub(crate) fn again(open: &mut Open) -> Told {
+/// Asks on a connection that is open, and waits so long for an answer.
+pub(crate) fn again(open: &mut Open, wait: Duration) -> Told {
     let began = Instant::now();
     let asked = match open {
-        Open::Tcp(stream) => ask_stream(stream).and_then(|said| Ok((said, stream.peer_addr()?))),
-        Open::Udp(socket) => ask_datagram(socket).and_then(|said| Ok((said, socket.peer_addr()?))),
+        Open::Tcp(stream) => {
+            ask_stream(stream, wait).and_then(|said| Ok((said, stream.peer_addr()?)))
+        }
+        Open::Udp(socket) => {
+            ask_datagram(socket, wait).and_then(|said| Ok((said, socket.peer_addr()?)))
+        }
     };
     match asked {
         Ok((said, peer)) => Told::Answered { said, peer },
@@ -117,8 +125,8 @@ pub(crate) fn again(open: &mut Open) -> Told {
     }
 }
 
-fn ask_stream(stream: &mut TcpStream) -> io::Result<Said> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn ask_stream(stream: &mut TcpStream, wait: Duration) -> io::Result<Said> {
+    stream.set_read_timeout(Some(wait))?;
     stream.write_all(b"?\n")?;
     let mut line = Vec::new();
     let mut byte = [0; 1];
@@ -129,8 +137,8 @@ fn ask_stream(stream: &mut TcpStream) -> io::Result<Said> {
     serde_json::from_slice(&line).map_err(io::Error::other)
 }
 
-fn ask_datagram(socket: &UdpSocket) -> io::Result<Said> {
-    let end = Instant::now() + PATIENCE;
+fn ask_datagram(socket: &UdpSocket, wait: Duration) -> io::Result<Said> {
+    let end = Instant::now() + wait;
     let mut buffer = [0; 4096];
     loop {
         socket.send(b"?")?;
@@ -188,7 +196,7 @@ fn stream(from: SocketAddr, order: &Order) -> io::Result<TcpStream> {
         Err(error) => return Err(error.into()),
     }
     let mut polled = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
-    let wait = u16::try_from(PATIENCE.as_millis()).unwrap_or(u16::MAX);
+    let wait = u16::try_from(order.wait.as_millis()).unwrap_or(u16::MAX);
     if poll(&mut polled, PollTimeout::from(wait))? == 0 {
         return Err(ErrorKind::TimedOut.into());
     }
@@ -206,7 +214,7 @@ pub(crate) fn health(netns: &Path, order: &Order, path: &str) -> io::Result<Opti
         let Ok(Open::Tcp(mut stream)) = open(order) else {
             return Ok(None);
         };
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(order.wait))?;
         write!(
             stream,
             "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::ask::{PATIENCE, SILENCE};
 use crate::case::{Protocol, agents_know, trees};
 
 /// A file of the collection.
@@ -164,6 +166,16 @@ pub(crate) struct Expected {
     pub(crate) continues: Option<Continues>,
 }
 
+impl Expected {
+    /// How long an answer is waited for: only where none is to come does silence end it.
+    pub(crate) fn wait(&self) -> Duration {
+        match (self.continues, self.result) {
+            (Some(Continues::Yes), _) | (None, Some(Reply::Answer)) => PATIENCE,
+            _ => SILENCE,
+        }
+    }
+}
+
 /// What comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -210,29 +222,7 @@ impl Case {
         if let Some(option) = unknown.next() {
             return Some(format!("needs the option {option}"));
         }
-        if self.has_pods_of_one_family() {
-            return Some("needs a pod of one family on a node of both".to_owned());
-        }
         None
-    }
-
-    /// Whether a pod has no address of a family that its node has: agents give each
-    /// pod one of each.
-    fn has_pods_of_one_family(&self) -> bool {
-        let later = self.steps.iter().flat_map(|step| &step.apply);
-        let objects: Vec<&Value> = self.manifests.iter().chain(later).collect();
-        let count = |value: &Value| value.as_array().map_or(0, Vec::len);
-        let families = |node: &Value| {
-            let nodes = objects.iter().filter(|object| object["kind"] == "Node");
-            let mut named = nodes.filter(|object| object["metadata"]["name"] == *node);
-            named.next().map(|node| count(&node["spec"]["podCIDRs"]))
-        };
-        let pods = objects.iter().filter(|object| object["kind"] == "Pod");
-        let mut running = pods.filter(|pod| pod["spec"]["hostNetwork"] != true);
-        running.any(|pod| {
-            let has = count(&pod["status"]["podIPs"]);
-            has > 0 && families(&pod["spec"]["nodeName"]).is_some_and(|of| has < of)
-        })
     }
 
     /// Its states, one after the other, each with all that is in the cluster then.

@@ -17,6 +17,7 @@ mod case;
 mod echo;
 mod judge;
 mod play;
+mod settle;
 mod world;
 
 use std::collections::BTreeMap;

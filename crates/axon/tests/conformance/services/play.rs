@@ -13,11 +13,12 @@ use super::ask::{self, Open, Order, Told};
 use super::case::{Case, Connection, Continues, Expected, From, Probe, Reply, State};
 use super::echo::{Names, Servers};
 use super::judge::{self, Addresses};
-use super::world::{self, MARKER, asked, declared, manifests, unasked};
+use super::settle::settle;
+use super::world::{self, asked, declared, manifests, unasked};
 use crate::case::Protocol;
 use crate::common::axon;
 use crate::report::{Outcome, Row};
-use crate::support::{Lab, PATIENCE, lab_of, text};
+use crate::support::{Lab, lab_of, text};
 
 /// A namespace, and who is in it.
 struct Place {
@@ -70,8 +71,8 @@ struct Wanted {
 struct Stage {
     lab: Lab,
     dir: tempfile::TempDir,
-    /// How many states it has been in.
-    number: usize,
+    /// The number of its marker.
+    number: u16,
     pods: BTreeMap<String, Place>,
     nodes: BTreeMap<String, Place>,
     outside: Option<Place>,
@@ -80,8 +81,8 @@ struct Stage {
     routes: Vec<String>,
 }
 
-/// Nothing more comes of a state when nothing has come for so long.
-const SETTLED: Duration = Duration::from_millis(300);
+/// The first number of a marker.
+const FIRST: u16 = 1;
 
 /// What is kept of a case from state to state.
 #[derive(Default)]
@@ -126,8 +127,11 @@ fn row(case: &Case, outcome: Outcome) -> Row {
 
 impl Stage {
     fn up(case: &Case) -> Option<Self> {
-        let states = case.states();
-        let lab = lab_of(&axon(), "services", &manifests(case, states.first()?, 0))?;
+        let mut state = case.states().into_iter().next()?;
+        // Nodes alone: agents that run see everything being written. What is there when
+        // they come they do not know to be whole, and may read it later than a marker.
+        state.objects.retain(|object| object["kind"] == "Node");
+        let lab = lab_of(&axon(), "services", &manifests(case, &state, FIRST))?;
         let told = lab.axon(&["services", "-o", "json"]);
         let told: Value = serde_json::from_slice(&told.stdout).unwrap_or_default();
         if told["servedByAgents"] != true {
@@ -136,7 +140,7 @@ impl Stage {
         Some(Self {
             lab,
             dir: tempfile::tempdir().expect("a temporary directory"),
-            number: 0,
+            number: FIRST,
             pods: BTreeMap::new(),
             nodes: BTreeMap::new(),
             outside: None,
@@ -182,7 +186,6 @@ impl Stage {
 
     /// Brings the lab into a state; it is in force on every node then.
     fn reach(&mut self, case: &Case, state: &State<'_>) -> Result<(), String> {
-        self.number += 1;
         let file = self.dir.path().join("state.yaml");
         let objects = manifests(case, state, self.number);
         std::fs::write(&file, objects).map_err(|error| error.to_string())?;
@@ -195,38 +198,14 @@ impl Stage {
         }
         let status = self.lab.status();
         self.find_places(&status)?;
-        self.in_force()?;
+        let nodes = status["nodes"].as_array().into_iter().flatten();
+        let agent = |node: &'_ Value| -> Option<(String, PathBuf)> {
+            let socket = node["apiSocket"].as_str()?;
+            Some((node["name"].as_str()?.to_owned(), socket.into()))
+        };
+        let agents: Vec<(String, PathBuf)> = nodes.filter_map(agent).collect();
+        settle(&self.lab, self.dir.path(), &agents, &mut self.number)?;
         self.serve(case, state)
-    }
-
-    /// Waits until every agent has this state's marker, and no other's, and what it
-    /// tells is for a while the same: that pods are ready is told after it.
-    fn in_force(&self) -> Result<(), String> {
-        let marker = format!("{MARKER}{}\"", self.number);
-        let end = Instant::now() + PATIENCE;
-        for node in self.nodes.keys() {
-            let mut before = (String::new(), Instant::now());
-            loop {
-                let ask = |path| self.lab.try_ask(node, path).unwrap_or_default();
-                let told = ["/v1/service", "/v1/map/lb", "/v1/map/lb-backend"].map(ask);
-                let told = told.concat();
-                if told != before.0 {
-                    before = (told, Instant::now());
-                }
-                let told = &before.0;
-                if told.contains(&marker)
-                    && told.matches(MARKER).count() == told.matches(&marker).count()
-                    && before.1.elapsed() >= SETTLED
-                {
-                    break;
-                }
-                if Instant::now() > end {
-                    return Err(format!("node {node} has not come to this state"));
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
-        Ok(())
     }
 
     fn find_places(&mut self, status: &Value) -> Result<(), String> {
@@ -392,6 +371,7 @@ impl Stage {
                 .find(|ip| ip.is_ipv6() == is_v6 && is_outside),
             source_port: probe.same_source_port,
             to: SocketAddr::new(probe.to.address, probe.to.port),
+            wait: expected.wait(),
         };
         let failed = |error: io::Error| error.to_string();
         let _among = Among::enter(place).map_err(failed)?;
@@ -403,7 +383,7 @@ impl Stage {
                 .open
                 .get_mut(name)
                 .ok_or("that connection is not open")?;
-            let told = ask::again(open);
+            let told = ask::again(open, order.wait);
             let is_over = matches!(told, Told::Refused(..));
             let new = match expected.continues {
                 Some(Continues::Moves) if is_over => {

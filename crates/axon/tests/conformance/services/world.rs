@@ -7,21 +7,26 @@ use serde_json::{Map, Value, json};
 use super::case::{Case, From, State};
 use crate::case::Protocol;
 
-/// What a Service is called that tells that a state has come.
-pub(crate) const MARKER: &str = "zz-state-";
+/// What the Service is called whose port tells how far a node has come.
+pub(crate) const MARKER: &str = "zz-state";
 
-/// The objects of a state, with the Service of its number.
-pub(crate) fn manifests(case: &Case, state: &State<'_>, number: usize) -> String {
+/// That Service.
+pub(crate) fn marker(number: u16) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": MARKER, "namespace": "default"},
+        "spec": {"ports": [{"port": number}]},
+    })
+}
+
+/// The objects of a state, with the Service of this number.
+pub(crate) fn manifests(case: &Case, state: &State<'_>, number: u16) -> String {
     let mut objects = vec![
         config_map("cilium-config", &options(&case.config)),
         config_map("axon-lab", &own(case)),
     ];
     objects.extend(state.objects.iter().cloned().map(placed));
-    objects.push(json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": format!("{MARKER}{number}"), "namespace": "default"},
-        "spec": {"ports": [{"port": 1}]},
-    }));
+    objects.push(marker(number));
     let documents: Vec<String> = objects.iter().map(Value::to_string).collect();
     documents.join("\n---\n")
 }
