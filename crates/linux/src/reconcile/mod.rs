@@ -148,6 +148,8 @@ impl ReconcileReport {
         self.tables.extend(other.tables);
         self.due_ms = self.due_ms.into_iter().chain(other.due_ms).min();
         self.ipcache_partial |= other.ipcache_partial;
+        // One of the two counts them.
+        self.backends_gone += other.backends_gone;
     }
 
     /// Rows that the kernel does not take, over all tables.
