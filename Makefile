@@ -26,7 +26,7 @@ kernels: ## the same programs, cases and a cluster on every supported kernel (KE
 fuzz: ## hunt for inputs that break anything, a minute each (TIME=600 TARGET=packet)
 	@cargo xtask fuzz $(if $(TIME),--time $(TIME)) $(TARGET)
 
-soak: ## kill and exchange the agent under traffic, 200 and 20 times; 100 pods come and go (root)
+soak: ## kill and exchange the agent under traffic, 200 and 20 times; pods come, go and are rolled (root)
 	@cargo xtask setup --build
 	@cargo xtask soak
 

@@ -129,7 +129,7 @@ pub(crate) fn demo() -> Result<()> {
 }
 
 /// Kills and exchanges the agent under traffic, by default 200 and 20 times; then
-/// pods come and go.
+/// pods come and go, and a deployment is rolled.
 pub(crate) fn soak(args: &[String]) -> Result<()> {
     let mut soak = cmd::cargo();
     soak.args(["test", "--quiet", "--package", "axon", "--test", "soak"]);
@@ -161,7 +161,14 @@ pub(crate) fn soak(args: &[String]) -> Result<()> {
     let mut churn = cmd::cargo();
     churn.args(["test", "--quiet", "--package", "axon", "--test", "cni"]);
     churn.args(["--", "--ignored", "--nocapture"]);
-    cmd::run(&mut churn)
+    cmd::run(&mut churn)?;
+    // A deployment is rolled thrice under as many connections as the machine gives.
+    let mut roll = cmd::cargo();
+    roll.args(["test", "--quiet", "--package", "axon", "--test", "e2e"]);
+    roll.args(["--", "--nocapture", "roll::"]);
+    roll.env("AXON_ROLL_TIMES", "3");
+    roll.env("AXON_ROLL_WORKERS", "16");
+    cmd::run(&mut roll)
 }
 
 /// Plays every policy case with real packets, or those with a text in their names.

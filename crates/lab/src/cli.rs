@@ -121,7 +121,8 @@ pub enum Verb {
     },
     /// A server that tells what it sees, for use in pods: `axon lab serve http:80 udp:53`.
     Serve {
-        /// `http:PORT`, `tcp:PORT`, `udp:PORT`; also `PROTOCOL:FIRST-LAST`.
+        /// `http:PORT`, `tcp:PORT`, `udp:PORT`; `who:PORT`, which says its host name
+        /// before it echoes, by TCP and by UDP; also `PROTOCOL:FIRST-LAST`.
         #[arg(required = true)]
         services: Vec<Service>,
     },

@@ -15,7 +15,7 @@ use nix::sys::socket::{
 /// The longest line that is echoed or read of a request.
 const LINE_MAX: u64 = 8192;
 
-/// What to serve: `http:80`, `tcp:7000-7009`, `udp:53`.
+/// What to serve: `http:80`, `tcp:7000-7009`, `udp:53`, `who:7000`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Service {
     kind: Kind,
@@ -28,6 +28,8 @@ enum Kind {
     Http,
     Tcp,
     Udp,
+    /// TCP and UDP, and both say who answers.
+    Who,
 }
 
 impl FromStr for Service {
@@ -41,7 +43,8 @@ impl FromStr for Service {
             "http" => Kind::Http,
             "tcp" => Kind::Tcp,
             "udp" => Kind::Udp,
-            other => bail!("{other:?} is no protocol; expected http, tcp or udp"),
+            "who" => Kind::Who,
+            other => bail!("{other:?} is no protocol; expected http, tcp, udp or who"),
         };
         let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
         let port = |text: &str| {
@@ -66,17 +69,18 @@ pub(crate) fn run(services: &[Service]) -> Result<()> {
         for port in service.first..=service.last {
             let at = SocketAddr::new(IpAddr::from([0; 16]), port);
             let kind = service.kind;
-            threads.push(if kind == Kind::Udp {
+            if matches!(kind, Kind::Udp | Kind::Who) {
                 let socket = UdpSocket::bind(at).with_context(|| format!("UDP port {port}"))?;
-                std::thread::spawn(move || {
-                    if let Err(error) = serve_udp(&socket, port) {
+                threads.push(std::thread::spawn(move || {
+                    if let Err(error) = serve_udp(&socket, kind, port) {
                         eprintln!("udp {port}: {error:#}");
                     }
-                })
-            } else {
+                }));
+            }
+            if kind != Kind::Udp {
                 let listener = TcpListener::bind(at).with_context(|| format!("TCP port {port}"))?;
-                std::thread::spawn(move || serve_tcp(&listener, kind, port))
-            });
+                threads.push(std::thread::spawn(move || serve_tcp(&listener, kind, port)));
+            }
         }
     }
     for thread in threads {
@@ -85,9 +89,19 @@ pub(crate) fn run(services: &[Service]) -> Result<()> {
     bail!("nothing is served any more")
 }
 
+/// What goes before an echo of who says who he is.
+fn who(kind: Kind) -> Vec<u8> {
+    let name = (kind == Kind::Who).then(nix::unistd::gethostname);
+    let name = name.and_then(Result::ok);
+    name.map_or_else(Vec::new, |name| {
+        format!("{} ", name.to_string_lossy()).into_bytes()
+    })
+}
+
 /// Echoes datagrams, from the address that each was sent to: a host with
 /// several would else choose one by itself.
-fn serve_udp(socket: &UdpSocket, port: u16) -> Result<()> {
+fn serve_udp(socket: &UdpSocket, kind: Kind, port: u16) -> Result<()> {
+    let who = who(kind);
     setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
     let fd = socket.as_raw_fd();
     let mut buffer = [0; 65536];
@@ -101,9 +115,12 @@ fn serve_udp(socket: &UdpSocket, port: u16) -> Result<()> {
             _ => None,
         });
         let length = got.bytes;
-        println!("udp {port} from {}", plain(SocketAddr::V6(peer.into())));
+        // Who says who he is to each need not keep a book of all.
+        if kind == Kind::Udp {
+            println!("udp {port} from {}", plain(SocketAddr::V6(peer.into())));
+        }
         let from: Vec<ControlMessage<'_>> = to.iter().map(ControlMessage::Ipv6PacketInfo).collect();
-        let part = [IoSlice::new(&buffer[..length])];
+        let part = [IoSlice::new(&who), IoSlice::new(&buffer[..length])];
         // A peer that cannot be reached is its own problem.
         let _ = sendmsg(fd, &part, &from, MsgFlags::empty(), Some(&peer));
     }
@@ -115,19 +132,22 @@ fn serve_tcp(listener: &TcpListener, kind: Kind, port: u16) {
             continue;
         };
         let peer = plain(peer);
-        println!("tcp {port} from {peer}");
+        if kind != Kind::Who {
+            println!("tcp {port} from {peer}");
+        }
         std::thread::spawn(move || {
             // How a connection ends is the client's business.
             let _ = match kind {
                 Kind::Http => http(stream, peer),
-                Kind::Tcp | Kind::Udp => echo(stream),
+                Kind::Tcp | Kind::Udp | Kind::Who => echo(stream, &who(kind)),
             };
         });
     }
 }
 
-fn echo(mut stream: TcpStream) -> std::io::Result<()> {
+fn echo(mut stream: TcpStream, who: &[u8]) -> std::io::Result<()> {
     let mut buffer = [0; 4096];
+    stream.write_all(who)?;
     loop {
         match stream.read(&mut buffer)? {
             0 => return Ok(()),
@@ -175,7 +195,7 @@ mod tests {
 
     #[test]
     fn services_are_read_strictly() {
-        for text in ["http:80", "tcp:7000-7009", "udp:53"] {
+        for text in ["http:80", "tcp:7000-7009", "udp:53", "who:1"] {
             assert!(text.parse::<Service>().is_ok(), "{text}");
         }
         for text in ["80", "http:", "http:0", "sctp:1", "tcp:9-1", "tcp:1-70000"] {

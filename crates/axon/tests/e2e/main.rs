@@ -15,6 +15,8 @@ mod host;
 mod lab;
 mod names;
 mod policy;
+mod roll;
+mod rolled;
 mod staged;
 mod suggest;
 mod support;

@@ -185,7 +185,7 @@ fn the_agent_is_killed_under_traffic(lab: &Lab) {
     }
 }
 
-fn kill_agent(lab: &Lab, node: &str) {
+pub(crate) fn kill_agent(lab: &Lab, node: &str) {
     let pid = |lab: &Lab| lab.node(node)["agentPid"].as_u64();
     let old = pid(lab).expect("an agent");
     let killed = std::process::Command::new("kill")
