@@ -23,7 +23,7 @@ pub(crate) struct Services {
     /// Who is a pod: others' addresses are hidden.
     pub(crate) pods: &'static str,
     /// Whether all services but the last lead to the chains of the first: who walks
-    /// past them does not see these, and tools that take minutes for all chains take
+    /// past them, or looks one up, does not see these, and tools that take minutes for all chains take
     /// a second for the walk.
     pub(crate) shares_chains: bool,
 }
@@ -171,6 +171,12 @@ impl Services {
         let mut elements = Vec::new();
         for n in 1..=self.count {
             let (vip, port) = (Self::address(n), self.port);
+            let is_shared = self.shares_chains && n != self.count;
+            let chain = if is_shared { 1 } else { n };
+            elements.push(format!("{vip} . tcp . {port} : goto service-{chain}"));
+            if is_shared && n > 1 {
+                continue;
+            }
             let mut choice = Vec::new();
             for (e, endpoint) in self.endpoints(n).into_iter().enumerate() {
                 writeln!(
@@ -189,7 +195,6 @@ impl Services {
                 choice.join(", ")
             )
             .ok();
-            elements.push(format!("{vip} . tcp . {port} : goto service-{n}"));
         }
         text += "}\n";
         // What is larger does not go into one message.
@@ -229,6 +234,11 @@ mod tests {
         assert_eq!(shared.matches(":KUBE-SVC-").count(), 2);
         let last = |text: &str| text.lines().filter(|l| l.contains("further/s100")).count();
         assert_eq!(last(&whole), last(&shared));
+        let (whole, shared) = (shares(false).nft(), shares(true).nft());
+        let found = |text: &str| text.matches(" . tcp . 5201 : goto service-").count();
+        assert_eq!((found(&whole), found(&shared)), (100, 100));
+        assert_eq!(shared.matches("chain service-").count(), 2);
+        assert!(shared.contains("10.96.1.100 . tcp . 5201 : goto service-100 "));
     }
 
     #[test]

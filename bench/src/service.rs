@@ -62,7 +62,7 @@ pub(crate) const SERVICES: [(Service, &str); 15] = [
 /// The pods of [`crate::topology`]'s namespaces.
 const PODS: &str = "10.201.0.0/16";
 const PORT: u16 = 5201;
-/// Services with chains of their own that `iptables-nft-restore` takes in seconds.
+/// Services with chains of their own that nf_tables takes in seconds.
 const MOST_CHAINS: usize = 1_000;
 
 impl Service {
@@ -90,7 +90,7 @@ impl Service {
             last,
             port: PORT,
             pods: PODS,
-            shares_chains: self.by == By::Iptables && self.count > MOST_CHAINS,
+            shares_chains: self.by != By::Legacy && self.count > MOST_CHAINS,
         };
         let restore = |program, text: &str| feed(host, &[program, "--noflush"], text);
         match self.by {
