@@ -383,7 +383,7 @@ impl Worker {
         };
         let mut before = String::new();
         while !self.stop.exists() {
-            match self.ask(&socket, |socket, bytes| socket.send(bytes)) {
+            match self.ask(&socket, UdpSocket::send) {
                 Ok(name) if name == before => {}
                 Ok(name) => {
                     self.say("now", &name);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use axon_linux::{cgroup, netns};
 use serde_json::Value;
 
-use super::ask::{self, Open, Order, Told};
+use super::ask::{self, Open, Order, PATIENCE, Told};
 use super::case::{Case, Connection, Continues, Expected, From, Probe, Reply, State};
 use super::echo::{Names, Servers};
 use super::judge::{self, Addresses};
