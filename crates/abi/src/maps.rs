@@ -220,7 +220,7 @@ pub const MAPS: &[MapSpec] = &[
         kind: MapKind::RingBuf,
         key_size: 0,
         value_size: 0,
-        max_entries: 4 * 1024 * 1024,
+        max_entries: 2 * 1024 * 1024,
         sizable: true,
         on_demand: false,
     },

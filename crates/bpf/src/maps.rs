@@ -132,7 +132,7 @@ pub static METRICS: PerCpuArray<MetricsRow> = PerCpuArray::with_max_entries(METR
 pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 #[map(name = "axon_events_v1")]
-pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(2 * 1024 * 1024, 0);
 
 /// Copies of endpoints' rows, by device; see [`crate::copies`].
 #[map(name = "axon_by_device")]

@@ -56,3 +56,4 @@ pub use reconcile::{
 };
 pub use sockets::{Terminate, Terminated, terminate_stale};
 pub use sweep::{MapSweep, SweepReport, Sweeper};
+pub use sys::online_cpus;

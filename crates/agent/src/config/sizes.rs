@@ -20,6 +20,8 @@ const ROWS_MAX: u32 = 16 * 1024 * 1024;
 const ROWS_PER_SERVICE: u32 = 4;
 /// Blocks of a Maglev table of the usual size, 16381 places.
 const BLOCKS_PER_TABLE: u32 = 256;
+const EVENTS_LEAST: u32 = 2 * 1024 * 1024;
+const EVENTS_MOST: u32 = 16 * 1024 * 1024;
 const MAGLEV_TABLES_MAX: u32 = ROWS_MAX / BLOCKS_PER_TABLE;
 
 /// The option that sizes a map; `None` where there is none.
@@ -81,6 +83,7 @@ impl Sizes {
             .into_iter()
             .chain(written_by_agent(reader))
             .chain(of_services(reader, by_memory))
+            .chain([("axon_events_v1", events(axon_linux::online_cpus()))])
             .chain([(
                 "axon_fragment_v1",
                 reader.number("bpf-fragments-map-max", 64..=1024 * 1024),
@@ -152,6 +155,17 @@ fn of_services(reader: &mut Reader<'_>, by_memory: u32) -> [(&'static str, u32);
     ]
 }
 
+/// Bytes of the ring of events: as much for each CPU as Cilium's buffers have.
+///
+/// The kernel maps a ring twice, so twice this much counts as the agent's memory.
+fn events(cpus: usize) -> u32 {
+    const PER_CPU: u32 = 64 * 4096;
+    let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+    let bytes = PER_CPU.saturating_mul(cpus);
+    // A power of two, as the kernel demands.
+    bytes.clamp(EVENTS_LEAST, EVENTS_MOST).next_power_of_two()
+}
+
 /// Connections that the share of memory pays for; Cilium's ratio.
 fn connections(reader: &mut Reader<'_>) -> u32 {
     let ratio = reader
@@ -178,7 +192,7 @@ fn connections(reader: &mut Reader<'_>) -> u32 {
 mod tests {
     use axon_abi::{MAPS, MapSpec};
 
-    use super::{Reader, Sizes, option_of};
+    use super::{Reader, Sizes, events, option_of};
     use crate::options::{AgentArgs, OPTIONS, Settings};
 
     /// The sizes with one option set, or none.
@@ -259,6 +273,13 @@ mod tests {
             ("axon_maglev_v1", 262_144),
         ] {
             assert_eq!(rows(map), Some(&(map, expected)));
+        }
+    }
+
+    #[test]
+    fn the_ring_of_events_is_a_power_of_two_for_any_number_of_cpus() {
+        for (cpus, mib) in [(1, 2), (8, 2), (9, 4), (32, 8), (64, 16), (usize::MAX, 16)] {
+            assert_eq!(events(cpus), mib * 1024 * 1024, "{cpus} CPUs");
         }
     }
 }

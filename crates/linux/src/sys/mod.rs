@@ -328,6 +328,11 @@ pub(crate) fn possible_cpus() -> io::Result<usize> {
     aya::util::nr_cpus().map_err(|(_, error)| error)
 }
 
+/// CPUs that run now; 1 if the kernel does not tell.
+pub fn online_cpus() -> usize {
+    aya::util::online_cpus().map_or(1, |cpus| cpus.len().max(1))
+}
+
 /// The cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`).
 pub(crate) fn netns_cookie() -> io::Result<u64> {
     let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
