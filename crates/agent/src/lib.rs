@@ -42,6 +42,7 @@ mod state;
 mod status;
 mod store;
 mod sweep;
+mod told;
 mod trials;
 mod uplinks;
 

@@ -35,7 +35,7 @@ use crate::sweep::{Pressure, SweepState};
 use crate::uplinks::Uplinks;
 use crate::{
     Config, checks, flows, guard, health, http, notify_systemd, queue, services, settle, setup,
-    sockets, sweep, uplinks,
+    sockets, sweep, told, uplinks,
 };
 
 /// How long requests may still take when the agent is told to stop.
@@ -272,6 +272,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> anyhow::Result<()> {
     tasks.spawn(sockets::run(Arc::clone(&node)));
     tasks.spawn(settle::run(Arc::clone(&node)));
     tasks.spawn(guard::run(Arc::clone(&node)));
+    tasks.spawn(told::run(Arc::clone(&node)));
     tasks.spawn(announce(Arc::clone(&node)));
     tasks.spawn(follow(source));
     let result = tokio::select! {

@@ -1,6 +1,6 @@
 //! How the node is doing, part by part, and what to do where it is not well.
 
-mod cluster;
+pub(crate) mod cluster;
 mod kernel;
 mod neighbours;
 mod remedies;

@@ -143,6 +143,11 @@ fn policy_that_does_not_fit_is_told_and_opens_nothing() {
         state == "Failure" && text.contains("does not fit") && text.contains("holds 4096")
     });
     assert!(bench.metric(overflow) >= Some(1.0));
+    bench.until("the log names the policy", |bench| {
+        let log = bench.log();
+        log.lines()
+            .any(|line| line.contains("WARN") && line.contains("does not fit"))
+    });
     let (state, text) = bench.status("endpoints");
     assert!(state == "Warning" && text.contains("fit"), "{text}");
     assert!(bench.ping("a", &b) && bench.ping("d", &b));
@@ -157,8 +162,21 @@ fn policy_that_does_not_fit_is_told_and_opens_nothing() {
     bench.remove_manifest("wide.yaml");
     bench.until("a reaches b again", |bench| bench.ping("a", &b));
     bench.until("it is told no more", is_healed);
+    bench.until("nor in the log", |bench| {
+        let log = bench.log();
+        log.lines()
+            .any(|line| line.contains("no longer so") && line.contains("does not fit"))
+    });
     assert_eq!(bench.metric(overflow), None);
     assert!(pressure(&bench, "axon_policy_v1") < 0.8);
+
+    // What is refused is told as well.
+    bench.manifest("bad.yaml", &CLOSED.replace("fromEndpoints", "fromEndpoint"));
+    bench.until("the log names the field", |bench| {
+        let log = bench.log();
+        log.lines()
+            .any(|line| line.contains("bad.yaml") && line.contains("fromEndpoint"))
+    });
     denied.finish();
 }
 

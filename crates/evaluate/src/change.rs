@@ -6,6 +6,7 @@ use axon_model::{PolicyObject, Protocol};
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::demand::Demand;
 use crate::ends::{Workload, nodes, outside, workloads};
 use crate::ports::{Span, spans};
 use crate::{Cluster, End, Problem, Verdict, Word, World};
@@ -20,6 +21,10 @@ pub struct Decision {
     pub verdict: &'static str,
     /// The policies that decide, by direction; empty if none is about it.
     pub by: String,
+    /// What may be said here and not on the other side of a change, where both lead
+    /// through the proxy; empty otherwise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub said: Vec<String>,
 }
 
 /// One change.
@@ -77,9 +82,15 @@ pub fn changes(before: &World, after: &World) -> Result<Changes, Problem> {
             let l4 = (span.protocol, span.port);
             let old = before.connection(from, to, l4)?;
             let new = after.connection(from, to, l4)?;
-            let differs = old.word() != new.word();
             let both = || (decision(before, old), decision(after, new));
-            differences.push((*span, differs.then(both)));
+            let difference = match (old.word(), new.word()) {
+                (Word::Redirect, Word::Redirect) => {
+                    let asked = |world: &World| world.asked(from, to, l4);
+                    said(&asked(before)?, &asked(after)?, both)
+                }
+                (old, new) => (old != new).then(both),
+            };
+            differences.push((*span, difference));
         }
         let changes = by_ports(&differences);
         if !changes.is_empty() {
@@ -89,6 +100,24 @@ pub fn changes(before: &World, after: &World) -> Result<Changes, Problem> {
     Ok(Changes {
         pairs: pairs.len(),
         changes: listed(found),
+    })
+}
+
+/// What two proxies ask that do not ask the same.
+fn said(
+    old: &[BTreeSet<Demand>; 2],
+    new: &[BTreeSet<Demand>; 2],
+    both: impl FnOnce() -> (Decision, Decision),
+) -> Difference {
+    let only = |here: &[BTreeSet<Demand>; 2], there: &[BTreeSet<Demand>; 2]| {
+        let ends = here.iter().zip(there);
+        let only = ends.flat_map(|(here, there)| here.difference(there).map(ToString::to_string));
+        Vec::from_iter(BTreeSet::from_iter(only))
+    };
+    (old != new).then(|| {
+        let (mut before, mut after) = both();
+        (before.said, after.said) = (only(old, new), only(new, old));
+        (before, after)
     })
 }
 
@@ -175,6 +204,7 @@ pub(crate) fn decision(world: &World, verdict: Verdict) -> Decision {
     Decision {
         verdict: word.text(),
         by: Vec::from_iter(by).join(", "),
+        said: Vec::new(),
     }
 }
 

@@ -26,6 +26,7 @@
 mod answer;
 mod change;
 mod cluster;
+mod demand;
 mod described;
 mod ends;
 mod flows;

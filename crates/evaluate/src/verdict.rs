@@ -1,10 +1,13 @@
 //! What becomes of a connection.
 
+use std::collections::BTreeSet;
+
 use axon_abi::{Direction, DropReason, Identity, PolicyEntryFlags};
 use axon_datapath::Question;
-use axon_model::{Auth, Labels, Protocol, Tier};
-use axon_policy::{Connection, IdentityInfo, Request, is_about, passes};
+use axon_model::{Auth, Labels, Protocol, RuleEntry, Tier};
+use axon_policy::{Connection, IdentityInfo, Request, demands, is_about, passes};
 
+use crate::demand::Demand;
 use crate::world::{NodeView, Owner, World};
 use crate::{End, Probe, Problem};
 
@@ -87,6 +90,7 @@ struct Party<'a> {
 }
 
 /// What is enforced upon an end.
+#[derive(Clone, Copy)]
 struct Enforced<'a> {
     /// By this node.
     view: &'a NodeView,
@@ -255,38 +259,79 @@ impl World {
         })
     }
 
-    /// Whether the proxies of these ends let pass what is said: each with the
-    /// direction, and whom it talks to.
+    /// Whether the proxies of these ends let pass what is said.
     fn passes(
         &self,
-        listening: &[(Direction, &Party<'_>, &Party<'_>)],
-        (protocol, port): (Protocol, u16),
+        listening: &[Listening<'_>],
+        l4: (Protocol, u16),
         server_name: Option<&str>,
         request: &Request,
     ) -> bool {
-        listening.iter().all(|(direction, own, remote)| {
-            let Some(enforced) = &own.enforced else {
+        listening.iter().all(|end| {
+            let Some((entries, mut connection)) = self.heard(end, l4) else {
                 return true;
             };
-            let rules = self.policies.values().flat_map(|policy| &policy.rules);
-            let rules = rules.filter(|rule| rule.tier == Tier::Normal);
-            let about = rules.filter(|rule| is_about(rule, enforced.subject, enforced.labels));
-            let connection = Connection {
-                direction: *direction,
-                remote: (remote.identity, remote.info),
-                receiver: match direction {
-                    Direction::Ingress => own.info,
-                    Direction::Egress | Direction::Unknown => remote.info,
-                },
-                protocol: protocol.0,
-                port,
-                server_name,
-            };
-            let entries = about.flat_map(|rule| &rule.entries);
+            connection.server_name = server_name;
             passes(&self.config, entries, &connection, request)
         })
     }
+
+    /// What the proxies of both ends ask of what is said on a connection, in order; of each end one
+    /// must hold. Nothing if it does not reach them.
+    ///
+    /// # Errors
+    /// An end that is not there.
+    pub(crate) fn asked(
+        &self,
+        from: &End,
+        to: &End,
+        l4: (Protocol, u16),
+    ) -> Result<[BTreeSet<Demand>; 2], Problem> {
+        let (from, to) = (self.find(from, "from")?, self.find(to, "to")?);
+        let (source, destination) = self.parties(from, to)?;
+        let verdict = self.between(from, to, l4)?;
+        let of = |side: Side, end: Listening<'_>| match self.heard(&end, l4) {
+            Some((entries, connection)) if side.word == Word::Redirect => {
+                demands(&self.config, entries, &connection)
+                    .into_iter()
+                    .flat_map(Demand::each)
+                    .collect()
+            }
+            _ => BTreeSet::new(),
+        };
+        Ok([
+            of(verdict.egress, (Direction::Egress, &source, &destination)),
+            of(verdict.ingress, (Direction::Ingress, &destination, &source)),
+        ])
+    }
+
+    /// The entries that an end's proxy goes by, and the connection as it sees it.
+    fn heard<'a>(
+        &'a self,
+        (direction, own, remote): &Listening<'a>,
+        (protocol, port): (Protocol, u16),
+    ) -> Option<(impl Iterator<Item = &'a RuleEntry>, Connection<'a>)> {
+        let enforced = own.enforced?;
+        let rules = self.policies.values().flat_map(|policy| &policy.rules);
+        let rules = rules.filter(|rule| rule.tier == Tier::Normal);
+        let about = rules.filter(move |rule| is_about(rule, enforced.subject, enforced.labels));
+        let connection = Connection {
+            direction: *direction,
+            remote: (remote.identity, remote.info),
+            receiver: match direction {
+                Direction::Ingress => own.info,
+                Direction::Egress | Direction::Unknown => remote.info,
+            },
+            protocol: protocol.0,
+            port,
+            server_name: None,
+        };
+        Some((about.flat_map(|rule| &rule.entries), connection))
+    }
 }
+
+/// An end whose proxy listens: the direction as it sees it, itself, and whom it talks to.
+type Listening<'a> = (Direction, &'a Party<'a>, &'a Party<'a>);
 
 /// What the set of an end says of the other.
 fn side(own: &Party<'_>, remote: &Party<'_>, direction: Direction, l4: (Protocol, u16)) -> Side {

@@ -131,6 +131,32 @@ fn changes_are_told_in_as_few_words_as_they_take() {
 }
 
 #[test]
+fn what_may_be_said_is_a_difference_too() {
+    let web = |rules: &str| {
+        policy(&format!(
+            "ingress: [{{fromEndpoints: [{{matchLabels: {{app: web}}}}], \
+             toPorts: [{{ports: [{{port: '80', protocol: TCP}}], rules: {{http: [{rules}]}}}}]}}]"
+        ))
+    };
+    let both = "{method: GET}, {method: PUT, path: /a}";
+    let turned = "{method: PUT, path: /a}, {method: GET}";
+    assert!(differ(&web(both), &web(turned), false).is_empty());
+
+    let current = described(&format!("{CLUSTER}---\n{}", web(both)));
+    let after = current.with(&described(&web("{method: GET}, {path: /b}")), false);
+    let world = |described: &Described| described.world(&described.settings()).expect("world");
+    let found = changes(&world(&current), &world(&after)).expect("changes");
+    let told: Vec<String> = found.changes.iter().map(line).collect();
+    assert_eq!(
+        told,
+        ["default/web > default/db TCP 80: redirect -> redirect (ingress: default/db)"]
+    );
+    let Change { before, after, .. } = &found.changes[0];
+    assert_eq!(before.said, ["PUT /a"]);
+    assert_eq!(after.said, ["any method /b"]);
+}
+
+#[test]
 fn flows_are_those_of_workloads() {
     let current = described(CLUSTER);
     let sql = "ingress: [{fromEndpoints: [{matchLabels: {app: web}}], \

@@ -89,15 +89,24 @@ pub fn passes<'a>(
     connection: &Connection<'_>,
     request: &Request,
 ) -> bool {
-    let mut asked = Vec::new();
-    for entry in entries.filter(|entry| is_for(entry, connection)) {
-        match &entry.l7 {
-            Some(l7) => asked.push(l7),
-            None => return true,
-        }
-    }
+    let asked = demands(config, entries, connection);
+    asked.is_empty() || asked.iter().any(|l7| holds(l7, connection, request))
+}
+
+/// What the proxy of a subject asks of what is said on a connection, by the same entries: one of
+/// these must hold. Empty where nothing is asked.
+pub fn demands<'a>(
+    config: &PolicyConfig,
+    entries: impl Iterator<Item = &'a RuleEntry>,
+    connection: &Connection<'_>,
+) -> Vec<&'a L7> {
+    let entries = entries.filter(|entry| is_for(entry, connection));
+    let asked: Option<Vec<&L7>> = entries.map(|entry| entry.l7.as_deref()).collect();
     let local = config.allow_localhost && is_for(&from_host(), connection);
-    local || asked.is_empty() || asked.iter().any(|l7| holds(l7, connection, request))
+    match local {
+        true => Vec::new(),
+        false => asked.unwrap_or_default(),
+    }
 }
 
 /// Whether an entry allows a connection.

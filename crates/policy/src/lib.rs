@@ -57,7 +57,7 @@ pub use known::{
     cidr_label, cidr_labels, named_addresses, named_by, node_labels, other_node_labels, places,
     prefixes_of, reserved_identities, whole,
 };
-pub use l7::{Connection, Request, passes};
+pub use l7::{Connection, Request, demands, passes};
 pub use numbers::{Numbers, RuleNumbers, RuleRef, SetNumbers};
 pub use rehearsal::{Rehearsal, Staged};
 pub use resolve::{PolicySet, Resolution, is_about, resolve};

@@ -49,6 +49,11 @@ const NEEDS: &[Need] = &[
         reason: "small servers in tests",
     },
     Need {
+        program: "yaml of python3",
+        package: "python3-yaml",
+        reason: "conformance cases are read by their own checker",
+    },
+    Need {
         program: "nft",
         package: "nftables",
         reason: "tests beside firewalls and other engines",
@@ -64,9 +69,18 @@ const NEEDS: &[Need] = &[
 pub(super) fn missing() -> Vec<&'static str> {
     NEEDS
         .iter()
-        .filter(|need| cmd::which(need.program).is_none())
+        .filter(|need| !is_there(need.program))
         .map(|need| need.package)
         .collect()
+}
+
+/// Whether a program is there, or `MODULE of python3`.
+fn is_there(program: &str) -> bool {
+    let Some(module) = program.strip_suffix(" of python3") else {
+        return cmd::which(program).is_some();
+    };
+    let import = format!("import {module}");
+    cmd::quiet(cmd::command("python3").args(["-c", &import])).is_ok()
 }
 
 /// Installs packages; who is not root is told the command instead.

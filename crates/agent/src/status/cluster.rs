@@ -2,7 +2,7 @@
 
 use axon_api::agent::{PartStatus, State};
 use axon_control::ConditionKind;
-use axon_sources::FileStatus;
+use axon_sources::{FileStatus, PolicyRefusal, SourceStatus};
 
 use super::{bad, endpoint_state, few, well};
 use crate::endpoints::Stage;
@@ -59,31 +59,7 @@ pub(super) fn sources(node: &Node) -> PartStatus {
             "correct the files, or remove them if their objects are to go; until then what is in the kernel stays, and no change of policy and no new endpoint comes into force",
         );
     }
-    let mut wrong: Vec<String> = status
-        .directories
-        .iter()
-        .map(|d| {
-            format!(
-                "directory {} cannot be read: {}",
-                d.path.display(),
-                d.reason
-            )
-        })
-        .collect();
-    for file in &status.files {
-        if let Some(error) = &file.error {
-            wrong.push(format!("{}: {error}", file.path.display()));
-        }
-    }
-    for conflict in &status.conflicts {
-        wrong.push(format!(
-            "{} {} is defined by {} and again by {}, which does not count",
-            conflict.kind,
-            conflict.object,
-            conflict.winner.display(),
-            conflict.loser.display()
-        ));
-    }
+    let wrong = not_in_force(&status);
     if !wrong.is_empty() {
         return bad(
             State::Warning,
@@ -117,6 +93,51 @@ pub(super) fn sources(node: &Node) -> PartStatus {
     ))
 }
 
+/// What a source cannot take, in a line each.
+pub(crate) fn not_in_force(status: &SourceStatus) -> Vec<String> {
+    let mut wrong: Vec<String> = status
+        .directories
+        .iter()
+        .map(|d| {
+            format!(
+                "directory {} cannot be read: {}",
+                d.path.display(),
+                d.reason
+            )
+        })
+        .collect();
+    for file in &status.files {
+        if let Some(error) = &file.error {
+            wrong.push(format!("{}: {error}", file.path.display()));
+        }
+    }
+    for conflict in &status.conflicts {
+        wrong.push(format!(
+            "{} {} is defined by {} and again by {}, which does not count",
+            conflict.kind,
+            conflict.object,
+            conflict.winner.display(),
+            conflict.loser.display()
+        ));
+    }
+    wrong
+}
+
+/// A policy that is not in force, and why.
+pub(crate) fn refusal(refused: &PolicyRefusal) -> String {
+    let stays = match refused.earlier_in_force {
+        true => "; its earlier version stays in force",
+        false => "",
+    };
+    format!(
+        "{} {} in {}: {}{stays}",
+        refused.kind,
+        refused.object,
+        refused.path.display(),
+        refused.error
+    )
+}
+
 /// What is told of a file whose last good content should be in force, and is lost.
 fn lost(file: &FileStatus) -> Option<String> {
     let lost = file.lost.as_ref()?;
@@ -132,24 +153,7 @@ fn lost(file: &FileStatus) -> Option<String> {
 
 pub(super) fn policy(node: &Node, view: &View) -> PartStatus {
     let sources = node.sources.borrow().clone();
-    let mut wrong: Vec<String> = sources
-        .refused
-        .iter()
-        .map(|r| {
-            let stays = if r.earlier_in_force {
-                "; its earlier version stays in force"
-            } else {
-                ""
-            };
-            format!(
-                "{} {} in {}: {}{stays}",
-                r.kind,
-                r.object,
-                r.path.display(),
-                r.error
-            )
-        })
-        .collect();
+    let mut wrong: Vec<String> = sources.refused.iter().map(refusal).collect();
     let mut remedy = String::new();
     let mut state = State::Warning;
     for condition in &view.report.conditions {

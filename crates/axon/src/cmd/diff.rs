@@ -220,7 +220,10 @@ fn render(difference: &Difference, limit: usize) -> String {
 }
 
 fn word(decision: &Decision) -> String {
-    decision.verdict.to_owned()
+    match decision.said.as_slice() {
+        [] => decision.verdict.to_owned(),
+        said => format!("{}: {}", decision.verdict, said.join("; ")),
+    }
 }
 
 fn pairwise(changes: &[Change], limit: usize) -> String {

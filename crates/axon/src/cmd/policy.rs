@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use axon_api::agent::{PolicySetView, PolicyView, SelectorView};
 use axon_api::manifest::UnknownFields;
-use axon_model::PolicyObject;
+use axon_model::{PolicyObject, Tier};
 
 use super::validate::{Unknown, validate};
 use super::{diff, evaluate, suggest};
@@ -168,8 +168,12 @@ fn only(view: &mut PolicyView, name: &str) -> Result<(), Failure> {
 }
 
 fn policies(view: &PolicyView) -> String {
-    let rows = view.policies.iter().map(|policy| {
+    // As they are asked; inside the Normal tier that decides nothing.
+    let mut in_order: Vec<&PolicyObject> = view.policies.iter().collect();
+    in_order.sort_by_cached_key(|policy| (tier(policy), policy.origin.to_string()));
+    let rows = in_order.into_iter().map(|policy| {
         [
+            tier_name(tier(policy)),
             policy.origin.to_string(),
             policy.origin.kind.to_string(),
             match policy.staged {
@@ -182,7 +186,15 @@ fn policies(view: &PolicyView) -> String {
         ]
     });
     let policies = table(
-        ["POLICY", "KIND", "STATE", "RULES", "ENDPOINTS", "LABELS"],
+        [
+            "TIER",
+            "POLICY",
+            "KIND",
+            "STATE",
+            "RULES",
+            "ENDPOINTS",
+            "LABELS",
+        ],
         rows,
     );
     let rows = view.sets.iter().map(|set| {
@@ -203,6 +215,20 @@ fn policies(view: &PolicyView) -> String {
         }
     }
     text
+}
+
+/// When a policy is asked: one tier holds all its rules.
+fn tier(policy: &PolicyObject) -> Tier {
+    let tiers = policy.rules.iter().map(|rule| rule.tier);
+    tiers.min().unwrap_or_default()
+}
+
+fn tier_name(tier: Tier) -> String {
+    match tier {
+        Tier::Admin(priority) => format!("Admin {priority}"),
+        Tier::Normal => "Normal".to_owned(),
+        Tier::Baseline(priority) => format!("Baseline {priority}"),
+    }
 }
 
 /// The endpoints that a policy is about; those of a staged one are marked, for
@@ -283,7 +309,7 @@ fn numbers<T: ToString>(numbers: &[T]) -> String {
 #[cfg(test)]
 mod tests {
     use axon_api::agent::{PolicyCondition, PolicySetView, PolicyView, StagedPolicyView};
-    use axon_model::{Origin, PolicyKind, PolicyObject};
+    use axon_model::{Origin, PolicyKind, PolicyObject, Rule, Selector, Subject, Tier};
 
     fn object(name: &str, staged: bool) -> PolicyObject {
         PolicyObject {
@@ -295,6 +321,19 @@ mod tests {
             uid: String::new(),
             staged,
             rules: Vec::new(),
+        }
+    }
+
+    fn in_tier(tier: Tier) -> Rule {
+        Rule {
+            subject: Subject::Endpoints(Selector::default()),
+            tier,
+            default_deny_ingress: false,
+            default_deny_egress: false,
+            entries: Vec::new(),
+            description: String::new(),
+            labels: Vec::new(),
+            log: String::new(),
         }
     }
 
@@ -341,10 +380,10 @@ mod tests {
             "\
 Revision: 4
 
-POLICY         KIND           STATE     RULES  ENDPOINTS        LABELS
-default/rule1  NetworkPolicy  enforced  0      12, 13           -
-default/rule2  NetworkPolicy  staged    0      11, 13 (staged)  -
-default/rule3  NetworkPolicy  staged    0      -                -
+TIER    POLICY         KIND           STATE     RULES  ENDPOINTS        LABELS
+Normal  default/rule1  NetworkPolicy  enforced  0      12, 13           -
+Normal  default/rule2  NetworkPolicy  staged    0      11, 13 (staged)  -
+Normal  default/rule3  NetworkPolicy  staged    0      -                -
 
 SET  ENDPOINTS  CLASSES  ENTRIES  POLICIES
 2    12, 13     1        3        default/rule1
@@ -364,6 +403,23 @@ SET  ENDPOINTS  CLASSES  ENTRIES  BYTES  POLICIES
 Rows: 2 sets + 1 identities told apart + 3 entries of ports = 6, 104 bytes of keys and values
 "
         );
+        let mut one = view();
+        one.policies = [
+            ("base", Tier::Baseline(1)),
+            ("late", Tier::Admin(200)),
+            ("soon", Tier::Admin(30)),
+            ("rule", Tier::Normal),
+        ]
+        .map(|(name, tier)| {
+            let mut policy = object(name, false);
+            policy.rules.push(in_tier(tier));
+            policy
+        })
+        .to_vec();
+        let shown = super::policies(&one);
+        let order = ["Admin 30 ", "Admin 200 ", "Normal ", "Baseline 1 "];
+        let found = order.map(|tier| shown.find(tier).expect(tier));
+        assert!(found.is_sorted(), "{shown}");
         let mut one = view();
         super::only(&mut one, "default/rule1").expect("there");
         assert_eq!((one.sets.len(), one.conditions.len()), (1, 0));
