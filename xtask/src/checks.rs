@@ -171,7 +171,8 @@ pub(crate) fn soak(args: &[String]) -> Result<()> {
     cmd::run(&mut roll)
 }
 
-/// Plays every policy case with real packets, or those with a text in their names.
+/// Plays every policy case and service case with real packets, or those with a text in
+/// their names.
 pub(crate) fn conformance(args: &[String]) -> Result<()> {
     let mut test = cmd::cargo();
     test.args([
@@ -187,6 +188,7 @@ pub(crate) fn conformance(args: &[String]) -> Result<()> {
         "--nocapture",
         "--exact",
         "policies_hold_on_real_nodes",
+        "services::services_hold_on_real_nodes",
     ]);
     test.env("AXON_CONFORMANCE_ALL", "1");
     let mut args = args.iter();

@@ -30,6 +30,7 @@ pub(crate) struct Case {
     manifests: Vec<Value>,
     #[serde(default)]
     probes: Vec<Probe>,
+    expect_reports: Option<Vec<Report>>,
     #[serde(default)]
     steps: Vec<Step>,
 }
@@ -65,6 +66,16 @@ struct Step {
     wait: u64,
     #[serde(default)]
     probes: Vec<Probe>,
+    expect_reports: Option<Vec<Report>>,
+}
+
+/// What is to be told of an object that is not right.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub(crate) struct Report {
+    /// `Kind namespace/name`.
+    pub(crate) object: String,
+    #[serde(default)]
+    pub(crate) field: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -93,6 +104,8 @@ pub(crate) struct State<'c> {
     /// Seconds to let pass before anything is asked.
     pub(crate) wait: u64,
     pub(crate) probes: &'c [Probe],
+    /// What is to be reported, and nothing else; none where that is not compared.
+    pub(crate) reports: Option<&'c [Report]>,
 }
 
 /// Who asks.
@@ -234,6 +247,7 @@ impl Case {
             objects: now(&objects),
             wait: 0,
             probes: &self.probes,
+            reports: self.expect_reports.as_deref(),
         }];
         for step in &self.steps {
             for name in &step.delete {
@@ -244,19 +258,46 @@ impl Case {
                 objects: now(&objects),
                 wait: step.wait,
                 probes: &step.probes,
+                reports: step.expect_reports.as_deref(),
             });
         }
         states
     }
 
-    /// What a lab has to be for it: alike are played in one.
-    pub(crate) fn kind_of_lab(&self) -> String {
-        let nodes = self
-            .manifests
-            .iter()
-            .filter(|object| object["kind"] == "Node");
-        let nodes: Vec<String> = nodes.map(Value::to_string).collect();
-        format!("{} {}", nodes.join(" "), Value::from(self.config.clone()))
+    /// What a lab has to be for it. Alike are played one after the other, and in this
+    /// order a lab has to change the least: a node takes seconds to come.
+    pub(crate) fn lab(&self) -> Likeness {
+        let is_node = |object: &&Value| object["kind"] == "Node";
+        let mut likeness = Likeness {
+            config: Value::from(self.config.clone()).to_string(),
+            ..Likeness::default()
+        };
+        for node in self.manifests.iter().filter(is_node) {
+            let name = node["metadata"]["name"].as_str().unwrap_or_default();
+            let places = format!("{} {}", node["status"]["addresses"], node["spec"]);
+            likeness.nodes.insert(name.to_owned(), places);
+            likeness.labels.push(node["metadata"]["labels"].to_string());
+        }
+        likeness
+    }
+}
+
+/// What a lab is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Likeness {
+    /// The nodes' addresses, which cannot change while they are there.
+    nodes: BTreeMap<String, String>,
+    labels: Vec<String>,
+    /// The agents' options.
+    config: String,
+}
+
+impl Likeness {
+    /// Whether a lab can be made another one: nodes come and go, and agents start with
+    /// other options, but a node keeps its addresses.
+    pub(crate) fn can_become(&self, other: &Self) -> bool {
+        let mut nodes = other.nodes.iter();
+        nodes.all(|(name, node)| self.nodes.get(name).is_none_or(|own| own == node))
     }
 }
 
@@ -303,4 +344,32 @@ fn a_step_changes_what_it_names() {
         .collect();
     assert_eq!(names, ["\"p\" 2", "\"q\" 1"]);
     assert_eq!(second.wait, 3);
+}
+
+#[test]
+fn a_lab_becomes_another_but_for_its_nodes_addresses() {
+    let node = |name: &str, zone: &str, address: &str| {
+        let address = serde_json::json!({"type": "InternalIP", "address": address});
+        serde_json::json!({
+            "kind": "Node", "metadata": {"name": name, "labels": {"zone": zone}},
+            "status": {"addresses": [address]},
+        })
+    };
+    let lab = |nodes: &[Value], config: Value| {
+        let tree = serde_json::json!({
+            "name": "n", "title": "t", "kind": "k", "manifests": nodes, "config": config,
+        });
+        serde_json::from_value::<Case>(tree).expect("a case").lab()
+    };
+    let [a, b] = [node("a", "z", "192.0.2.1"), node("b", "z", "192.0.2.2")];
+    let one = lab(&[a.clone()], serde_json::json!({}));
+    let two = lab(&[a.clone(), b], serde_json::json!({}));
+    let other_options = lab(&[a], serde_json::json!({"x": true}));
+    let other_labels = lab(&[node("a", "y", "192.0.2.1")], serde_json::json!({}));
+    let elsewhere = lab(&[node("a", "z", "192.0.2.9")], serde_json::json!({}));
+    for other in [&two, &other_options, &other_labels] {
+        assert!(one != *other && one.can_become(other) && other.can_become(&one));
+    }
+    assert!(!one.can_become(&elsewhere) && !elsewhere.can_become(&two));
+    assert!(one < two);
 }
