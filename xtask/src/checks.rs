@@ -15,6 +15,17 @@ const DEMO: &[&str] = &["lab", "demo", "examples/star-wars"];
 /// The verb that loads every program into the running kernel.
 const VERIFY: &[&str] = &["bpf", "verify"];
 
+/// Builds `target/debug/axon` as the workspace's tests do, which have it built with them: by
+/// itself it would have other features, and half of the workspace would be compiled once more.
+const AXON: &[&str] = &[
+    "test",
+    "--quiet",
+    "--workspace",
+    "--no-run",
+    "--test",
+    "cli",
+];
+
 /// `cargo fmt --check`, of the detached crates too.
 pub(crate) fn format() -> Result<Outcome> {
     cmd::run(cmd::cargo().args(["fmt", "--all", "--check"]))?;
@@ -237,7 +248,7 @@ pub(crate) fn clean(with_cache: bool) -> Result<()> {
 /// Whether there is a datapath, and a binary that knows how to load it.
 pub(crate) fn can_verify() -> bool {
     workspace::root().join("crates/bpf").exists()
-        && cmd::succeeds(cmd::cargo().args(["build", "--quiet", "--package", "axon"]))
+        && cmd::succeeds(cmd::cargo().args(AXON))
         && axon().is_ok_and(|axon| cmd::succeeds(cmd::command(axon).args(VERIFY).arg("--help")))
 }
 
