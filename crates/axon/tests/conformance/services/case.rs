@@ -39,6 +39,8 @@ pub(crate) struct Case {
 struct Live {
     /// Absent: yes.
     possible: Option<bool>,
+    #[serde(default)]
+    needs: Vec<String>,
 }
 
 /// A host that is not in the cluster.
@@ -231,11 +233,24 @@ impl Case {
         if self.live.possible == Some(false) {
             return Some("says itself that it is not live".to_owned());
         }
+        if self.asks_for_dsr() {
+            return Some("needs backends that answer clients themselves (DSR)".to_owned());
+        }
         let mut unknown = self.config.keys().filter(|option| !agents_know(option));
         if let Some(option) = unknown.next() {
             return Some(format!("needs the option {option}"));
         }
         None
+    }
+
+    /// Whether answers are to come from the backend's node, which no program does yet
+    /// (`docs/decisions/0008-services-packet-by-packet.md`). Where that is off, the case is
+    /// about its being off.
+    fn asks_for_dsr(&self) -> bool {
+        let mode = self.config.get("bpf-lb-mode").and_then(Value::as_str);
+        let is_on = mode.is_some_and(|mode| mode != "snat")
+            || self.config.get("bpf-lb-mode-annotation") == Some(&Value::Bool(true));
+        is_on && self.live.needs.iter().any(|need| need == "dsr")
     }
 
     /// Its states, one after the other, each with all that is in the cluster then.
@@ -344,6 +359,22 @@ fn a_step_changes_what_it_names() {
         .collect();
     assert_eq!(names, ["\"p\" 2", "\"q\" 1"]);
     assert_eq!(second.wait, 3);
+}
+
+#[test]
+fn what_no_program_does_is_skipped_where_it_is_on() {
+    let skipped = |config: Value, needs: &[&str]| {
+        let tree = serde_json::json!({
+            "name": "n", "title": "t", "kind": "k", "manifests": [], "config": config,
+            "live": {"needs": needs},
+        });
+        let case: Case = serde_json::from_value(tree).expect("a case");
+        case.asks_for_dsr()
+    };
+    let mode = |mode: &str| serde_json::json!({"bpf-lb-mode": mode});
+    let by_annotation = serde_json::json!({"bpf-lb-mode": "snat", "bpf-lb-mode-annotation": true});
+    assert!(skipped(mode("hybrid"), &["dsr"]) && skipped(by_annotation, &["dsr"]));
+    assert!(!skipped(mode("snat"), &["dsr"]) && !skipped(mode("dsr"), &["outside-hosts"]));
 }
 
 #[test]
