@@ -15,6 +15,17 @@ const DEMO: &[&str] = &["lab", "demo", "examples/star-wars"];
 /// The verb that loads every program into the running kernel.
 const VERIFY: &[&str] = &["bpf", "verify"];
 
+/// Builds `target/debug/axon` as the workspace's tests do, which have it built with them: by
+/// itself it would have other features, and half of the workspace would be compiled once more.
+const AXON: &[&str] = &[
+    "test",
+    "--quiet",
+    "--workspace",
+    "--no-run",
+    "--test",
+    "cli",
+];
+
 /// `cargo fmt --check`, of the detached crates too.
 pub(crate) fn format() -> Result<Outcome> {
     cmd::run(cmd::cargo().args(["fmt", "--all", "--check"]))?;
@@ -171,7 +182,8 @@ pub(crate) fn soak(args: &[String]) -> Result<()> {
     cmd::run(&mut roll)
 }
 
-/// Plays every policy case with real packets, or those with a text in their names.
+/// Plays every policy case and service case with real packets, or those with a text in
+/// their names.
 pub(crate) fn conformance(args: &[String]) -> Result<()> {
     let mut test = cmd::cargo();
     test.args([
@@ -187,6 +199,7 @@ pub(crate) fn conformance(args: &[String]) -> Result<()> {
         "--nocapture",
         "--exact",
         "policies_hold_on_real_nodes",
+        "services::services_hold_on_real_nodes",
     ]);
     test.env("AXON_CONFORMANCE_ALL", "1");
     let mut args = args.iter();
@@ -235,7 +248,7 @@ pub(crate) fn clean(with_cache: bool) -> Result<()> {
 /// Whether there is a datapath, and a binary that knows how to load it.
 pub(crate) fn can_verify() -> bool {
     workspace::root().join("crates/bpf").exists()
-        && cmd::succeeds(cmd::cargo().args(["build", "--quiet", "--package", "axon"]))
+        && cmd::succeeds(cmd::cargo().args(AXON))
         && axon().is_ok_and(|axon| cmd::succeeds(cmd::command(axon).args(VERIFY).arg("--help")))
 }
 

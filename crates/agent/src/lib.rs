@@ -48,6 +48,7 @@ mod uplinks;
 
 use std::process::ExitCode;
 
+use axon_control::services::Mode;
 pub use config::Config;
 pub use options::{AgentArgs, OptionError, parse_duration};
 
@@ -92,6 +93,12 @@ fn configure(args: &AgentArgs) -> Result<Config, ExitCode> {
     config.logging.start();
     for warning in config.settings.warnings() {
         tracing::warn!("{warning}");
+    }
+    if config.services.mode != Mode::Snat || config.services.mode_annotation {
+        tracing::warn!(
+            "backends do not answer clients themselves yet (DSR): answers come back by way of \
+             the node that was asked, as with bpf-lb-mode snat"
+        );
     }
     Ok(config)
 }

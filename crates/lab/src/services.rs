@@ -144,9 +144,11 @@ fn fill(value: &mut Value) {
 fn families(spec: &mut Value) {
     let explicit = addresses(spec);
     let mut families: Vec<String> = strings(&spec["ipFamilies"]);
+    // Who asks for one family and an address of the other is told so by the agents.
+    let is_settled = is_single(spec) && !families.is_empty();
     for ip in &explicit {
         let family = family(*ip).to_owned();
-        if !families.contains(&family) {
+        if !is_settled && !families.contains(&family) {
             families.push(family);
         }
     }
@@ -169,6 +171,15 @@ fn families(spec: &mut Value) {
     spec["ipFamilies"] = families.into();
 }
 
+fn is_single(spec: &Value) -> bool {
+    spec["ipFamilyPolicy"] == "SingleStack"
+}
+
+/// Whether a service has as many addresses as it is to have, of whatever family.
+fn has_all(spec: &Value, ips: &[IpAddr]) -> bool {
+    is_single(spec) && !ips.is_empty()
+}
+
 /// Takes over what a service had and its manifest does not ask for otherwise.
 fn keep(value: &mut Value, old: Option<&Value>, now: &str) {
     let metadata = &mut value["metadata"];
@@ -186,7 +197,7 @@ fn keep(value: &mut Value, old: Option<&Value>, now: &str) {
         let mut ips = addresses(spec);
         for ip in addresses(&old["spec"]) {
             let is_wanted = strings(&spec["ipFamilies"]).iter().any(|f| f == family(ip));
-            let has = ips.iter().any(|own| own.is_ipv4() == ip.is_ipv4());
+            let has = has_all(spec, &ips) || ips.iter().any(|own| own.is_ipv4() == ip.is_ipv4());
             if is_wanted && !has {
                 ips.push(ip);
             }
@@ -293,7 +304,7 @@ fn give(id: &Id, value: &mut Value, ranges: &Ranges, taken: &mut Taken) -> Resul
     let mut ips = addresses(spec);
     for family in strings(&spec["ipFamilies"]) {
         let v6 = family == "IPv6";
-        if ips.iter().any(|ip| ip.is_ipv6() == v6) {
+        if has_all(spec, &ips) || ips.iter().any(|ip| ip.is_ipv6() == v6) {
             continue;
         }
         let nets = (&ranges.cluster[..], "the range of services");

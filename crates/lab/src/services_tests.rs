@@ -101,6 +101,13 @@ fn families_and_addresses_follow_the_policy() {
             json!(["fd00:10:96::7", first_v4]),
         ),
         (
+            "one family asked for, and an address of the other, of which agents tell",
+            json!({"clusterIP": "10.96.7.7", "ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv6"]}),
+            "SingleStack",
+            json!(["IPv6"]),
+            json!(["10.96.7.7"]),
+        ),
+        (
             "an address of nobody's range",
             json!({"clusterIP": "172.20.0.1"}),
             "SingleStack",

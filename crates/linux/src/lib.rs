@@ -46,7 +46,7 @@ pub mod verify;
 pub use datapath::{
     Adoption, AttachMode, CleanupReport, Datapath, DatapathConfig, DatapathError, Hanging,
     OtherProgram, OtherSocketProgram, Owner, RecreatedMap, Repair, SocketHook, SocketMode,
-    Standing, StubPlace, cleanup, others,
+    Standing, StubPlace, cleanup, maps_alone, others,
 };
 pub use events::{EventReader, Lost, MetricsCounter, read_metrics};
 pub use maps::{Map, MapError, MapUse, Maps, PerCpuArray};

@@ -9,7 +9,7 @@ use axon_abi::{
     ConfigFlags, CtEntry, CtKey4, CtKey6, EndpointRow, FragmentKey, FragmentPorts, HOST_DEVICE,
     Identity, IpKey, IpcacheFlags, IpcacheRow, LpmKey, NatEntry, NatKey,
 };
-use common::{Node, Pod, attached, desired, exec, open, reconciler, root};
+use common::{Node, Pod, attached, desired, exec, maps_alone, reconciler, root};
 
 const SMALL: u32 = 512;
 
@@ -26,8 +26,7 @@ fn what_the_programs_write_is_forgotten_in_time() {
     ] {
         config.map_sizes.insert(map.to_owned(), SMALL);
     }
-    let datapath = open(&node, &config);
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &config);
     for n in 0..4 * SMALL {
         let addr = n.to_be_bytes();
         let ct4 = CtKey4 {
@@ -196,8 +195,7 @@ fn the_node_knows_its_addresses_though_the_map_is_full_of_others() {
     let node = Node::new("own");
     let mut config = node.config();
     config.map_sizes.insert("axon_ipcache_v1".to_owned(), 4);
-    let datapath = open(&node, &config);
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &config);
     let desired = desired(&[]);
     let addr = |n: u8| IpKey::from_v4([10, 9, 0, n]);
     let row = |identity: u32, flags: u32, of: u8| IpcacheRow {

@@ -9,7 +9,7 @@ use axon_abi::{
 use axon_linux::{KernelReconciler, MapError, ReconcilerConfig};
 use axon_model::{PolicyRows, Route};
 use common::monitor::Monitor;
-use common::{Node, Pod, complete, desired, open, reconciler, root};
+use common::{Node, Pod, complete, desired, maps_alone, reconciler, root};
 
 fn set(number: u32, class: u32) -> PolicyRows {
     let class_key = ClassKey {
@@ -41,8 +41,7 @@ fn every_change_of_endpoints_has_a_version_of_its_own() {
     let Some(()) = root() else { return };
     let node = Node::new("version");
     let pod = Pod::create(&node, 1);
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let desired = desired(&[&pod]);
     let mut reconciler = reconciler(&node, maps);
     let mut seen = std::collections::BTreeSet::new();
@@ -75,8 +74,7 @@ fn a_policy_set_is_whole_before_and_stays_while_endpoints_use_it() {
     let Some(()) = root() else { return };
     let node = Node::new("sets");
     let pod = Pod::create(&node, 1);
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let desired = desired(&[&pod]);
     let mut reconciler = reconciler(&node, maps);
 
@@ -154,8 +152,7 @@ fn whoever_is_known_is_in_its_class_while_identities_come_and_go() {
     let Some(()) = root() else { return };
     let node = Node::new("classes");
     let pod = Pod::create(&node, 1);
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let desired = desired(&[&pod]);
     let mut reconciler = reconciler(&node, maps);
     let addr = IpKey::from_v4([10, 7, 0, 77]);
@@ -276,8 +273,7 @@ fn an_identity_that_a_set_cannot_tell_apart_stays_unknown() {
     let pod = Pod::create(&node, 1);
     let mut config = node.config();
     config.map_sizes.insert("axon_class_v1".to_owned(), 2);
-    let datapath = open(&node, &config);
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &config);
     let desired = desired(&[&pod]);
     let mut reconciler = reconciler(&node, maps);
     let told: Vec<(u32, u32)> = (2000..2003).map(|id| (id, 17)).collect();
@@ -321,8 +317,7 @@ fn a_full_pass_repairs_what_somebody_else_changed() {
     let Some(()) = root() else { return };
     let node = Node::new("repair");
     let pod = Pod::create(&node, 1);
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let desired = desired(&[&pod]);
     desired.policy_sets.replace([(1, set(1, 16))]);
     let mut reconciler = reconciler(&node, maps);
@@ -382,8 +377,7 @@ fn a_full_map_names_itself_and_recovers() {
     for map in ["axon_identity_v1", "axon_ipcache_cidr_v1", "axon_policy_v1"] {
         config.map_sizes.insert(map.to_owned(), 4);
     }
-    let datapath = open(&node, &config);
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &config);
     let mut reconciler = reconciler(&node, maps);
     let desired = axon_model::Desired::default();
     desired
@@ -500,8 +494,8 @@ fn routes_of_ours_follow_the_table_and_others_stay() {
     ] {
         assert!(node.exec("ip", args).status.success(), "{args:?}");
     }
-    let datapath = open(&node, &node.config());
-    let mut reconciler = reconciler(&node, datapath.maps());
+    let maps = maps_alone(&node, &node.config());
+    let mut reconciler = reconciler(&node, &maps);
     let desired = axon_model::Desired::default();
     let (v4, v6) = (
         "10.8.0.0/24".parse().expect("a prefix"),
@@ -533,7 +527,7 @@ fn routes_of_ours_follow_the_table_and_others_stay() {
 
     let mut monitor = Monitor::start(&node);
     // An agent that starts anew learns of its rows one after the other.
-    let mut reconciler = common::reconciler(&node, datapath.maps());
+    let mut reconciler = common::reconciler(&node, &maps);
     let desired = axon_model::Desired::default();
     reconciler.sync(0, &desired);
     desired

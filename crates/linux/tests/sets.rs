@@ -11,7 +11,7 @@ use axon_abi::{
 };
 use axon_linux::{KernelReconciler, Maps, ReconcileReport, ReconcilerConfig};
 use axon_model::{Desired, PolicyRows};
-use common::{Node, Pod, complete, desired, open, reconciler, root};
+use common::{Node, Pod, complete, desired, maps_alone, reconciler, root};
 
 const GRACE_MS: u64 = 2000;
 
@@ -106,8 +106,7 @@ fn nobody_becomes_known_to_a_set_that_is_not_followed_any_more() {
     let pod = Pod::create(&node, 1);
     let mut config = node.config();
     config.map_sizes.insert("axon_policy_v1".to_owned(), 4);
-    let datapath = open(&node, &config);
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &config);
     let wanted = desired(&[&pod]);
     wanted.policy_sets.replace([(1, telling(1, &[], 0))]);
     let mut first = reconciler(&node, maps);
@@ -157,8 +156,7 @@ fn an_overfull_endpoint_is_its_own_loss() {
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
     let mut config = node.config();
     config.map_sizes.insert("axon_policy_v1".to_owned(), 4);
-    let datapath = open(&node, &config);
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &config);
     let wanted = desired(&[&a, &b]);
     // What each allows all pods, and nobody else anything.
     let closed = |set: u32, mut rows: PolicyRows| {
@@ -213,8 +211,7 @@ fn no_endpoint_gets_a_set_that_lacks_the_row_of_somebody_known() {
     let (a, b) = (Pod::create(&node, 1), Pod::create(&node, 2));
     let mut config = node.config();
     config.map_sizes.insert("axon_class_v1".to_owned(), 2);
-    let datapath = open(&node, &config);
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &config);
     let wanted = desired(&[&a]);
     wanted.policy_sets.replace([(1, telling(1, &[], 0))]);
     let mut reconciler = reconciler(&node, maps);
@@ -251,8 +248,7 @@ fn a_class_row_stays_while_its_identity_is_known() {
     let Some(()) = root() else { return };
     let node = Node::new("stays");
     let pod = Pod::create(&node, 1);
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let wanted = desired(&[&pod]);
     let rows = |told: &[(u32, u32)]| telling(1, told, 1);
     wanted.policy_sets.replace([(1, rows(&[(2000, 17)]))]);
@@ -290,8 +286,7 @@ fn what_a_class_says_stays_while_somebody_is_in_it() {
     let pod = Pod::create(&node, 1);
     let mut config = node.config();
     config.map_sizes.insert("axon_policy_v1".to_owned(), 4);
-    let datapath = open(&node, &config);
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &config);
     let wanted = desired(&[&pod]);
     let put = |rows| wanted.policy_sets.write(|txn| txn.insert(1, rows));
     put(telling(1, &[(2000, 17)], 1));
@@ -325,8 +320,7 @@ fn who_fits_is_known_at_once_and_who_does_not_leaves_nothing_behind() {
     let pod = Pod::create(&node, 1);
     let mut config = node.config();
     config.map_sizes.insert("axon_class_v1".to_owned(), 2);
-    let datapath = open(&node, &config);
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &config);
     let wanted = desired(&[&pod]);
     let put = |told: &[u32]| {
         let told: Vec<(u32, u32)> = told.iter().map(|id| (*id, 17)).collect();
@@ -376,8 +370,7 @@ fn half_a_change_is_taken_back() {
     let pod = Pod::create(&node, 1);
     let mut config = node.config();
     config.map_sizes.insert("axon_class_v1".to_owned(), 3);
-    let datapath = open(&node, &config);
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &config);
     let wanted = desired(&[&pod]);
     let put = |told: std::ops::Range<u32>| {
         let told: Vec<(u32, u32)> = told.map(|id| (id, 17)).collect();
@@ -413,8 +406,7 @@ fn nobody_is_in_a_class_that_says_what_another_did() {
     let Some(()) = root() else { return };
     let node = Node::new("another");
     let pod = Pod::create(&node, 1);
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let wanted = desired(&[&pod]);
     let put = |identity, entries| {
         let rows = telling(1, &[(identity, 17)], entries);
@@ -444,8 +436,7 @@ fn a_guest_is_in_his_class_whatever_set_is_in_force() {
     let Some(()) = root() else { return };
     let node = Node::new("guest");
     let pod = Pod::create(&node, 1);
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let wanted = desired(&[&pod]);
     let mut reconciler = reconciler(&node, maps);
     let guest = IpKey::from_v4([10, 7, 0, 77]);

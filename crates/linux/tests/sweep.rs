@@ -6,7 +6,7 @@ use axon_abi::{
     CtEntry, CtKey4, CtKey6, CtState, EndpointRow, IpKey, NatEntry, NatKey, RuntimeConfig,
 };
 use axon_linux::Sweeper;
-use common::{Node, open, root};
+use common::{Node, maps_alone, root};
 
 fn flow(n: u32) -> CtKey4 {
     CtKey4 {
@@ -20,8 +20,7 @@ fn flow(n: u32) -> CtKey4 {
 fn the_sweep_removes_what_has_expired_and_counts_anew() {
     let Some(()) = root() else { return };
     let node = Node::new("sweep");
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let entry = |expires_s, owner, state: CtState| CtEntry {
         expires_s,
         owner,
@@ -73,8 +72,7 @@ fn the_sweep_removes_what_has_expired_and_counts_anew() {
 fn who_comes_and_goes_between_two_sweeps_leaves_no_count() {
     let Some(()) = root() else { return };
     let node = Node::new("came");
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let mut sweeper = Sweeper::new(maps.clone());
     sweeper.pass(10).expect("a pass");
     // It comes, opens flows, and goes; one that another address has is left.
@@ -118,8 +116,7 @@ fn who_comes_and_goes_between_two_sweeps_leaves_no_count() {
 fn the_sweep_makes_room_at_the_cost_of_half_open_flows() {
     let Some(()) = root() else { return };
     let node = Node::new("room");
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let capacity = maps.ct4.capacity();
     for n in 0..capacity * 9 / 10 {
         let state = if n < 100 {
@@ -154,8 +151,7 @@ fn the_sweep_makes_room_at_the_cost_of_half_open_flows() {
 fn ended_flows_of_an_endpoint_near_its_quota_go_early() {
     let Some(()) = root() else { return };
     let node = Node::new("crowded");
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let configure = |ct_quota| {
         let mut config = RuntimeConfig {
             ct_quota,
@@ -217,8 +213,8 @@ fn ended_flows_of_an_endpoint_near_its_quota_go_early() {
 fn what_is_no_longer_doomed_is_not_removed() {
     let Some(()) = root() else { return };
     let node = Node::new("doomed");
-    let datapath = open(&node, &node.config());
-    let map = &datapath.maps().ct4;
+    let maps = maps_alone(&node, &node.config());
+    let map = &maps.ct4;
     let entry = |expires_s| CtEntry {
         expires_s,
         ..CtEntry::default()
@@ -244,8 +240,7 @@ fn what_is_no_longer_doomed_is_not_removed() {
 fn an_address_given_anew_starts_without_flows() {
     let Some(()) = root() else { return };
     let node = Node::new("flush");
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let (old, other) = ([10, 7, 0, 1], [10, 7, 0, 2]);
     let peer = [192, 0, 2, 1];
     for (low, high) in [(old, peer), (old, other), (other, peer)] {

@@ -6,6 +6,7 @@
 //! ```
 
 mod adoption;
+mod alone;
 mod cleanup;
 mod clsact;
 mod error;
@@ -32,6 +33,7 @@ use aya::programs::SchedClassifier;
 use nix::fcntl::Flock;
 
 pub use adoption::{Adoption, RecreatedMap, Repair};
+pub use alone::maps_alone;
 pub use cleanup::{CleanupReport, cleanup};
 pub use error::DatapathError;
 use error::path_error;

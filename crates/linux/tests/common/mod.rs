@@ -243,15 +243,26 @@ pub(crate) fn reconciler(node: &Node, maps: &Maps) -> KernelReconciler {
 
 /// Opens the datapath in the node's namespace.
 pub(crate) fn open(node: &Node, config: &DatapathConfig) -> Datapath {
-    node.run(|| Datapath::open(config)).unwrap_or_else(|error| {
-        let mut text = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        panic!("{text}")
-    })
+    node.run(|| Datapath::open(config))
+        .unwrap_or_else(|error| panic!("{}", whole(&error)))
+}
+
+/// The node's maps without programs, for what is about rows: no packet meets them, and the
+/// kernel takes seconds to verify the programs.
+pub(crate) fn maps_alone(node: &Node, config: &DatapathConfig) -> Maps {
+    node.run(|| axon_linux::maps_alone(config))
+        .unwrap_or_else(|error| panic!("{}", whole(&error)))
+}
+
+/// An error with its causes.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Opens the datapath in the node's namespace, and attaches it to pods.

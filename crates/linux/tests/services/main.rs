@@ -8,7 +8,7 @@ mod shop;
 
 use axon_abi::{Backend, IpKey, LpmKey, SourceRangeKey};
 use axon_linux::{MapError, Maps, ReconcileReport};
-use common::{Node, open, root};
+use common::{Node, maps_alone, root};
 use shop::{GRACE_MS, Shop, reconciler};
 
 fn deleted(report: &ReconcileReport) -> usize {
@@ -35,8 +35,7 @@ fn many_rows_are_written_and_removed_at_once() {
     let node = Node::new("svc-batch");
     let mut config = node.config();
     config.map_sizes.insert("axon_backend_v1".to_owned(), 5000);
-    let datapath = open(&node, &config);
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &config);
     let row = |n: u32| Backend {
         service: n,
         ..Backend::default()
@@ -81,8 +80,7 @@ fn many_rows_are_written_and_removed_at_once() {
 fn what_an_earlier_agent_has_written_right_is_not_written_again() {
     let Some(()) = root() else { return };
     let node = Node::new("svc-adopt");
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let mut shop = Shop::default();
     shop.list(1, &[1, 2, 3]);
     shop.list(2, &(1..=40).collect::<Vec<_>>());
@@ -126,8 +124,7 @@ fn what_an_earlier_agent_has_written_right_is_not_written_again() {
 fn a_full_pass_repairs_what_somebody_else_has_changed() {
     let Some(()) = root() else { return };
     let node = Node::new("svc-repair");
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let mut shop = Shop::default();
     shop.list(1, &[1, 2, 3]);
     shop.frontend(1, (1, 3), (1, 3), 0);
@@ -153,8 +150,7 @@ fn a_full_pass_repairs_what_somebody_else_has_changed() {
 fn who_has_gone_is_valid_no_more_and_his_row_goes_after_a_grace() {
     let Some(()) = root() else { return };
     let node = Node::new("svc-gone");
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let mut shop = Shop::default();
     shop.list(1, &[1, 2]);
     shop.frontend(1, (1, 2), (1, 2), 0);
@@ -204,8 +200,7 @@ fn who_has_gone_is_valid_no_more_and_his_row_goes_after_a_grace() {
 fn a_frontend_whose_list_finds_no_room_stays_what_it_was_and_recovers() {
     let Some(()) = root() else { return };
     let node = Node::new("svc-full");
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let mut shop = Shop::default();
     shop.list(1, &(1..=1000).collect::<Vec<_>>());
     shop.frontend(1, (1, 1000), (1, 1000), 0);

@@ -8,7 +8,7 @@ use axon_abi::{
 };
 use axon_linux::Maps;
 
-use crate::common::{Node, open, root};
+use crate::common::{Node, maps_alone, root};
 use crate::shop::{Shop, key, reconciler};
 
 /// Changes that are made while somebody looks.
@@ -102,8 +102,7 @@ fn watched(
 fn at_no_moment_does_a_frontend_lead_to_half_a_list() {
     let Some(()) = root() else { return };
     let node = Node::new("svc-order");
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let mut shop = Shop::default();
     shop.mark_complete();
     let mut reconciler = reconciler(&node, maps);
@@ -156,8 +155,7 @@ fn ranges_never_mean_for_a_moment_what_neither_before_nor_after_does() {
     const OUTSIDE: [u8; 4] = [198, 51, 100, 0];
     let Some(()) = root() else { return };
     let node = Node::new("svc-ranges");
-    let datapath = open(&node, &node.config());
-    let maps = datapath.maps();
+    let maps = &maps_alone(&node, &node.config());
     let mut shop = Shop::default();
     shop.list(1, &[1]);
     shop.frontend(1, (1, 1), (1, 1), 0);

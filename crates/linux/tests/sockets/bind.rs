@@ -9,7 +9,7 @@ use crate::stage::{Service, Stage, TCP};
 
 #[test]
 fn a_node_port_is_not_bound_to_on_the_node() {
-    let Some(mut stage) = Stage::new("bind", &["192.0.2.1/32"]) else {
+    let Some(mut stage) = Stage::new(&["192.0.2.1/32"]) else {
         return;
     };
     for at in ["0.0.0.0:30080", "192.0.2.1:30080"] {
@@ -46,7 +46,7 @@ fn a_node_port_is_not_bound_to_on_the_node() {
             TcpListener::bind(at).expect("a pod's ports are its own");
         }
     });
-    let cgroup = stage.group.path.clone();
+    let cgroup = stage.cgroup();
     stage.reopen(|config| {
         config.sockets = SocketMode::At {
             cgroup,

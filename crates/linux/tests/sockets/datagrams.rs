@@ -19,8 +19,8 @@ const ADDRESSES: [&str; 5] = [
 ];
 const ALL: [&str; 3] = ["10.96.0.1:53", "[fd00:96::1]:53", "[::ffff:10.96.0.1]:53"];
 
-fn stage(name: &str) -> Option<Stage> {
-    let stage = Stage::new(name, &ADDRESSES)?;
+fn stage() -> Option<Stage> {
+    let stage = Stage::new(&ADDRESSES)?;
     stage.put(&Service::new(UDP, "10.96.0.1:53", &BACKENDS));
     stage.put(&Service {
         number: 2,
@@ -37,7 +37,7 @@ fn serve_all() {
 
 #[test]
 fn answers_come_from_the_service() {
-    let Some(stage) = stage("udp") else { return };
+    let Some(stage) = stage() else { return };
     let pod = stage.pod(&ADDRESSES);
     let all = || {
         serve_all();
@@ -63,7 +63,7 @@ fn answers_come_from_the_service() {
 
 #[test]
 fn a_connected_socket_has_the_service_as_its_peer() {
-    let Some(stage) = stage("udpconn") else {
+    let Some(stage) = stage() else {
         return;
     };
     stage.run(|| {
@@ -88,7 +88,7 @@ fn a_connected_socket_has_the_service_as_its_peer() {
 
 #[test]
 fn what_comes_from_elsewhere_keeps_its_sender() {
-    let Some(stage) = stage("udpother") else {
+    let Some(stage) = stage() else {
         return;
     };
     stage.run(|| {
@@ -103,7 +103,7 @@ fn what_comes_from_elsewhere_keeps_its_sender() {
 
 #[test]
 fn a_socket_leaves_a_backend_that_is_gone_and_no_other() {
-    let Some(stage) = stage("udpgone") else {
+    let Some(stage) = stage() else {
         return;
     };
     let to = ALL[0];
@@ -141,7 +141,7 @@ fn a_socket_leaves_a_backend_that_is_gone_and_no_other() {
 
 #[test]
 fn nothing_is_sent_to_a_service_without_backends() {
-    let Some(stage) = stage("udpnone") else {
+    let Some(stage) = stage() else {
         return;
     };
     stage.put(&Service {

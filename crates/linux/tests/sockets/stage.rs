@@ -1,11 +1,17 @@
 //! A node and its pods, their backends, and a cgroup that this process is in.
+//!
+//! To verify the programs takes seconds, so tests that follow one another have one
+//! node: each opens the datapath there, which finds the programs in force, and begins
+//! with empty tables. The last one takes the node away.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,29 +30,35 @@ pub(crate) const UDP: u8 = 17;
 /// How long an answer may take on the slowest machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// This process is in one cgroup at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// What tests take one after the other: this process is in one cgroup at a time.
+static GROUND: Mutex<Option<Ground>> = Mutex::new(None);
+
+/// Tests that have the ground, or wait for it.
+static TAKERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Where somebody serves: the namespace, the protocol, the address.
+static SERVING: Mutex<BTreeSet<(u64, u8, String)>> = Mutex::new(BTreeSet::new());
+
+/// A node, with this process in its cgroup. The fields go in this order.
+struct Ground {
+    node: Node,
+    group: Group,
+}
 
 /// A cgroup with this process in it, until dropped.
-pub(crate) struct Group {
-    pub(crate) path: PathBuf,
+struct Group {
+    path: PathBuf,
     before: PathBuf,
-    _turn: MutexGuard<'static, ()>,
 }
 
 impl Group {
     fn enter() -> Self {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let mount = cgroup::mount_point().expect("a cgroup2 file system");
         let path = mount.join(format!("axt-sockets-{}", std::process::id()));
         let before = mount.join(cgroup::current().expect("a cgroup"));
         cgroup::create(&path).expect("a cgroup");
         cgroup::enter(&path, std::process::id()).expect("entered");
-        Self {
-            path,
-            before,
-            _turn: turn,
-        }
+        Self { path, before }
     }
 }
 
@@ -55,6 +67,22 @@ impl Drop for Group {
         cgroup::enter(&self.before, std::process::id()).expect("left");
         cgroup::kill(&self.path, PATIENCE).expect("nobody is in it");
         cgroup::remove(&self.path).expect("removed");
+    }
+}
+
+/// Counts a test among the takers, until dropped.
+struct Taker;
+
+impl Taker {
+    fn new() -> Self {
+        TAKERS.fetch_add(1, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for Taker {
+    fn drop(&mut self) {
+        TAKERS.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -103,35 +131,79 @@ impl Pod {
 /// All of it. The fields go in this order.
 pub(crate) struct Stage {
     datapath: Option<Datapath>,
-    pub(crate) node: Node,
-    pub(crate) group: Group,
+    ground: MutexGuard<'static, Option<Ground>>,
+    _taker: Taker,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.datapath = None;
+        // Nobody follows, or nobody knows in what state it is.
+        if TAKERS.load(Ordering::SeqCst) == 1 || std::thread::panicking() {
+            *self.ground = None;
+        }
+    }
 }
 
 impl Stage {
     /// A node whose loopback device has these addresses; `None` without root.
-    pub(crate) fn new(name: &str, addresses: &[&str]) -> Option<Self> {
+    pub(crate) fn new(addresses: &[&str]) -> Option<Self> {
         root()?;
-        let group = Group::enter();
-        let node = Node::new(&format!("sock-{name}"));
-        node.run(|| give_addresses(addresses));
+        let taker = Taker::new();
+        let mut ground = GROUND.lock().unwrap_or_else(PoisonError::into_inner);
+        ground.get_or_insert_with(|| Ground {
+            group: Group::enter(),
+            node: Node::new("sock"),
+        });
         let mut stage = Self {
             datapath: None,
-            node,
-            group,
+            ground,
+            _taker: taker,
         };
+        stage.run(|| give_addresses(addresses));
         stage.reopen(|_| {});
+        stage.clear();
         Some(stage)
+    }
+
+    fn ground(&self) -> &Ground {
+        self.ground.as_ref().expect("taken")
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        &self.ground().node
+    }
+
+    /// The cgroup that this process is in.
+    pub(crate) fn cgroup(&self) -> PathBuf {
+        self.ground().group.path.clone()
+    }
+
+    /// Forgets what the test before has written, and its sockets.
+    fn clear(&self) {
+        macro_rules! empty {
+            ($($map:ident),*) => {$(
+                let rows = self.maps().$map.dump().expect("rows");
+                let keys: Vec<_> = rows.into_iter().map(|(key, _)| key).collect();
+                let kept = self.maps().$map.remove_all(&keys);
+                assert!(kept.is_empty(), "{kept:?}");
+            )*};
+        }
+        empty!(service, service_list, backend, socket);
+        let uses = self.maps().pressure().expect("counts");
+        let left: Vec<_> = uses.iter().filter(|one| one.entries > 0).collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 
     /// The configuration, with sockets.
     pub(crate) fn config(&self) -> DatapathConfig {
         DatapathConfig {
             sockets: SocketMode::At {
-                cgroup: self.group.path.clone(),
+                cgroup: self.cgroup(),
                 host_only: false,
                 bind_protection: true,
             },
-            ..self.node.config()
+            ..self.node().config()
         }
     }
 
@@ -140,7 +212,7 @@ impl Stage {
         self.datapath = None;
         let mut config = self.config();
         change(&mut config);
-        self.datapath = Some(open(&self.node, &config));
+        self.datapath = Some(open(self.node(), &config));
     }
 
     pub(crate) fn close(&mut self) {
@@ -155,7 +227,8 @@ impl Stage {
     pub(crate) fn repair(&mut self) -> axon_linux::Repair {
         let datapath = self.datapath.as_mut().expect("open");
         let repair = || datapath.repair(&[], &[]).expect("repaired");
-        self.node.run(repair)
+        let ground = self.ground.as_ref().expect("taken");
+        ground.node.run(repair)
     }
 
     pub(crate) fn maps(&self) -> &Maps {
@@ -164,7 +237,7 @@ impl Stage {
 
     /// Runs something in the node's own namespace.
     pub(crate) fn run<R: Send>(&self, run: impl FnOnce() -> R + Send) -> R {
-        self.node.run(run)
+        self.node().run(run)
     }
 
     pub(crate) fn pod(&self, addresses: &[&str]) -> Pod {
@@ -252,7 +325,7 @@ pub(crate) fn key(at: &str, protocol: u8) -> ServiceKey {
 fn give_addresses(addresses: &[&str]) {
     for address in addresses {
         let mut command = Command::new("ip");
-        command.args(["addr", "add", address, "dev", "lo"]);
+        command.args(["addr", "replace", address, "dev", "lo"]);
         if address.contains(':') {
             command.arg("nodad");
         }
@@ -263,9 +336,16 @@ fn give_addresses(addresses: &[&str]) {
 }
 
 /// Answers whoever connects, or sends a datagram, by the backend's address. In the
-/// calling thread's namespace, and as long as this process lives.
+/// calling thread's namespace, and as long as this process lives: where a test before
+/// has had one, it is there.
 pub(crate) fn serve(protocol: u8, at: &str) {
     let name = at.to_owned();
+    // Its number is not given again: the server holds the namespace.
+    let place = (netns::inode().expect("a namespace"), protocol, name.clone());
+    let mut serving = SERVING.lock().unwrap_or_else(PoisonError::into_inner);
+    if !serving.insert(place) {
+        return;
+    }
     if protocol == TCP {
         let listener = TcpListener::bind(at).expect("a listener");
         std::thread::spawn(move || {

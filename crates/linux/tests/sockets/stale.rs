@@ -13,8 +13,8 @@ const ADDRESSES: [&str; 2] = ["10.1.0.1/32", "10.1.0.2/32"];
 const DNS: &str = "10.96.0.1:53";
 const WEB: &str = "10.96.0.2:80";
 
-fn stage(name: &str) -> Option<Stage> {
-    let stage = Stage::new(name, &ADDRESSES)?;
+fn stage() -> Option<Stage> {
+    let stage = Stage::new(&ADDRESSES)?;
     if !Features::probe().has(Features::SOCKET_DESTROY) {
         eprintln!("skipped: the kernel ends no sockets");
         return None;
@@ -36,7 +36,7 @@ fn serve_all() {
 
 #[test]
 fn connected_sockets_end_with_their_backend_wherever_they_are() {
-    let Some(stage) = stage("stale") else { return };
+    let Some(stage) = stage() else { return };
     let pod = stage.pod(&ADDRESSES);
     // The same by a socket of IPv6 in every second place.
     let open = || {
@@ -109,7 +109,7 @@ fn connected_sockets_end_with_their_backend_wherever_they_are() {
 
 #[test]
 fn rows_of_sockets_that_are_gone_do_not_stay() {
-    let Some(stage) = stage("stalerows") else {
+    let Some(stage) = stage() else {
         return;
     };
     stage.run(|| {

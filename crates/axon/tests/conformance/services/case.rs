@@ -30,6 +30,7 @@ pub(crate) struct Case {
     manifests: Vec<Value>,
     #[serde(default)]
     probes: Vec<Probe>,
+    expect_reports: Option<Vec<Report>>,
     #[serde(default)]
     steps: Vec<Step>,
 }
@@ -38,6 +39,8 @@ pub(crate) struct Case {
 struct Live {
     /// Absent: yes.
     possible: Option<bool>,
+    #[serde(default)]
+    needs: Vec<String>,
 }
 
 /// A host that is not in the cluster.
@@ -65,6 +68,16 @@ struct Step {
     wait: u64,
     #[serde(default)]
     probes: Vec<Probe>,
+    expect_reports: Option<Vec<Report>>,
+}
+
+/// What is to be told of an object that is not right.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub(crate) struct Report {
+    /// `Kind namespace/name`.
+    pub(crate) object: String,
+    #[serde(default)]
+    pub(crate) field: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -93,6 +106,8 @@ pub(crate) struct State<'c> {
     /// Seconds to let pass before anything is asked.
     pub(crate) wait: u64,
     pub(crate) probes: &'c [Probe],
+    /// What is to be reported, and nothing else; none where that is not compared.
+    pub(crate) reports: Option<&'c [Report]>,
 }
 
 /// Who asks.
@@ -218,11 +233,24 @@ impl Case {
         if self.live.possible == Some(false) {
             return Some("says itself that it is not live".to_owned());
         }
+        if self.asks_for_dsr() {
+            return Some("needs backends that answer clients themselves (DSR)".to_owned());
+        }
         let mut unknown = self.config.keys().filter(|option| !agents_know(option));
         if let Some(option) = unknown.next() {
             return Some(format!("needs the option {option}"));
         }
         None
+    }
+
+    /// Whether answers are to come from the backend's node, which no program does yet
+    /// (`docs/decisions/0008-services-packet-by-packet.md`). Where that is off, the case is
+    /// about its being off.
+    fn asks_for_dsr(&self) -> bool {
+        let mode = self.config.get("bpf-lb-mode").and_then(Value::as_str);
+        let is_on = mode.is_some_and(|mode| mode != "snat")
+            || self.config.get("bpf-lb-mode-annotation") == Some(&Value::Bool(true));
+        is_on && self.live.needs.iter().any(|need| need == "dsr")
     }
 
     /// Its states, one after the other, each with all that is in the cluster then.
@@ -234,6 +262,7 @@ impl Case {
             objects: now(&objects),
             wait: 0,
             probes: &self.probes,
+            reports: self.expect_reports.as_deref(),
         }];
         for step in &self.steps {
             for name in &step.delete {
@@ -244,19 +273,46 @@ impl Case {
                 objects: now(&objects),
                 wait: step.wait,
                 probes: &step.probes,
+                reports: step.expect_reports.as_deref(),
             });
         }
         states
     }
 
-    /// What a lab has to be for it: alike are played in one.
-    pub(crate) fn kind_of_lab(&self) -> String {
-        let nodes = self
-            .manifests
-            .iter()
-            .filter(|object| object["kind"] == "Node");
-        let nodes: Vec<String> = nodes.map(Value::to_string).collect();
-        format!("{} {}", nodes.join(" "), Value::from(self.config.clone()))
+    /// What a lab has to be for it. Alike are played one after the other, and in this
+    /// order a lab has to change the least: a node takes seconds to come.
+    pub(crate) fn lab(&self) -> Likeness {
+        let is_node = |object: &&Value| object["kind"] == "Node";
+        let mut likeness = Likeness {
+            config: Value::from(self.config.clone()).to_string(),
+            ..Likeness::default()
+        };
+        for node in self.manifests.iter().filter(is_node) {
+            let name = node["metadata"]["name"].as_str().unwrap_or_default();
+            let places = format!("{} {}", node["status"]["addresses"], node["spec"]);
+            likeness.nodes.insert(name.to_owned(), places);
+            likeness.labels.push(node["metadata"]["labels"].to_string());
+        }
+        likeness
+    }
+}
+
+/// What a lab is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Likeness {
+    /// The nodes' addresses, which cannot change while they are there.
+    nodes: BTreeMap<String, String>,
+    labels: Vec<String>,
+    /// The agents' options.
+    config: String,
+}
+
+impl Likeness {
+    /// Whether a lab can be made another one: nodes come and go, and agents start with
+    /// other options, but a node keeps its addresses.
+    pub(crate) fn can_become(&self, other: &Self) -> bool {
+        let mut nodes = other.nodes.iter();
+        nodes.all(|(name, node)| self.nodes.get(name).is_none_or(|own| own == node))
     }
 }
 
@@ -303,4 +359,48 @@ fn a_step_changes_what_it_names() {
         .collect();
     assert_eq!(names, ["\"p\" 2", "\"q\" 1"]);
     assert_eq!(second.wait, 3);
+}
+
+#[test]
+fn what_no_program_does_is_skipped_where_it_is_on() {
+    let skipped = |config: Value, needs: &[&str]| {
+        let tree = serde_json::json!({
+            "name": "n", "title": "t", "kind": "k", "manifests": [], "config": config,
+            "live": {"needs": needs},
+        });
+        let case: Case = serde_json::from_value(tree).expect("a case");
+        case.asks_for_dsr()
+    };
+    let mode = |mode: &str| serde_json::json!({"bpf-lb-mode": mode});
+    let by_annotation = serde_json::json!({"bpf-lb-mode": "snat", "bpf-lb-mode-annotation": true});
+    assert!(skipped(mode("hybrid"), &["dsr"]) && skipped(by_annotation, &["dsr"]));
+    assert!(!skipped(mode("snat"), &["dsr"]) && !skipped(mode("dsr"), &["outside-hosts"]));
+}
+
+#[test]
+fn a_lab_becomes_another_but_for_its_nodes_addresses() {
+    let node = |name: &str, zone: &str, address: &str| {
+        let address = serde_json::json!({"type": "InternalIP", "address": address});
+        serde_json::json!({
+            "kind": "Node", "metadata": {"name": name, "labels": {"zone": zone}},
+            "status": {"addresses": [address]},
+        })
+    };
+    let lab = |nodes: &[Value], config: Value| {
+        let tree = serde_json::json!({
+            "name": "n", "title": "t", "kind": "k", "manifests": nodes, "config": config,
+        });
+        serde_json::from_value::<Case>(tree).expect("a case").lab()
+    };
+    let [a, b] = [node("a", "z", "192.0.2.1"), node("b", "z", "192.0.2.2")];
+    let one = lab(&[a.clone()], serde_json::json!({}));
+    let two = lab(&[a.clone(), b], serde_json::json!({}));
+    let other_options = lab(&[a], serde_json::json!({"x": true}));
+    let other_labels = lab(&[node("a", "y", "192.0.2.1")], serde_json::json!({}));
+    let elsewhere = lab(&[node("a", "z", "192.0.2.9")], serde_json::json!({}));
+    for other in [&two, &other_options, &other_labels] {
+        assert!(one != *other && one.can_become(other) && other.can_become(&one));
+    }
+    assert!(!one.can_become(&elsewhere) && !elsewhere.can_become(&two));
+    assert!(one < two);
 }

@@ -4,20 +4,23 @@
 //! ```text
 //!  case ── world.rs ──> manifests ──> axon lab apply --prune ──> in force on every node
 //!       └── probes ──> ask.rs (clients) ──> echo.rs (servers that say who they are)
-//!                           └──────> judge.rs
+//!                           └──────> judge.rs; what agents tell ──> reports.rs
 //! ```
 //!
 //! The cases are those of the collection that `AXON_SERVICE_CASES` names (else it is
-//! `../shared/service-cases` beside the repository); `make conformance` plays all,
-//! `AXON_CONFORMANCE_SERVICES=1` of each kind each tenth. Where agents do not serve services, this says so
-//! and skips.
+//! `../shared/service-cases` beside the repository): of each kind each tenth, beginning
+//! with the first; `make conformance` plays all. Where agents do not serve services, this
+//! says so and skips.
 
 mod ask;
 mod case;
 mod echo;
 mod judge;
 mod play;
+mod reports;
 mod settle;
+mod shares;
+mod stage;
 mod world;
 
 use std::collections::BTreeMap;
@@ -29,6 +32,9 @@ use case::Case;
 use crate::report::{self, Outcome};
 use crate::support::{is_root, turn};
 use crate::{TENTH, setting};
+
+/// How many labs are up at once: each has its own process (`shares.rs`).
+const LABS: usize = 2;
 
 /// Where the collection is, if it is there.
 fn collection() -> Option<PathBuf> {
@@ -74,23 +80,18 @@ fn services_hold_on_real_nodes() {
     }
     let mut cases = case::read(&dir);
     if setting("ALL").is_none() && setting("ONLY").is_none() {
-        // A loaded machine makes some of them fail: it is not known yet of each
-        // whether that is the player's fault or ours.
-        if setting("SERVICES").is_none() {
-            println!("skipped: cases of services are played by `make conformance` alone");
-            return;
-        }
         cases = tenth(cases);
     }
     cases.retain(is_named);
     let began = Instant::now();
-    let Some(rows) = play::play(&cases) else {
+    let labs = setting("LABS").map_or(LABS, |text| text.parse().expect("AXON_CONFORMANCE_LABS"));
+    let Some(rows) = shares::play(&dir, &cases, labs) else {
         println!("skipped: agents do not serve services");
         return;
     };
     let took = began.elapsed();
     println!("\n{}", report::table(&rows));
-    println!("{:.1} s", took.as_secs_f64());
+    println!("{:.1} s in {labs} labs", took.as_secs_f64());
     if let Some(file) = setting("JSON") {
         let file = format!("{file}.services");
         let text = report::json(&rows, took).to_string();
@@ -99,4 +100,10 @@ fn services_hold_on_real_nodes() {
     let is_wrong = |row: &&report::Row| matches!(row.outcome, Outcome::Failed(_));
     let failed = rows.iter().filter(is_wrong).count();
     assert_eq!(failed, 0, "cases that are not as expected");
+}
+
+/// What a process does that is started to play a share of the cases; else nothing.
+#[test]
+fn share() {
+    shares::play_own();
 }
