@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use axon_abi::{Identity, IpKey, PolicySetFlags};
 use axon_api::maps::{
     ConfigMapRow, CtMapRow, EndpointMapRow, IpcacheMapRow, LbAffinityRow, LbBackendRow,
-    LbMaglevRow, LbRow, LbSourceRangeRow, MapName, MetricsMapRow, NatMapRow, PolicyMapEntry,
-    PolicyMapSet,
+    LbMaglevRow, LbRevnatRow, LbRow, LbSnatRow, LbSourceRangeRow, MapName, MetricsMapRow,
+    NatMapRow, PolicyMapEntry, PolicyMapSet, PressureRow,
 };
 use axon_hubble::Names;
 use axon_linux::{MapError, Maps, read_metrics};
@@ -46,6 +46,12 @@ pub enum Rows {
     LbAffinity(Vec<LbAffinityRow>),
     /// Source ranges.
     LbSourceRange(Vec<LbSourceRangeRow>),
+    /// What answers of backends become.
+    LbRevnat(Vec<LbRevnatRow>),
+    /// Flows of services whose clients are known by the node's address.
+    LbSnat(Vec<LbSnatRow>),
+    /// How full maps are.
+    Pressure(Vec<PressureRow>),
 }
 
 /// Reads the maps behind a name; `now_s` is the monotonic clock.
@@ -80,7 +86,19 @@ pub fn rows(maps: &Maps, name: MapName, names: &impl Names, now_s: u32) -> Resul
         MapName::LbMaglev => Rows::LbMaglev(services::maglev(maps)?),
         MapName::LbAffinity => Rows::LbAffinity(services::affinity(maps, now_s)?),
         MapName::LbSourceRange => Rows::LbSourceRange(services::source_ranges(maps)?),
+        MapName::LbRevnat => Rows::LbRevnat(services::revnat(maps, now_s)?),
+        MapName::LbSnat => Rows::LbSnat(services::snat(maps, now_s)?),
+        MapName::Pressure => Rows::Pressure(pressure(maps)?),
     })
+}
+
+fn pressure(maps: &Maps) -> Result<Vec<PressureRow>, MapError> {
+    let rows = maps.pressure()?.into_iter().map(|of| PressureRow {
+        map: of.map.to_owned(),
+        entries: of.entries,
+        capacity: of.capacity,
+    });
+    Ok(rows.collect())
 }
 
 /// `namespace/name` of the pod that has an address; empty if none is known.

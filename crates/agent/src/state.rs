@@ -10,17 +10,19 @@ use std::path::Path;
 use axon_abi::IpKey;
 use axon_api::manifest::{TEXT_BYTES_MAX, policy_documents};
 use axon_api::state::{
-    IdentityRow, MapRows, NodeRow, NodeState, PolicyReading, PolicyRow, RuleRow, STATE_FLOWS_MAX,
-    STATE_TEXT_MAX, STATE_VERSION, WorkloadRow,
+    IdentityRow, MapRows, NodeRow, NodeState, PolicyReading, PolicyRow, RuleRow, STATE_CLIENTS_MAX,
+    STATE_FLOWS_MAX, STATE_MAGLEV_MAX, STATE_TEXT_MAX, STATE_VERSION, ServiceRow, ServiceState,
+    Sockets, WorkloadRow,
 };
 use axon_control::Controller;
-use axon_linux::{Map, MapError, Maps};
-use axon_model::{Labels, Origin, PolicyObject};
+use axon_linux::{Map, MapError, Maps, SocketMode};
+use axon_model::{Labels, Observed, Origin, PolicyObject, ServiceKind};
 use axon_replay::{identity_row, policy_reading};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::clock::monotonic_ns;
-use crate::node::Node;
+use crate::dump::PortNames;
+use crate::node::{Node, lock};
 
 /// What the controller knows.
 pub(crate) struct Known {
@@ -29,9 +31,11 @@ pub(crate) struct Known {
     reading: PolicyReading,
     rules: Vec<RuleRow>,
     policies: Vec<PolicyObject>,
+    service_ports: PortNames,
 }
 
-/// Asks the controller for all that it knows of policy.
+/// Asks the controller for all that it knows of policy, and how ports of services
+/// are called.
 pub(crate) fn known(controller: &Controller) -> Known {
     let engine = controller.policy_engine();
     let rules = controller.rules_in_use().into_iter();
@@ -52,6 +56,7 @@ pub(crate) fn known(controller: &Controller) -> Known {
         reading: policy_reading(engine.config()),
         rules: rules.collect(),
         policies: engine.policies().values().cloned().collect(),
+        service_ports: controller.service_port_names(),
     }
 }
 
@@ -97,7 +102,48 @@ pub(crate) fn whole(
             .iter()
             .map(|(ifindex, name)| (*ifindex, name.to_string()))
             .collect(),
+        services: ServiceState {
+            sockets: sockets(lock(&node.datapath).socket_mode()),
+            ports: known.service_ports,
+            services: services(&node.observed),
+        },
     })
+}
+
+/// Whose sockets are led to backends.
+fn sockets(mode: &SocketMode) -> Sockets {
+    match mode {
+        SocketMode::Off => Sockets::Off,
+        SocketMode::At {
+            host_only: true, ..
+        } => Sockets::Host,
+        SocketMode::At {
+            host_only: false, ..
+        } => Sockets::All,
+    }
+}
+
+/// The services that the node is told of.
+fn services(observed: &Observed) -> Vec<ServiceRow> {
+    let services = observed.services.snapshot();
+    let row = |(key, service): (&axon_model::ObjectKey, &std::sync::Arc<axon_model::Service>)| {
+        let spec = &service.spec;
+        let kind = match spec.kind {
+            ServiceKind::ClusterIp => "ClusterIP",
+            ServiceKind::NodePort => "NodePort",
+            ServiceKind::LoadBalancer => "LoadBalancer",
+            ServiceKind::ExternalName => "ExternalName",
+        };
+        ServiceRow {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            kind: kind.to_owned(),
+            headless: spec.is_headless,
+            internal_local: spec.internal_local,
+            external_local: spec.external_local,
+        }
+    };
+    services.iter().map(row).collect()
 }
 
 fn maps(maps: &Maps, between: Option<[IpAddr; 2]>) -> Result<BTreeMap<String, MapRows>, MapError> {
@@ -108,6 +154,7 @@ fn maps(maps: &Maps, between: Option<[IpAddr; 2]>) -> Result<BTreeMap<String, Ma
     };
     let is4 = |key: &axon_abi::CtKey4| are_meant(IpKey::from_v4(key.low), IpKey::from_v4(key.high));
     let is6 = |key: &axon_abi::CtKey6| are_meant(IpKey::from_v6(key.low), IpKey::from_v6(key.high));
+    let is_flow = |key: &axon_abi::ServiceFlowKey| are_meant(key.source, key.destination);
     let all = [
         rows(&maps.config)?,
         rows(&maps.endpoint)?,
@@ -122,6 +169,14 @@ fn maps(maps: &Maps, between: Option<[IpAddr; 2]>) -> Result<BTreeMap<String, Ma
         rows(&maps.nomasq)?,
         some_rows(&maps.ct4, is4, STATE_FLOWS_MAX)?,
         some_rows(&maps.ct6, is6, STATE_FLOWS_MAX)?,
+        rows(&maps.service)?,
+        rows(&maps.service_list)?,
+        some_rows(&maps.maglev, |_| true, STATE_MAGLEV_MAX)?,
+        rows(&maps.backend)?,
+        rows(&maps.source_range)?,
+        rows(&maps.service_skip)?,
+        some_rows(&maps.service_affinity, |_| true, STATE_CLIENTS_MAX)?,
+        some_rows(&maps.service_flow, is_flow, STATE_FLOWS_MAX)?,
     ];
     Ok(all.into())
 }

@@ -26,7 +26,7 @@ pub(crate) async fn run(node: Arc<Node>) -> anyhow::Result<()> {
     loop {
         let status = Arc::clone(&sources.borrow_and_update());
         let found = Arc::clone(&view.borrow_and_update());
-        known = tell(known, lines(&status, &found.report.conditions));
+        known = tell(&known, lines(&status, &found.report.conditions));
         let news = tokio::select! {
             news = sources.changed() => news,
             news = view.changed() => news,
@@ -55,7 +55,7 @@ fn lines(status: &SourceStatus, conditions: &[Condition]) -> Lines {
 }
 
 /// Logs what has come up since, and what is over.
-fn tell(known: Lines, now: Lines) -> Lines {
+fn tell(known: &Lines, now: Lines) -> Lines {
     for (what, remedy) in now.iter().filter(|(what, _)| !known.contains_key(*what)) {
         match remedy.is_empty() {
             true => tracing::warn!("{what}"),

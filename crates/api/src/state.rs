@@ -20,8 +20,13 @@ pub const STATE_FLOWS_MAX: usize = 20_000;
 /// Bytes of the texts of all policies in a state; what comes after has none.
 pub const STATE_TEXT_MAX: usize = 16 << 20;
 
+/// Clients of services with affinity in a state; the first that come.
+pub const STATE_CLIENTS_MAX: usize = 20_000;
+/// Blocks of Maglev tables in a state; the first that come.
+pub const STATE_MAGLEV_MAX: usize = 20_000;
+
 /// The maps whose rows are in a state.
-pub const STATE_MAPS: [&str; 13] = [
+pub const STATE_MAPS: [&str; 21] = [
     "axon_config_v1",
     "axon_endpoint_v1",
     "axon_address_v1",
@@ -35,6 +40,26 @@ pub const STATE_MAPS: [&str; 13] = [
     "axon_nomasq_v1",
     axon_abi::CT4,
     axon_abi::CT6,
+    STATE_SERVICE_MAPS[0],
+    STATE_SERVICE_MAPS[1],
+    STATE_SERVICE_MAPS[2],
+    STATE_SERVICE_MAPS[3],
+    STATE_SERVICE_MAPS[4],
+    STATE_SERVICE_MAPS[5],
+    STATE_SERVICE_MAPS[6],
+    STATE_SERVICE_MAPS[7],
+];
+
+/// Those of services: states that were taken before there were any lack them.
+pub const STATE_SERVICE_MAPS: [&str; 8] = [
+    "axon_service_v1",
+    "axon_service_list_v1",
+    "axon_maglev_v1",
+    "axon_backend_v1",
+    "axon_source_range_v1",
+    "axon_service_skip_v1",
+    "axon_service_affinity_v1",
+    axon_abi::SERVICE_FLOW,
 ];
 
 /// What a node knows and enforces.
@@ -65,6 +90,54 @@ pub struct NodeState {
     pub nodes: Vec<NodeRow>,
     /// Names of devices by their index.
     pub interfaces: BTreeMap<u32, String>,
+    /// What is known of services beside their rows.
+    #[serde(default)]
+    pub services: ServiceState,
+}
+
+/// What is known of services beside their rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct ServiceState {
+    /// Whose sockets are led to backends before there is a packet.
+    pub sockets: Sockets,
+    /// What the ports of services in the rows are called, by their numbers:
+    /// `namespace/name:port`.
+    pub ports: BTreeMap<u32, String>,
+    /// The services that the node is told of.
+    pub services: Vec<ServiceRow>,
+}
+
+/// Whose sockets are led to backends before there is a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sockets {
+    /// Nobody's.
+    #[default]
+    Off,
+    /// The node's own.
+    Host,
+    /// The node's and its pods'.
+    All,
+}
+
+/// A service that a node is told of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ServiceRow {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its type, as Kubernetes writes it.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// It has no address of its own.
+    pub headless: bool,
+    /// Who asks from inside finds backends of his own node alone.
+    pub internal_local: bool,
+    /// The network finds backends of the node that it came to alone.
+    pub external_local: bool,
 }
 
 /// The rows of a map.

@@ -4,6 +4,7 @@ use axon_model::Auth;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::verdict::Backend;
 use crate::wire::{line, read};
 use crate::{Cluster, Judgement, Probe, Problem, Settings, World, judge};
 
@@ -60,6 +61,35 @@ struct Outcome {
     /// The mode of the authentication for want of which it is denied.
     #[serde(skip_serializing_if = "Option::is_none")]
     auth: Option<&'static str>,
+    /// Where a connection to a service may lead.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    backends: Vec<Behind>,
+    /// Why it leads to nobody; policy is not asked then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+}
+
+/// What becomes of a connection if a backend is chosen.
+#[derive(Debug, Serialize)]
+struct Behind {
+    backend: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<String>,
+    egress: &'static str,
+    ingress: &'static str,
+    verdict: &'static str,
+}
+
+impl From<&Backend> for Behind {
+    fn from(backend: &Backend) -> Self {
+        Self {
+            backend: backend.at.to_string(),
+            pod: backend.pod.clone(),
+            egress: backend.verdict.egress.word.text(),
+            ingress: backend.verdict.ingress.word.text(),
+            verdict: backend.verdict.word().text(),
+        }
+    }
 }
 
 /// Answers a question: JSON in, one line of JSON out. Whatever is wrong is said
@@ -111,20 +141,23 @@ fn answer_to(text: &[u8]) -> Result<Answer, Problem> {
 
 fn outcome(world: &World, tree: &Value) -> Outcome {
     let id = tree.get("id").cloned().unwrap_or_default();
-    let verdict = Probe::parse(tree).and_then(|probe| world.verdict(&probe));
-    match verdict {
-        Ok(verdict) => Outcome {
+    let through = Probe::parse(tree).and_then(|probe| world.through(&probe));
+    match through {
+        Ok(through) => Outcome {
             id,
             error: None,
-            egress: Some(verdict.egress.word.text()),
-            ingress: Some(verdict.ingress.word.text()),
-            verdict: Some(verdict.word().text()),
-            l7: verdict
+            egress: Some(through.verdict.egress.word.text()),
+            ingress: Some(through.verdict.ingress.word.text()),
+            verdict: Some(through.word().text()),
+            l7: through
+                .verdict
                 .l7
                 .map(|passes| if passes { "allow" } else { "deny" }),
-            auth: Some(verdict.auth())
+            auth: Some(through.verdict.auth())
                 .filter(|auth| auth.demands())
                 .map(Auth::mode),
+            backends: through.backends.iter().map(Behind::from).collect(),
+            refused: through.refused,
         },
         Err(problem) => Outcome {
             id,

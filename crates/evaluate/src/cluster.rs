@@ -137,10 +137,10 @@ pub struct Service {
     pub namespace: String,
     /// Its labels.
     pub labels: Map,
-    /// Its address; decides nothing.
+    /// The address at which it is asked for, if it is one.
     #[serde(rename = "clusterIP")]
     pub cluster_ip: String,
-    /// Its ports; decide nothing.
+    /// Its ports.
     pub ports: Vec<ServicePort>,
     /// The labels of its pods.
     pub selector: Map,

@@ -5,7 +5,8 @@
 //! cluster, settings ──> people (who has which identity)  ┐
 //! objects ──> api ──> policies ──> groups, prefixes, names┴─> policy engine
 //!                                                               │ for each node: sets
-//! from, to, port ──> who they are to each other ──> the datapath's look-up in their rows
+//! from, to, port ──> (to a service? to each of its backends) ──> who they are to each other
+//!                       ──> the datapath's look-up in their rows
 //!                                                       └──> what the proxy would let pass
 //! ```
 //!
@@ -38,6 +39,7 @@ mod ports;
 mod probe;
 mod problem;
 mod seen;
+mod served;
 mod services;
 mod settings;
 mod staged;
@@ -63,5 +65,5 @@ pub use services::{service_answer, service_refusal};
 pub use settings::Settings;
 pub use staged::{StagedSets, StagedVerdict};
 pub use suggest::{Beyond, Options, Record, Suggestion};
-pub use verdict::{Side, Verdict, Word};
+pub use verdict::{Backend, Side, Through, Verdict, Word};
 pub use world::World;

@@ -14,7 +14,8 @@ use axon_datapath::{
 };
 use axon_model::PolicyRows;
 
-/// Rows of policy. There are no packets: no flows, no translations, no devices.
+/// Rows of policy. There are no packets: no flows, no translations, no devices;
+/// services have been asked before policy is (`served`).
 #[derive(Debug, Default)]
 pub(crate) struct PolicyTables {
     config: RuntimeConfig,

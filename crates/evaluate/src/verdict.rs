@@ -1,13 +1,15 @@
 //! What becomes of a connection.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use axon_abi::{Direction, DropReason, Identity, PolicyEntryFlags};
-use axon_datapath::Question;
+use axon_datapath::{Asker, Question};
 use axon_model::{Auth, Labels, Protocol, RuleEntry, Tier};
 use axon_policy::{Connection, IdentityInfo, Request, demands, is_about, passes};
 
 use crate::demand::Demand;
+use crate::served::Led;
 use crate::world::{NodeView, Owner, World};
 use crate::{End, Probe, Problem};
 
@@ -62,12 +64,59 @@ impl Verdict {
         self.egress.word.max(self.ingress.word)
     }
 
+    /// Takes in what becomes of it by way of another backend: at each end the
+    /// stricter of the two.
+    fn join(&mut self, other: &Self) {
+        for (side, other) in [
+            (&mut self.egress, other.egress),
+            (&mut self.ingress, other.ingress),
+        ] {
+            if other.word > side.word {
+                *side = other;
+            }
+        }
+        self.l7 = self.l7.zip(other.l7).map(|(one, two)| one && two);
+    }
+
     /// How the ends would have to prove who they are, if it does not pass for
     /// want of that: what is asked first, by the source's end.
     pub fn auth(&self) -> Auth {
         let refusing = [self.egress, self.ingress];
         let mut refusing = refusing.iter().filter(|side| side.word == Word::Deny);
         refusing.next().map_or(Auth::Unsaid, |side| side.auth)
+    }
+}
+
+/// What becomes of a connection by way of the backends of a service, if it is to
+/// one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Through {
+    /// All of them together: at each end the strictest, for any may be chosen.
+    pub verdict: Verdict,
+    /// The backends that may be chosen; empty if it is to no service.
+    pub backends: Vec<Backend>,
+    /// Why the service leads to nobody, if it does not: policy is not asked then.
+    pub refused: Option<String>,
+}
+
+/// A backend that may be chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its address and port.
+    pub at: SocketAddr,
+    /// `namespace/name` of the pod, if it is one.
+    pub pod: Option<String>,
+    /// What becomes of the connection if it is chosen.
+    pub verdict: Verdict,
+}
+
+impl Through {
+    /// Everything together: what a service leads to nobody does not pass.
+    pub fn word(&self) -> Word {
+        match self.refused {
+            Some(_) => Word::Deny,
+            None => self.verdict.word(),
+        }
     }
 }
 
@@ -111,15 +160,85 @@ enum Found {
 }
 
 impl World {
-    /// What becomes of a connection.
+    /// What becomes of a connection: if it is to a service, to all of its backends
+    /// that may be chosen together.
     ///
     /// # Errors
     /// An end that is not there, a protocol that is none; by the path in the probe.
     pub fn verdict(&self, probe: &Probe) -> Result<Verdict, Problem> {
+        self.through(probe).map(|through| through.verdict)
+    }
+
+    /// What becomes of a connection, and of which backends' of a service if it is to
+    /// one.
+    ///
+    /// # Errors
+    /// An end that is not there, a protocol that is none; by the path in the probe.
+    pub fn through(&self, probe: &Probe) -> Result<Through, Problem> {
         let l4 = probe.l4()?;
         let from = self.find(&probe.from, "from")?;
         let to = self.find(&probe.to, "to")?;
         let said = probe.said()?;
+        let (backends, refused) = match self.led(from, to, l4) {
+            None => {
+                return Ok(Through {
+                    verdict: self.said_between((from, to), l4, (&said, probe))?,
+                    backends: Vec::new(),
+                    refused: None,
+                });
+            }
+            Some(Led::To(backends)) => (backends, None),
+            Some(Led::Nobody(why)) => (BTreeSet::new(), Some(why)),
+        };
+        let mut through = Through {
+            verdict: Verdict {
+                egress: Side::UNPOLICED,
+                ingress: Side::UNPOLICED,
+                l7: (!said.is_empty()).then_some(refused.is_none()),
+            },
+            backends: Vec::new(),
+            refused,
+        };
+        for at in backends {
+            let end = self.find(&End::Ip(at.ip()), "to")?;
+            let l4 = (l4.0, at.port());
+            let verdict = self.said_between((from, end), l4, (&said, probe))?;
+            through.verdict.join(&verdict);
+            through.backends.push(Backend {
+                at,
+                pod: match end {
+                    Found::Pod(n) => self.cluster.pods.get(n),
+                    Found::Node(_) | Found::Special(_) | Found::Outside(_) => None,
+                }
+                .map(|pod| format!("{}/{}", pod.namespace, pod.name)),
+                verdict,
+            });
+        }
+        Ok(through)
+    }
+
+    /// Whom a connection is led to, if it is to a service and its client of the
+    /// cluster.
+    fn led(&self, from: Found, to: Found, (protocol, port): (Protocol, u16)) -> Option<Led> {
+        let Found::Outside(addr) = to else {
+            return None;
+        };
+        let asker = match from {
+            Found::Node(_) => Asker::Node,
+            Found::Pod(_) | Found::Special(_) => Asker::Pod,
+            Found::Outside(_) => return None,
+        };
+        let node = self.node_of(from)?;
+        self.served.led((node, asker), (addr, port), protocol)
+    }
+
+    /// What becomes of a connection between two ends on which something is said.
+    fn said_between(
+        &self,
+        (from, to): (Found, Found),
+        l4: (Protocol, u16),
+        (said, probe): (&[Request], &Probe),
+    ) -> Result<Verdict, Problem> {
         let mut verdict = self.between(from, to, l4)?;
         if said.is_empty() {
             return Ok(verdict);

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use crate::groups::groups;
 use crate::judge::local_only;
 use crate::people::{Named, People};
+use crate::served::Served;
 use crate::tables::PolicyTables;
 use crate::{Cluster, Node, Problem, Settings};
 
@@ -29,6 +30,7 @@ pub struct World {
     /// Pods by namespace and name.
     pub(crate) pods: BTreeMap<(String, String), usize>,
     pub(crate) nodes: BTreeMap<String, NodeView>,
+    pub(crate) served: Served,
     pub(crate) numbers: Numbers,
 }
 
@@ -107,9 +109,11 @@ impl World {
             policies,
             people,
             nodes: BTreeMap::new(),
+            served: Served::default(),
             numbers: Numbers::default(),
         };
         world.resolve(&mut engine, settings)?;
+        world.served = Served::new(&world.cluster);
         Ok(world)
     }
 

@@ -3,16 +3,19 @@
 use std::net::IpAddr;
 
 use axon_abi::{DropReason, Hook, IpKey, Scope};
-use axon_datapath::Verdict;
+use axon_datapath::{Refusal, Verdict};
 use axon_policy::Request;
 use serde::Serialize;
 
+use crate::choose::{self, Asked, Pick};
 use crate::node::Node;
 use crate::packet::Packet;
 use crate::record::Step;
-use crate::run::{HookRun, NotHere, Place, run};
+use crate::run::{HookRun, NotHere, Place, Walk, run};
+use crate::service_view::ServiceView;
+use crate::socket::SocketRun;
 use crate::why::{JudgementView, Said, why};
-use crate::words;
+use crate::{service_view, words};
 
 /// What becomes of the packet, as far as this node goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -20,8 +23,10 @@ use crate::words;
 pub enum Outcome {
     /// It passes.
     Allowed,
-    /// It is dropped.
+    /// It is dropped, or refused.
     Denied,
+    /// It passes to some backends of a service and not to others.
+    Depends,
 }
 
 /// An end of the packet's way.
@@ -69,7 +74,7 @@ pub struct RequestView {
 }
 
 /// What becomes of a packet on a node, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Explanation {
     /// The node.
@@ -82,6 +87,9 @@ pub struct Explanation {
     pub destination: End,
     /// The hooks that it meets here, in order.
     pub hooks: Vec<HookView>,
+    /// The service that it is for, if it is; the hooks are then those of one of
+    /// the backends: the first that it does not come to, else the first.
+    pub service: Option<ServiceView>,
     /// What becomes of the request, if one was given.
     pub request: Option<RequestView>,
     /// What only others can tell.
@@ -92,7 +100,8 @@ pub struct Explanation {
     pub reason: String,
 }
 
-/// Runs a packet through a node; `request` is what is said on the connection.
+/// Runs a packet, as it is on the wire, through a node; `request` is what is said on
+/// the connection.
 ///
 /// # Errors
 /// The node has nothing to say of it.
@@ -101,17 +110,116 @@ pub fn explain(
     packet: &Packet,
     request: Option<&Request>,
 ) -> Result<Explanation, NotHere> {
-    let runs = run(node, packet)?;
-    let denied = runs.iter().find_map(|run| match run.decided {
-        Err(reason) => Some(reason),
-        Ok(Verdict::Reflect { dropped }) => dropped,
-        Ok(_) => None,
-    });
-    let is_known = runs.first().is_some_and(|run| run.flow.is_some());
-    let hooks: Vec<HookView> = runs
-        .into_iter()
-        .map(|run| view(node, run, request))
+    told(node, (packet, false), request)
+}
+
+/// The same for a connection that is yet to be opened: its socket may be led to a
+/// backend of a service before there is a packet.
+///
+/// # Errors
+/// The node has nothing to say of it.
+pub fn explain_new(
+    node: &Node,
+    packet: &Packet,
+    request: Option<&Request>,
+) -> Result<Explanation, NotHere> {
+    told(node, (packet, true), request)
+}
+
+fn told(
+    node: &Node,
+    (packet, is_new): (&Packet, bool),
+    request: Option<&Request>,
+) -> Result<Explanation, NotHere> {
+    let Some(asked) = choose::asked(node, packet, is_new) else {
+        let walk = run(node, packet, is_new, 0)?;
+        return Ok(of_walk(node, packet, walk, request));
+    };
+    let picks = choose::picks(node, &asked, is_new);
+    let mut view = service_view::view(node, &asked, &picks);
+    let picks = picks.unwrap_or_default();
+    let walks = walks(node, (packet, is_new), &asked, &picks)?;
+    let led: Vec<(IpKey, u16)> = match asked.is_known {
+        // Who is known has the backend that it was led to.
+        true => walks.iter().map(Walk::led).collect(),
+        false => picks.iter().map(Pick::at).collect(),
+    };
+    if asked.is_known {
+        view.is_known();
+    }
+    let each = walks.into_iter();
+    let each: Vec<Explanation> = each
+        .map(|walk| of_walk(node, packet, walk, request))
         .collect();
+    for (explanation, to) in each.iter().zip(&led) {
+        if let Some(backend) = service_view::backend_at(&mut view, *to) {
+            if asked.is_known {
+                (backend.may_be_chosen, backend.share) = (true, 1.0);
+            }
+            backend.verdict = Some(explanation.verdict);
+            backend.reason.clone_from(&explanation.reason);
+        }
+    }
+    let notes = service_view::not_known(node, &asked);
+    Ok(together(each, view, notes))
+}
+
+/// The way to each backend that may be chosen; where nobody is, or it is known who
+/// was, the only way.
+fn walks(
+    node: &Node,
+    (packet, is_new): (&Packet, bool),
+    asked: &Asked,
+    picks: &[Pick],
+) -> Result<Vec<Walk>, NotHere> {
+    if picks.is_empty() || asked.is_known {
+        return Ok(vec![run(node, packet, is_new, 0)?]);
+    }
+    let walks = picks.iter().map(|pick| {
+        let mut packet = packet.clone();
+        if let (Some(port), Some(ports)) = (pick.port, packet.transport.ports()) {
+            ports[0] = port;
+        }
+        run(node, &packet, is_new, pick.chance)
+    });
+    walks.collect()
+}
+
+/// One explanation of those for all backends: the first that does not get the packet
+/// is shown, else the first.
+fn together(mut each: Vec<Explanation>, view: ServiceView, notes: Vec<String>) -> Explanation {
+    let of_each = each.iter().flat_map(|explanation| &explanation.elsewhere);
+    let mut elsewhere: Vec<String> = Vec::new();
+    for note in of_each.cloned().chain(notes) {
+        if !elsewhere.contains(&note) {
+            elsewhere.push(note);
+        }
+    }
+    let is_denied = |explanation: &&Explanation| explanation.verdict == Outcome::Denied;
+    let (all, count) = (each.len(), each.iter().filter(is_denied).count());
+    let first = each.iter().position(|one| is_denied(&one)).unwrap_or(0);
+    let mut explanation = each.swap_remove(first);
+    explanation.elsewhere = elsewhere;
+    let why = view.refused.as_ref().unwrap_or(&explanation.reason);
+    explanation.reason = format!("{}: {why}", view.head());
+    if count > 0 && count < all {
+        explanation.verdict = Outcome::Depends;
+        explanation.reason = format!(
+            "{count} of the {all} backends that may be chosen do not get it: {}",
+            explanation.reason
+        );
+    }
+    explanation.service = Some(view);
+    explanation
+}
+
+/// What has become of a packet on its way.
+fn of_walk(node: &Node, packet: &Packet, walk: Walk, request: Option<&Request>) -> Explanation {
+    let denied = walk.denied();
+    let is_known = walk.hooks.first().is_some_and(|run| run.flow.is_some());
+    let socket = walk.socket.map(|run| socket_view(node, packet, run));
+    let hooks = walk.hooks.into_iter().map(|run| view(node, run, request));
+    let hooks: Vec<HookView> = socket.into_iter().chain(hooks).collect();
     let judgements = hooks.iter().flat_map(|hook| &hook.judgements);
     let request = request.map(|_| request_view(judgements, denied));
     let refused = request.as_ref().is_some_and(|request| !request.passes);
@@ -121,7 +229,8 @@ pub fn explain(
         source: end(node, packet.source),
         destination: end(node, packet.destination),
         hooks,
-        elsewhere: elsewhere(node, packet),
+        service: None,
+        elsewhere: elsewhere(node, packet.source, &walk.packet),
         verdict: if denied.is_some() || refused {
             Outcome::Denied
         } else {
@@ -137,7 +246,7 @@ pub fn explain(
         );
     }
     explanation.reason = explanation.decisive(denied);
-    Ok(explanation)
+    explanation
 }
 
 fn end(node: &Node, address: IpAddr) -> End {
@@ -145,6 +254,30 @@ fn end(node: &Node, address: IpAddr) -> End {
         address,
         name: node.name_of(address).unwrap_or_default(),
         is_here: !matches!(node.place(address), Place::Elsewhere),
+    }
+}
+
+/// What a socket was told, as a hook.
+fn socket_view(node: &Node, packet: &Packet, run: SocketRun) -> HookView {
+    let owner = node.name_of(packet.source);
+    let owner = owner.unwrap_or_else(|| packet.source.to_string());
+    HookView {
+        hook: run.program,
+        device: String::new(),
+        what: format!("a socket of {owner}, before there is a packet"),
+        decided: match run.led {
+            Ok(to) => {
+                let name = node.name_of(to.ip());
+                let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
+                format!("led to {to}{name}")
+            }
+            Err(Refusal::Dropped(reason)) => format!("fails: {reason} ({})", reason as u8),
+            Err(Refusal::Closed | Refusal::InUse) => "refused: nobody is there".to_owned(),
+        },
+        drop_reason: run.refused().map(DropReason::name),
+        known: None,
+        judgements: Vec::new(),
+        steps: run.steps,
     }
 }
 
@@ -246,10 +379,11 @@ fn request_view<'a>(
     }
 }
 
-/// What is decided where nobody has told us of.
-fn elsewhere(node: &Node, packet: &Packet) -> Vec<String> {
+/// What is decided where nobody has told us of, of a packet with the address that
+/// it has in the end.
+fn elsewhere(node: &Node, source: IpAddr, packet: &Packet) -> Vec<String> {
     let ends = [
-        (packet.source, "egress", "sends"),
+        (source, "egress", "sends"),
         (packet.destination, "ingress", "receives"),
     ];
     let mut notes: Vec<String> = ends

@@ -14,6 +14,7 @@ use axon_policy::{IdentityInfo, PolicyConfig};
 use zerocopy::FromBytes;
 
 use crate::known::{info, reading};
+use crate::services::Services;
 
 /// Why a state cannot be replayed over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +58,7 @@ pub struct Node {
     pub(crate) nodes: BTreeMap<IpAddr, String>,
     pub(crate) interfaces: BTreeMap<u32, String>,
     pub(crate) flows_left_out: usize,
+    pub(crate) services: Services,
 }
 
 impl Node {
@@ -77,6 +79,7 @@ impl Node {
         let classes = state.rows::<ClassKey, ClassRow>("axon_class_v1")?;
         let known = state.rows::<Identity, IdentityRow>("axon_identity_v1")?;
         let nomasq = state.rows::<LpmKey, u32>("axon_nomasq_v1")?;
+        let services = Services::load(&state)?;
         let left_out = |map| state.maps.get(map).map_or(0, |rows| rows.left_out);
         Ok(Self {
             now_ns: state.now_ns,
@@ -122,6 +125,7 @@ impl Node {
                 })
                 .collect(),
             interfaces: state.interfaces,
+            services,
             name: state.node,
         })
     }
@@ -152,10 +156,19 @@ impl Node {
             .collect()
     }
 
-    /// A port from which no connection between two addresses is known.
-    pub fn free_port(&self, source: IpAddr, destination: IpAddr) -> u16 {
-        let ends = [IpKey::from(source), IpKey::from(destination)];
-        let between = |low: IpKey, high: IpKey| [low, high] == ends || [high, low] == ends;
+    /// A port from which no connection of an address is known, to whomever: a
+    /// service may lead to others than are asked for.
+    pub fn free_port(&self, source: IpAddr) -> u16 {
+        let used = self.used_ports(source);
+        (32768..=u16::MAX)
+            .find(|port| !used.contains(port))
+            .unwrap_or(u16::MAX)
+    }
+
+    /// Ports of known connections of an address, of either end.
+    pub(crate) fn used_ports(&self, source: IpAddr) -> BTreeSet<u16> {
+        let source = IpKey::from(source);
+        let between = |low: IpKey, high: IpKey| low == source || high == source;
         let v4 = self
             .ct4
             .keys()
@@ -166,10 +179,7 @@ impl Node {
             .filter(|key| between(IpKey::from_v6(key.low), IpKey::from_v6(key.high)));
         let v4 = v4.flat_map(|key| [key.low_port, key.high_port]);
         let v6 = v6.flat_map(|key| [key.low_port, key.high_port]);
-        let used: BTreeSet<u16> = v4.chain(v6).map(Be16::get).collect();
-        (32768..=u16::MAX)
-            .find(|port| !used.contains(port))
-            .unwrap_or(u16::MAX)
+        v4.chain(v6).map(Be16::get).collect()
     }
 
     /// Whether an address is the node's own.

@@ -1,7 +1,7 @@
 //! The packet that is asked about.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Hops that it has left.
 const HOPS: u8 = 64;
@@ -56,6 +56,14 @@ impl Transport {
     pub(crate) fn continues(self) -> bool {
         const ACK: u8 = 16;
         matches!(self, Self::Tcp { flags, .. } if flags & ACK != 0)
+    }
+
+    /// The ports of source and destination, if it has any.
+    pub(crate) fn ports(&mut self) -> Option<&mut [u16; 2]> {
+        match self {
+            Self::Tcp { ports, .. } | Self::Udp { ports } | Self::Sctp { ports } => Some(ports),
+            Self::Icmp { .. } => None,
+        }
     }
 
     /// The protocol's number; ICMP has one for each family.
@@ -124,6 +132,41 @@ impl Packet {
         self.transport.protocol(self.is_v6())
     }
 
+    /// Sends it elsewhere.
+    pub(crate) fn readdress(&mut self, to: SocketAddr) {
+        self.destination = to.ip();
+        if let Some(ports) = self.transport.ports() {
+            ports[1] = to.port();
+        }
+    }
+
+    /// Takes over addresses and ports from its frame, which somebody has changed.
+    pub(crate) fn reread(&mut self, frame: &[u8]) {
+        let (first, length) = if self.is_v6() { (22, 16) } else { (26, 4) };
+        let part = |at: usize, length: usize| frame.get(at..at + length);
+        let address = |at: usize| -> Option<IpAddr> {
+            let bytes = part(at, length)?;
+            let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+            v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+                .ok()
+        };
+        let port = |at: usize| {
+            let bytes = <[u8; 2]>::try_from(part(at, 2)?).ok()?;
+            Some(u16::from_be_bytes(bytes))
+        };
+        let ends = (address(first), address(first + length));
+        let (Some(source), Some(destination)) = ends else {
+            return;
+        };
+        (self.source, self.destination) = (source, destination);
+        let at = first + 2 * length;
+        if let Some(ports) = self.transport.ports()
+            && let (Some(from), Some(to)) = (port(at), port(at + 2))
+        {
+            *ports = [from, to];
+        }
+    }
+
     /// Its bytes, from the Ethernet header on.
     ///
     /// # Errors
@@ -171,7 +214,7 @@ impl fmt::Display for Packet {
                 return write!(f, "{name} type {kind} code {code} {} -> {}", ends.0, ends.1);
             }
         };
-        let at = |address, port| std::net::SocketAddr::new(address, port);
+        let at = |address, port| SocketAddr::new(address, port);
         let (from, to) = (at(self.source, ports[0]), at(self.destination, ports[1]));
         write!(f, "{name} {from} -> {to}")?;
         if let Transport::Tcp { flags, .. } = self.transport {

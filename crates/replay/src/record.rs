@@ -9,11 +9,11 @@ use axon_abi::{
     FragmentKey, FragmentPorts, Identity, IpKey, IpcacheRow, LpmKey, MatchType, NatEntry, NatKey,
     PolicyEntry, PolicyKey, PolicySetRow, RuntimeConfig, ServiceFlow, ServiceFlowKey,
 };
-use axon_datapath::{NextHop, NoServices, Route, RouteQuery, Tables};
+use axon_datapath::{NextHop, Route, RouteQuery, Tables};
 use serde::Serialize;
 
 use crate::node::Node;
-use crate::words;
+use crate::{services, words};
 
 /// A look-up and its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,7 +38,9 @@ pub(crate) struct Judgement {
 /// The tables of a node, for one packet. What the programs would write is seen
 /// by the hooks that follow, and by nobody else.
 pub(crate) struct Recorder<'a> {
-    node: &'a Node,
+    pub(crate) node: &'a Node,
+    /// What chance says where a backend is chosen.
+    pub(crate) chance: u32,
     config: RuntimeConfig,
     steps: RefCell<Vec<Step>>,
     judgements: RefCell<Vec<Judgement>>,
@@ -54,19 +56,20 @@ pub(crate) struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
-    pub(crate) fn new(node: &'a Node) -> Self {
+    pub(crate) fn new(node: &'a Node, chance: u32) -> Self {
         let mut config = node.config;
         // All that is told, whoever listens on the node.
         config.flags |= ConfigFlags::EVENT_VERDICT | ConfigFlags::EVENT_DROP;
         Self {
             node,
+            chance,
             config,
             steps: RefCell::default(),
             judgements: RefCell::default(),
             hits: RefCell::default(),
             flow: Cell::default(),
-            ct4: RefCell::new(node.ct4.clone()),
-            ct6: RefCell::new(node.ct6.clone()),
+            ct4: RefCell::default(),
+            ct6: RefCell::default(),
             nat: RefCell::default(),
             service_flows: RefCell::default(),
             fragments: RefCell::default(),
@@ -89,7 +92,7 @@ impl<'a> Recorder<'a> {
     }
 
     /// Notes a look-up; who asks the same again is told the same.
-    fn note(&self, table: &'static str, key: String, row: Option<String>) {
+    pub(crate) fn note(&self, table: &'static str, key: String, row: Option<String>) {
         let step = Step { table, key, row };
         let mut steps = self.steps.borrow_mut();
         if !steps.contains(&step) {
@@ -97,17 +100,27 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    fn find_flow<'b, K: Ord>(
+    fn find_flow<'b, K: Ord + Copy>(
         &'b self,
-        flows: &'b RefCell<BTreeMap<K, CtEntry>>,
+        (flows, known): (&'b RefCell<BTreeMap<K, CtEntry>>, &BTreeMap<K, CtEntry>),
         key: &K,
         name: String,
     ) -> Option<RefMut<'b, CtEntry>> {
+        lend(flows, known, key);
         let found = RefMut::filter_map(flows.borrow_mut(), |flows| flows.get_mut(key)).ok();
-        let row = found.as_deref().map(|e| words::ct_entry(e, self.now_s()));
+        let row = found
+            .as_deref()
+            .map(|e| words::ct_entry(e, Tables::now_s(self)));
         self.note("ct", name, row);
         self.flow.set(found.as_deref().copied());
         found
+    }
+}
+
+/// Takes an entry of the state among those that may be written.
+fn lend<K: Ord + Copy, V: Copy>(lent: &RefCell<BTreeMap<K, V>>, known: &BTreeMap<K, V>, key: &K) {
+    if let Some(entry) = known.get(key) {
+        lent.borrow_mut().entry(*key).or_insert(*entry);
     }
 }
 
@@ -141,8 +154,8 @@ impl Tables for Recorder<'_> {
         = RefMut<'b, ServiceFlow>
     where
         Self: 'b;
-    type Services = NoServices;
-    const SERVES: bool = false;
+    type Services = Self;
+    const SERVES: bool = true;
 
     fn config(&self) -> &RuntimeConfig {
         &self.config
@@ -229,13 +242,13 @@ impl Tables for Recorder<'_> {
     fn ct4(&self, key: &CtKey4) -> Option<RefMut<'_, CtEntry>> {
         let rest = words::ports(key.low_port, key.high_port, key.protocol);
         let name = flow_name(key.low.into(), key.high.into(), &rest);
-        self.find_flow(&self.ct4, key, name)
+        self.find_flow((&self.ct4, &self.node.ct4), key, name)
     }
 
     fn ct6(&self, key: &CtKey6) -> Option<RefMut<'_, CtEntry>> {
         let rest = words::ports(key.low_port, key.high_port, key.protocol);
         let name = flow_name(key.low.into(), key.high.into(), &rest);
-        self.find_flow(&self.ct6, key, name)
+        self.find_flow((&self.ct6, &self.node.ct6), key, name)
     }
 
     fn ct4_insert(&self, key: &CtKey4, entry: &CtEntry) -> bool {
@@ -284,12 +297,15 @@ impl Tables for Recorder<'_> {
         is
     }
 
-    fn services(&self) -> &NoServices {
-        // Their tables are no part of the state.
-        &NoServices
+    fn services(&self) -> &Self {
+        self
     }
 
     fn service_flow(&self, key: &ServiceFlowKey) -> Option<RefMut<'_, ServiceFlow>> {
+        lend(&self.service_flows, &self.node.services.flows, key);
+        let found = self.service_flows.borrow().get(key).copied();
+        let words = found.as_ref().map(services::flow);
+        self.note("service_flow", services::flow_key(key), words);
         RefMut::filter_map(self.service_flows.borrow_mut(), |flows| flows.get_mut(key)).ok()
     }
 
@@ -299,6 +315,7 @@ impl Tables for Recorder<'_> {
     }
 
     fn service_flow_create(&self, key: &ServiceFlowKey, flow: &ServiceFlow) -> bool {
+        lend(&self.service_flows, &self.node.services.flows, key);
         let mut flows = self.service_flows.borrow_mut();
         let free = !flows.contains_key(key);
         if free {

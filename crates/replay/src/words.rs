@@ -39,8 +39,10 @@ impl Node {
         if let Some(workload) = self.workloads.get(&addr) {
             return Some(format!("{}/{}", workload.namespace, workload.name));
         }
-        let node = self.nodes.get(&addr)?;
-        Some(format!("node {node}"))
+        if let Some(node) = self.nodes.get(&addr) {
+            return Some(format!("node {node}"));
+        }
+        self.services.owner_of(&addr.into())
     }
 
     /// The name of an endpoint of this node.

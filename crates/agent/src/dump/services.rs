@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use axon_abi::{LIST_BLOCK_SLOTS, ListBlock, ListKey, ListRef};
-use axon_api::maps::{LbAffinityRow, LbBackendRow, LbList, LbMaglevRow, LbRow, LbSourceRangeRow};
+use axon_api::maps::{
+    LbAffinityRow, LbBackendRow, LbList, LbMaglevRow, LbRevnatRow, LbRow, LbSnatRow,
+    LbSourceRangeRow,
+};
 use axon_linux::{MapError, Maps};
 
 use super::Rows;
@@ -120,6 +123,27 @@ pub(super) fn source_ranges(maps: &Maps) -> Result<Vec<LbSourceRangeRow>, MapErr
     Ok(keys.iter().map(LbSourceRangeRow::from).collect())
 }
 
+/// What answers of backends become: of flows that are translated packet by packet,
+/// and of sockets.
+pub(super) fn revnat(maps: &Maps, now_s: u32) -> Result<Vec<LbRevnatRow>, MapError> {
+    let mut rows = Vec::new();
+    maps.service_flow
+        .for_each(|key, flow| rows.extend(LbRevnatRow::of_flow(&key, &flow, now_s)))?;
+    maps.socket
+        .for_each(|key, entry| rows.extend(LbRevnatRow::of_socket(&key, &entry)))?;
+    rows.sort();
+    Ok(rows)
+}
+
+/// Flows of services whose clients are known to backends by the node's address.
+pub(super) fn snat(maps: &Maps, now_s: u32) -> Result<Vec<LbSnatRow>, MapError> {
+    let mut rows = Vec::new();
+    maps.service_flow
+        .for_each(|key, flow| rows.extend(LbSnatRow::of_flow(&key, &flow, now_s)))?;
+    rows.sort();
+    Ok(rows)
+}
+
 impl Rows {
     /// Whether there are ports of services in it.
     pub(crate) fn has_services(&self) -> bool {
@@ -130,6 +154,8 @@ impl Rows {
                 | Self::LbMaglev(_)
                 | Self::LbAffinity(_)
                 | Self::LbSourceRange(_)
+                | Self::LbRevnat(_)
+                | Self::LbSnat(_)
         )
     }
 
@@ -149,6 +175,12 @@ impl Rows {
             Self::LbSourceRange(rows) => rows
                 .iter_mut()
                 .for_each(|row| row.service = name(&row.service_id)),
+            Self::LbRevnat(rows) => rows
+                .iter_mut()
+                .for_each(|row| row.service = name(&row.service_id)),
+            Self::LbSnat(rows) => rows
+                .iter_mut()
+                .for_each(|row| row.service = name(&row.service_id)),
             Self::LbMaglev(rows) => {
                 for service in rows.iter_mut().flat_map(|row| &mut row.services) {
                     let named = service.parse().ok().and_then(|id: u32| names.get(&id));
@@ -163,6 +195,7 @@ impl Rows {
             | Self::Ct(_)
             | Self::Nat(_)
             | Self::Metrics(_)
+            | Self::Pressure(_)
             | Self::Config(_) => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use axon_abi::{CtEntry, CtFlags, CtKey4, CtKey6, CtState, NatEntry, NatKey};
+use axon_abi::{CtEntry, CtFlags, CtKey4, CtKey6, CtState, NatEntry, NatKey, NatOwner};
 use serde::{Deserialize, Serialize};
 
 use super::{protocol_name, reason_text};
@@ -125,6 +125,10 @@ pub struct NatMapRow {
     pub to_port: u16,
     /// The flow is the node's own, nothing is changed.
     pub node_own: bool,
+    /// Whose flow it is: `endpoint`, `node`, or `service`: the port is held for a
+    /// service's client, and what becomes of packets is told by `axon bpf lb snat`.
+    #[serde(default)]
+    pub owner: String,
     /// Seconds since the last packet.
     pub idle_s: u32,
 }
@@ -141,7 +145,13 @@ impl NatMapRow {
             destination_port: key.destination_port.get(),
             to: entry.addr.into(),
             to_port: entry.port.get(),
-            node_own: entry.node_own != 0,
+            node_own: entry.node_own == NatOwner::NODE,
+            owner: match entry.node_own {
+                NatOwner::ENDPOINT => "endpoint".to_owned(),
+                NatOwner::NODE => "node".to_owned(),
+                NatOwner::SERVICE => "service".to_owned(),
+                other => other.to_string(),
+            },
             idle_s: now_s.saturating_sub(entry.seen_s),
         }
     }

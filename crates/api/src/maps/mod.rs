@@ -10,6 +10,7 @@ mod name;
 mod node;
 mod policy;
 mod service;
+mod service_flow;
 
 pub use address::{EndpointMapRow, IpcacheMapRow};
 pub use flow::{CtMapRow, NatMapRow};
@@ -20,6 +21,7 @@ pub use service::{
     LbAffinityRow, LbBackendRow, LbList, LbMaglevRow, LbRow, LbSourceRangeRow, backend_state,
     frontend_kind, service_protocol,
 };
+pub use service_flow::{LbRevnatRow, LbSnatRow, PressureRow};
 
 use axon_abi::DropReason;
 

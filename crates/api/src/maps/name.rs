@@ -30,13 +30,19 @@ pub enum MapName {
     LbAffinity,
     /// [`super::LbSourceRangeRow`].
     LbSourceRange,
+    /// [`super::LbRevnatRow`].
+    LbRevnat,
+    /// [`super::LbSnatRow`].
+    LbSnat,
+    /// [`super::PressureRow`].
+    Pressure,
 }
 
 /// A name that no map has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "map {name:?} is not known; expected endpoint, ipcache, policy, ct, nat, metrics, config, lb, \
-     lb-backend, lb-maglev, lb-affinity or lb-source-range"
+     lb-backend, lb-maglev, lb-affinity, lb-source-range, lb-revnat, lb-snat or pressure"
 )]
 pub struct MapNameError {
     name: String,
@@ -44,7 +50,7 @@ pub struct MapNameError {
 
 impl MapName {
     /// Every name.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Endpoint,
         Self::Ipcache,
         Self::Policy,
@@ -57,6 +63,9 @@ impl MapName {
         Self::LbMaglev,
         Self::LbAffinity,
         Self::LbSourceRange,
+        Self::LbRevnat,
+        Self::LbSnat,
+        Self::Pressure,
     ];
 
     /// The name.
@@ -74,6 +83,9 @@ impl MapName {
             Self::LbMaglev => "lb-maglev",
             Self::LbAffinity => "lb-affinity",
             Self::LbSourceRange => "lb-source-range",
+            Self::LbRevnat => "lb-revnat",
+            Self::LbSnat => "lb-snat",
+            Self::Pressure => "pressure",
         }
     }
 }

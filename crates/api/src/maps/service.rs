@@ -252,7 +252,7 @@ fn client(addr: IpKey) -> String {
     let [head @ .., _, _, _, _, _, _, _, _] = addr.0;
     let [.., a, b, c, d, e, f, g, h] = addr.0;
     if head == [0; 8] && !addr.is_v4() {
-        return format!("netns {}", u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+        return format!("netns {}", u64::from_be_bytes([a, b, c, d, e, f, g, h]));
     }
     IpAddr::from(addr).to_string()
 }
@@ -320,8 +320,7 @@ mod tests {
         };
         assert_eq!(LbRow::new(&whole, &entry).frontend(), "10.96.0.1");
 
-        let mut cookie = IpKey::UNSPECIFIED;
-        cookie.0[8..].copy_from_slice(&7_u64.to_ne_bytes());
+        let cookie = ServiceClient::namespace(7);
         for (client, expected) in [
             (cookie, "netns 7"),
             (IpKey::from_v4([192, 0, 2, 1]), "192.0.2.1"),

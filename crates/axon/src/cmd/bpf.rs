@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use axon_api::agent::DEFAULT_BPF_ROOT;
 use axon_api::maps::{
-    ConfigMapRow, CtMapRow, EndpointMapRow, IpcacheMapRow, LbAffinityRow, LbBackendRow,
-    LbMaglevRow, LbRow, LbSourceRangeRow, MapName, MetricsMapRow, NatMapRow, PolicyMapSet,
+    ConfigMapRow, EndpointMapRow, IpcacheMapRow, LbAffinityRow, LbBackendRow, LbMaglevRow,
+    LbRevnatRow, LbRow, LbSnatRow, LbSourceRangeRow, MapName, MetricsMapRow, PolicyMapSet,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::traffic::{self, Traffic};
 use super::{lb, maps};
 use crate::client::Common;
 use crate::failure::Failure;
@@ -20,10 +21,10 @@ use crate::output::print;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
     /// Read the maps pinned here instead of asking an agent.
     #[arg(long, global = true, value_name = "PATH")]
-    bpf_root: Option<PathBuf>,
+    pub(super) bpf_root: Option<PathBuf>,
     #[command(subcommand)]
     what: What,
 }
@@ -41,10 +42,10 @@ enum What {
     Policy(List),
     /// Connections.
     #[command(subcommand)]
-    Ct(List),
+    Ct(Traffic),
     /// Translated connections.
     #[command(subcommand)]
-    Nat(List),
+    Nat(Traffic),
     /// Packets and bytes by reason and direction.
     #[command(subcommand)]
     Metrics(List),
@@ -79,6 +80,10 @@ enum Lb {
     Affinity,
     /// Prefixes that services let in, or keep out.
     SourceRanges,
+    /// Whose address the answers of backends get.
+    Revnat,
+    /// Clients that backends know by the node's address.
+    Snat,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -92,8 +97,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         What::Policy(List::List) => list(args, MapName::Policy, |r: &Vec<PolicyMapSet>| {
             maps::policy(r)
         }),
-        What::Ct(List::List) => list(args, MapName::Ct, |r: &Vec<CtMapRow>| maps::conntrack(r)),
-        What::Nat(List::List) => list(args, MapName::Nat, |r: &Vec<NatMapRow>| maps::nat(r)),
+        What::Ct(ref verb) => traffic::connections(args, verb),
+        What::Nat(ref verb) => traffic::translations(args, verb),
         What::Metrics(List::List) => list(args, MapName::Metrics, |r: &Vec<MetricsMapRow>| {
             maps::metrics(r)
         }),
@@ -121,6 +126,10 @@ fn balancing(args: &Args, what: Lb) -> Result<(), Failure> {
         Lb::SourceRanges => list(args, MapName::LbSourceRange, |r: &Vec<LbSourceRangeRow>| {
             lb::source_ranges(r)
         }),
+        Lb::Revnat => list(args, MapName::LbRevnat, |r: &Vec<LbRevnatRow>| {
+            lb::revnat(r)
+        }),
+        Lb::Snat => list(args, MapName::LbSnat, |r: &Vec<LbSnatRow>| lb::snat(r)),
     }
 }
 
@@ -129,7 +138,12 @@ fn list<T: Serialize + DeserializeOwned>(
     name: MapName,
     render: impl FnOnce(&Vec<T>) -> String,
 ) -> Result<(), Failure> {
-    let rows = match &args.bpf_root {
+    print(args.common.output, &rows(args, name)?, render)
+}
+
+/// The rows of a name: the agent's, or those of the pinned maps.
+pub(super) fn rows<T: DeserializeOwned>(args: &Args, name: MapName) -> Result<Vec<T>, Failure> {
+    Ok(match &args.bpf_root {
         Some(root) => direct(root, name)?,
         None => match args.common.client().get(&format!("/v1/map/{name}")) {
             Ok(rows) => rows,
@@ -148,8 +162,7 @@ fn list<T: Serialize + DeserializeOwned>(
                 rows
             }
         },
-    };
-    print(args.common.output, &rows, render)
+    })
 }
 
 /// Reads the pinned maps themselves.

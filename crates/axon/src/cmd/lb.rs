@@ -1,6 +1,9 @@
 //! Services in the kernel as tables.
 
-use axon_api::maps::{LbAffinityRow, LbBackendRow, LbList, LbMaglevRow, LbRow, LbSourceRangeRow};
+use axon_api::maps::{
+    LbAffinityRow, LbBackendRow, LbList, LbMaglevRow, LbRevnatRow, LbRow, LbSnatRow,
+    LbSourceRangeRow,
+};
 use std::net::SocketAddr;
 
 use crate::output::{or_dash, table};
@@ -112,4 +115,53 @@ pub(super) fn source_ranges(rows: &[LbSourceRangeRow]) -> String {
         .iter()
         .map(|row| [service(&row.service, row.service_id), row.cidr.clone()]);
     table(["SERVICE", "CIDR"], rows)
+}
+
+pub(super) fn revnat(rows: &[LbRevnatRow]) -> String {
+    let header = [
+        "BY",
+        "PROTO",
+        "BACKEND",
+        "ANSWERS AS",
+        "TO",
+        "SERVICE",
+        "IDLE",
+    ];
+    let rows = rows.iter().map(|row| {
+        [
+            row.by.clone(),
+            row.protocol.clone(),
+            row.backend.to_string(),
+            row.frontend.to_string(),
+            row.client.clone(),
+            service(&row.service, row.service_id),
+            row.idle_s
+                .map_or_else(|| "-".to_owned(), |idle| format!("{idle} s")),
+        ]
+    });
+    table(header, rows)
+}
+
+pub(super) fn snat(rows: &[LbSnatRow]) -> String {
+    let header = [
+        "PROTO",
+        "CLIENT",
+        "ASKS",
+        "KNOWN AS",
+        "TO BACKEND",
+        "SERVICE",
+        "IDLE",
+    ];
+    let rows = rows.iter().map(|row| {
+        [
+            row.protocol.clone(),
+            row.client.to_string(),
+            row.frontend.to_string(),
+            row.known_by.to_string(),
+            row.backend.to_string(),
+            service(&row.service, row.service_id),
+            format!("{} s", row.idle_s),
+        ]
+    });
+    table(header, rows)
 }

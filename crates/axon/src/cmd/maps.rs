@@ -3,7 +3,7 @@
 use axon_abi::Identity;
 use axon_api::maps::{
     ConfigMapRow, CtMapRow, EndpointMapRow, IpcacheMapRow, MetricsMapRow, NatMapRow,
-    PolicyMapEntry, PolicyMapSet,
+    PolicyMapEntry, PolicyMapSet, PressureRow,
 };
 use std::net::IpAddr;
 
@@ -183,6 +183,7 @@ pub(super) fn nat(rows: &[NatMapRow]) -> String {
             socket(row.source, row.source_port),
             socket(row.destination, row.destination_port),
             match (row.node_own, row.direction.as_str()) {
+                _ if row.owner == "service" => format!("held for {to} (axon bpf lb snat)"),
                 (true, _) => "unchanged (the node's own)".to_owned(),
                 (false, "out") => format!("source {to}"),
                 (false, _) => format!("destination {to}"),
@@ -191,6 +192,18 @@ pub(super) fn nat(rows: &[NatMapRow]) -> String {
         ]
     });
     table(header, rows)
+}
+
+pub(super) fn pressure(rows: &[PressureRow]) -> String {
+    let rows = rows.iter().map(|row| {
+        [
+            row.map.clone(),
+            row.entries.to_string(),
+            row.capacity.to_string(),
+            format!("{:.1} %", row.percent()),
+        ]
+    });
+    table(["MAP", "ENTRIES", "CAPACITY", "TAKEN"], rows)
 }
 
 pub(super) fn metrics(rows: &[MetricsMapRow]) -> String {

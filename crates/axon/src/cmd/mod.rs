@@ -23,6 +23,7 @@ pub(crate) mod service;
 pub(crate) mod status;
 mod suggest;
 pub(crate) mod sysdump;
+mod traffic;
 mod upsert;
 mod validate;
 mod verify;

@@ -62,7 +62,86 @@ spec:
   - toEntities: [cluster]
   - toCIDR: [198.51.100.1/32]
     toPorts: [{ports: [{port: '7001', protocol: TCP}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: door}
+spec:
+  type: NodePort
+  clusterIP: 10.96.7.1
+  selector: {app: server}
+  ports:
+  - {name: open, port: 80, targetPort: 8001, nodePort: 30081}
+  - {name: shut, port: 81, targetPort: 8002}
+  - {name: said, port: 82, targetPort: 8001, protocol: UDP}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: near}
+spec:
+  clusterIP: 10.96.7.2
+  selector: {app: server}
+  internalTrafficPolicy: Local
+  ports: [{port: 80, targetPort: 8001}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: empty}
+spec: {clusterIP: 10.96.7.3, selector: {app: nobody}, ports: [{port: 80}]}
 ";
+
+/// A connection to a service, asked about on its client's node: who and how, what
+/// becomes of it, and what tells why.
+struct Served {
+    from: &'static str,
+    node: &'static str,
+    service: &'static str,
+    how: How,
+    allowed: bool,
+    told: &'static str,
+}
+
+const fn served(
+    (from, node): (&'static str, &'static str),
+    service: &'static str,
+    how: How,
+    allowed: bool,
+    told: &'static str,
+) -> Served {
+    Served {
+        from,
+        node,
+        service,
+        how,
+        allowed,
+        told,
+    }
+}
+
+const FRIEND: (&str, &str) = ("friend", "a");
+
+const SERVED: [Served; 8] = [
+    served(FRIEND, "door", Tcp(80), true, "spec.ingress[0].toPorts[0]"),
+    served(FRIEND, "door", Udp(82), true, "spec.ingress[0].toPorts[1]"),
+    served(
+        FRIEND,
+        "door",
+        Tcp(81),
+        false,
+        "the sender is allowed on 8001/TCP, not on 8002/TCP",
+    ),
+    served(("spy", "a"), "door", Tcp(80), false, "spec.ingressDeny[0]"),
+    served(FRIEND, "near", Tcp(80), true, "spec.ingress[0].toPorts[0]"),
+    served(
+        ("foe", "b"),
+        "near",
+        Tcp(80),
+        false,
+        "internalTrafficPolicy is Local, and the one behind it is not on this node",
+    ),
+    served(FRIEND, "empty", Tcp(80), false, "no endpoint is ready"),
+    served(FRIEND, "door", Tcp(30_081), true, "NodePort "),
+];
 
 const OUTSIDE: &str = "198.51.100.1";
 const GUARD: &str = "CiliumNetworkPolicy default/guard ";
@@ -171,6 +250,16 @@ fn what_is_explained_is_what_happens() {
             text(&output)
         );
     }
+    for case in &SERVED {
+        let address = explain_served(&["--socket", &socket_of(&lab, case.node)], case);
+        let client = lab.client(case.from, case.how, &address, case.allowed);
+        let output = client.wait_with_output().expect("it ends");
+        let what = format!("{} {:?} to {}", case.from, case.how, case.service);
+        let answered = output.status.success();
+        assert_eq!(answered, case.allowed, "{what}: {}", text(&output));
+    }
+    what_cannot_be_asked_for(&["--socket", socket]);
+    connections_are_found(socket);
     the_senders_node_knows_its_own_part(&lab);
     let uuid = flows_that_were_seen(&lab, socket);
     let directory = tempfile::tempdir().expect("a directory");
@@ -183,6 +272,9 @@ fn what_is_explained_is_what_happens() {
     drop(lab);
     for case in &CASES {
         explain(&["--dump", archive], case);
+    }
+    for case in SERVED.iter().filter(|case| case.node == "a") {
+        explain_served(&["--dump", archive], case);
     }
     let (code, told) = run(&["explain", "--dump", archive, "--flow", &uuid]);
     assert_eq!(code, 1, "{told}");
@@ -228,6 +320,122 @@ fn explain(over: &[&str], case: &Case) -> Value {
     args.extend(["-o", "json"]);
     let (_, data) = run(&args);
     serde_json::from_str(&data).unwrap_or_else(|error| panic!("{what}: {error}: {data}"))
+}
+
+fn socket_of(lab: &Lab, node: &str) -> String {
+    let node = lab.node(node);
+    node["apiSocket"].as_str().expect("a path").to_owned()
+}
+
+/// Explains a connection to a service by its name, and by the address that was found
+/// for that, which is given back.
+fn explain_served(over: &[&str], case: &Served) -> String {
+    let port = match case.how {
+        Tcp(port) => format!("{port}/tcp"),
+        Udp(port) => format!("{port}/udp"),
+        How::Icmp => "icmp".to_owned(),
+    };
+    let service = format!("service:default/{}", case.service);
+    let ask = |to: &str| {
+        let args = ["explain", "--from", case.from, "--to", to, "--port", &port];
+        let args: Vec<&str> = args.into_iter().chain(over.iter().copied()).collect();
+        let (code, people) = run(&args);
+        let what = format!("{} to {to} {port}", case.from);
+        assert_eq!(code, i32::from(!case.allowed), "{what}: {people}");
+        assert!(
+            people.contains(case.told),
+            "{what}: {}: {people}",
+            case.told
+        );
+        let (_, data) = run(&[&args[..], &["-o", "json"]].concat());
+        let data: Value =
+            serde_json::from_str(&data).unwrap_or_else(|error| panic!("{what}: {error}: {data}"));
+        data
+    };
+    let data = ask(&service);
+    let told = &data["service"];
+    let name = told["service"].as_str().expect("a service");
+    assert!(
+        name.starts_with(&format!("default/{}", case.service)),
+        "{told}"
+    );
+    let backends = told["backends"].as_array().expect("backends").iter();
+    let chosen: Vec<&Value> = backends.filter(|b| b["may-be-chosen"] == true).collect();
+    // Of the one that is chosen everything is told; who is refused has none.
+    assert_eq!(chosen.is_empty(), told["refused"].is_string(), "{told}");
+    for backend in &chosen {
+        assert_eq!(backend["name"], "default/server", "{told}");
+        assert_eq!(backend["state"], "active", "{told}");
+    }
+    let address = data["destination"]["address"].as_str().expect("an address");
+    assert_eq!(&ask(address)["service"], told, "by its address");
+    address.to_owned()
+}
+
+fn what_cannot_be_asked_for(over: &[&str]) {
+    for (to, port, code, told) in [
+        (
+            "service:default/nobody",
+            "80",
+            4,
+            "no service default/nobody is known",
+        ),
+        (
+            "service:door",
+            "99",
+            2,
+            "it has 30081/TCP, 80/TCP, 81/TCP, 82/UDP",
+        ),
+    ] {
+        let args = ["explain", "--from", "friend", "--to", to, "--port", port];
+        let (found, error) = run(&[&args[..], over].concat());
+        assert_eq!(found, code, "{error}");
+        assert!(error.contains(told), "{error}");
+    }
+}
+
+/// The connections that were made are among those that filters mean.
+fn connections_are_found(socket: &str) {
+    let asked = |args: &[&str]| {
+        let args = [&["bpf"], args, &["--socket", socket, "-o", "json"]].concat();
+        let (code, rows) = run(&args);
+        assert_eq!(code, 0, "{args:?}: {rows}");
+        let rows: Value = serde_json::from_str(&rows).expect("JSON");
+        rows.as_array().expect("rows").clone()
+    };
+    let of_service = asked(&["ct", "list", "--service", "default/door:open"]);
+    assert!(!of_service.is_empty());
+    let is_his = |row: &Value| row["protocol"] == "tcp" && row["destination-port"] == 8001;
+    assert!(of_service.iter().all(is_his), "{of_service:?}");
+    let others = asked(&["ct", "list", "--port", "8001", "--protocol", "udp"]);
+    assert!(
+        others.iter().all(|row| row["protocol"] == "udp"),
+        "{others:?}"
+    );
+    assert!(!others.is_empty());
+    let top = asked(&["ct", "top", "--service", "default/door", "--count", "1"]);
+    assert!(
+        top[0]["bytes"].as_u64().is_some_and(|bytes| bytes > 0),
+        "{top:?}"
+    );
+    let pressure = asked(&["ct", "pressure"]);
+    assert_eq!(pressure.len(), 2, "{pressure:?}");
+    // Sockets were led: their answers are known.
+    let revnat = asked(&["lb", "revnat"]);
+    let named = |row: &Value| row["service"] == "default/door:open" && row["by"] == "socket";
+    assert!(
+        revnat.iter().all(|row| row["backend"].is_string()),
+        "{revnat:?}"
+    );
+    assert!(revnat.is_empty() || revnat.iter().any(named), "{revnat:?}");
+    for (args, code) in [
+        (["ct", "list", "--address", "10.0.0"], 2),
+        (["nat", "list", "--protocol", "tpc"], 2),
+        (["ct", "top", "--service", "default/nobody"], 4),
+    ] {
+        let (found, error) = run(&[&["bpf"], &args[..], &["--socket", socket]].concat());
+        assert_eq!(found, code, "{args:?}: {error}");
+    }
 }
 
 /// Every line that is named holds the beginning of what its path names.

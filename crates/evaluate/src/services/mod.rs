@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use axon_control::services::Numbers;
+pub(crate) use tables::NodeTables;
 
 use answer::{Answer, ProbeAnswer, StateAnswer, Told};
 use past::{Answered, Pasts};

@@ -12,16 +12,16 @@ use axon_control::services::ServiceRows;
 use axon_datapath::ServiceTables;
 
 /// A node's rows, with one client's past and one throw of the dice.
-pub(super) struct NodeTables<'a> {
-    pub(super) rows: &'a ServiceRows,
+pub(crate) struct NodeTables<'a> {
+    pub(crate) rows: &'a ServiceRows,
     /// Addresses of all nodes.
-    pub(super) nodes: &'a BTreeSet<IpKey>,
+    pub(crate) nodes: &'a BTreeSet<IpKey>,
     /// What chance says.
-    pub(super) random: u32,
+    pub(crate) random: u32,
     /// Seconds that have passed.
-    pub(super) now_s: u32,
+    pub(crate) now_s: u32,
     /// Where clients went.
-    pub(super) affinity: RefCell<BTreeMap<ServiceClient, AffinityEntry>>,
+    pub(crate) affinity: RefCell<BTreeMap<ServiceClient, AffinityEntry>>,
 }
 
 impl ServiceTables for NodeTables<'_> {

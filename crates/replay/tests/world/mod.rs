@@ -244,10 +244,3 @@ fn row(identity: Identity, flags: u32, node: IpKey) -> IpcacheRow {
         node,
     }
 }
-
-/// The policy set of the endpoint that has an address.
-pub(crate) fn set_of(state: &NodeState) -> impl Fn(&str) -> u32 {
-    let rows = state.rows::<IpKey, EndpointRow>("axon_address_v1");
-    let rows: BTreeMap<IpKey, EndpointRow> = rows.expect("rows").into_iter().collect();
-    move |addr| rows[&key(addr)].policy_set
-}

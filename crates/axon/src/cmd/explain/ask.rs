@@ -7,7 +7,7 @@ use std::path::Path;
 
 use axon_hubble::{Flow, Layer4};
 use axon_policy::Request;
-use axon_replay::{Node, Packet, Transport};
+use axon_replay::{Node, Packet, ServiceError, Transport};
 use serde_json::Value;
 
 use crate::failure::{ABSENT, Failure};
@@ -25,7 +25,17 @@ pub(super) fn packet(
     v6: bool,
 ) -> Result<Packet, Failure> {
     let [from, to] = ends;
-    let [sources, destinations] = [addresses(node, from)?, addresses(node, to)?];
+    let sources = addresses(node, from)?;
+    let destinations = match service(node, to) {
+        Some((namespace, name)) => {
+            let asked = transport(port, 0, v6)?;
+            let asked = (asked.port(), asked.protocol(v6));
+            let is_outside = sources.iter().all(|addr| node.is_outside(*addr));
+            let found = node.addresses_of_service((namespace, name), asked, is_outside);
+            found.map_err(|error| no_service(&error))?
+        }
+        None => addresses(node, to)?,
+    };
     let of = |list: &[IpAddr], v6: bool| list.iter().copied().find(|a| a.is_ipv6() == v6);
     let pair = |v6: bool| Some((of(&sources, v6)?, of(&destinations, v6)?));
     let families = if v6 { [true, true] } else { [false, true] };
@@ -40,8 +50,32 @@ pub(super) fn packet(
     Ok(Packet {
         source,
         destination,
-        transport: transport(port, node.free_port(source, destination), source.is_ipv6())?,
+        transport: transport(port, node.free_port(source), source.is_ipv6())?,
     })
+}
+
+/// The service that an end is: one that is called so, unless a workload is.
+fn service<'a>(node: &Node, end: &'a str) -> Option<(&'a str, &'a str)> {
+    let parts = |end: &'a str| end.split_once('/').unwrap_or(("default", end));
+    if let Some(named) = end.strip_prefix("service:") {
+        return Some(parts(named));
+    }
+    let (namespace, name) = parts(end);
+    let is_workload = !node.addresses_of(namespace, name).is_empty();
+    (!is_workload && node.has_service(namespace, name)).then_some((namespace, name))
+}
+
+fn no_service(error: &ServiceError) -> Failure {
+    let failure = Failure::new(error.to_string());
+    match error {
+        ServiceError::Unknown(_) | ServiceError::NoFrontend(_) => failure
+            .remedy("`axon service list` tells which there are")
+            .code(ABSENT),
+        ServiceError::NoAddress { .. } => failure
+            .remedy("ask by the address of one of its pods")
+            .code(ABSENT),
+        ServiceError::NoPort { .. } => Failure::usage(error.to_string()),
+    }
 }
 
 /// The addresses of an end.
@@ -66,7 +100,8 @@ fn addresses(node: &Node, end: &str) -> Result<Vec<IpAddr>, Failure> {
         let like: Vec<&str> = like.map(String::as_str).take(3).collect();
         let remedy = match like.is_empty() {
             true => {
-                "`axon ip list` tells who is known; give namespace/pod, node:NAME or an address"
+                "`axon ip list` and `axon service list` tell who is known; give namespace/pod, \
+                 node:NAME, service:NAMESPACE/NAME or an address"
                     .to_owned()
             }
             false => format!("did you mean {}?", like.join(" or ")),

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use axon_api::state::NodeState;
 use axon_cni::http::escape;
 use axon_hubble::Uuid;
-use axon_replay::{Node, NotHere, Outcome, Packet, explain};
+use axon_replay::{Node, NotHere, Outcome, Packet, explain, explain_new};
 
 use crate::client::Common;
 use crate::failure::{ABSENT, FAILED, Failure};
@@ -30,7 +30,8 @@ pub(crate) struct Args {
     /// The sender: `namespace/pod`, `pod`, `node:NAME`, or an address.
     #[arg(long, value_name = "END", requires = "to")]
     from: Option<String>,
-    /// The receiver, likewise.
+    /// The receiver, likewise, or a service: `service:namespace/name`, or the name
+    /// alone where no workload is called so.
     #[arg(long, value_name = "END", requires = "from")]
     to: Option<String>,
     /// The port that is opened: `80`, `53/udp`, `5000/sctp`, `icmp`, or a type of
@@ -83,16 +84,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let node = Node::load(state).map_err(|error| {
         Failure::usage(error.to_string()).remedy("use the version of axon that has written it")
     })?;
-    let packet = match (flow, &args.from, &args.to) {
-        (Some(packet), ..) => packet,
-        (None, Some(from), Some(to)) => ask::packet(&node, [from, to], &args.port, args.ipv6)?,
+    let explained = match (flow, &args.from, &args.to) {
+        (Some(packet), ..) => explain(&node, &packet, request.as_ref()),
+        (None, Some(from), Some(to)) => {
+            let packet = ask::packet(&node, [from, to], &args.port, args.ipv6)?;
+            explain_new(&node, &packet, request.as_ref())
+        }
         (None, ..) => return Err(Failure::usage("no packet; give --from and --to, or --flow")),
     };
-    let explanation = explain(&node, &packet, request.as_ref()).map_err(|error| absent(&error))?;
+    let explanation = explained.map_err(|error| absent(&error))?;
     print(args.common.output, &explanation, show::text)?;
     Ok(match explanation.verdict {
         Outcome::Allowed => ExitCode::SUCCESS,
-        Outcome::Denied => ExitCode::from(FAILED),
+        Outcome::Denied | Outcome::Depends => ExitCode::from(FAILED),
     })
 }
 

@@ -2,8 +2,14 @@
 
 use std::fmt::Write as _;
 
-use axon_replay::{DecidedBy, End, Explanation, HookView, JudgementView, Outcome, Said};
+use axon_replay::{
+    BackendView, DecidedBy, End, Explanation, HookView, JudgementView, Outcome, Said, ServiceView,
+};
 
+use crate::output::{or_dash, table};
+
+/// Backends that are told of one by one.
+const BACKENDS_SHOWN: usize = 20;
 /// Letters of a key before what follows is no longer in a column.
 const KEY_WIDTH: usize = 50;
 
@@ -16,6 +22,10 @@ pub(super) fn text(explanation: &Explanation) -> String {
         end(&explanation.destination),
         explanation.node
     );
+    if let Some(service) = &explanation.service {
+        text.push('\n');
+        text.push_str(&self::service(service));
+    }
     for hook in &explanation.hooks {
         text.push('\n');
         text.push_str(&self::hook(hook));
@@ -40,6 +50,7 @@ pub(super) fn text(explanation: &Explanation) -> String {
     let verdict = match explanation.verdict {
         Outcome::Allowed => "ALLOWED",
         Outcome::Denied => "DENIED",
+        Outcome::Depends => "DEPENDS",
     };
     let _ = writeln!(text, "{verdict} {}", explanation.reason);
     text
@@ -52,8 +63,84 @@ fn end(end: &End) -> String {
     }
 }
 
+/// The frontend, and who is behind it.
+fn service(service: &ServiceView) -> String {
+    let flags = match service.flags.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", service.flags.join(", ")),
+    };
+    let mut text = format!(
+        "{} is a frontend of {}: {}{flags}, asked for by a {} of the {}\n",
+        service.frontend, service.service, service.kind, service.by, service.asker
+    );
+    let chosen = service.backends.iter();
+    let chosen = chosen.filter(|backend| backend.may_be_chosen).count();
+    let _ = match &service.refused {
+        Some(refused) => writeln!(text, "  nobody is chosen: {refused}"),
+        None => writeln!(
+            text,
+            "  {chosen} of {} backends may be chosen",
+            service.backends.len()
+        ),
+    };
+    // Those that may be chosen first, and of these who does not get it.
+    let rank = |backend: &&BackendView| {
+        let passes = backend.verdict == Some(Outcome::Allowed);
+        (!backend.may_be_chosen, passes)
+    };
+    let mut backends: Vec<&BackendView> = service.backends.iter().collect();
+    backends.sort_by_key(rank);
+    let rows = backends.iter().take(BACKENDS_SHOWN).map(|backend| {
+        [
+            format!("  {}", backend.backend),
+            or_dash(&backend.name),
+            backend.state.clone(),
+            if backend.is_here { "here" } else { "elsewhere" }.to_owned(),
+            share(backend),
+            match (backend.may_be_chosen, backend.verdict) {
+                (true, Some(Outcome::Denied | Outcome::Depends)) => {
+                    format!("denied: {}", backend.reason)
+                }
+                (true, Some(Outcome::Allowed)) if backend.why.is_empty() => "allowed".to_owned(),
+                (true, Some(Outcome::Allowed)) => format!("allowed; {}", backend.why),
+                (true, None) | (false, _) => or_dash(&backend.why),
+            },
+        ]
+    });
+    if !backends.is_empty() {
+        let header = [
+            "  BACKEND",
+            "NAME",
+            "STATE",
+            "WHERE",
+            "CHOSEN",
+            "WHAT BECOMES OF IT",
+        ];
+        text.push_str(&table(header, rows));
+    }
+    if backends.len() > BACKENDS_SHOWN {
+        let _ = writeln!(
+            text,
+            "  and {} more (-o json)",
+            backends.len() - BACKENDS_SHOWN
+        );
+    }
+    text
+}
+
+/// How likely a backend is chosen.
+fn share(backend: &BackendView) -> String {
+    match backend.may_be_chosen {
+        true => format!("{:.0} %", backend.share * 100.0),
+        false => "no".to_owned(),
+    }
+}
+
 fn hook(hook: &HookView) -> String {
-    let mut text = format!("{} at {}: {}\n", hook.hook, hook.device, hook.what);
+    let mut text = match hook.device.as_str() {
+        "" => format!("{}: {}\n", hook.hook, hook.what),
+        device => format!("{} at {device}: {}\n", hook.hook, hook.what),
+    };
     let keys = hook.steps.iter().map(|step| step.key.chars().count());
     let tables = hook.steps.iter().map(|step| step.table.len());
     let widths = (
