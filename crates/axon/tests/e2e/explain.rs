@@ -380,12 +380,7 @@ fn what_cannot_be_asked_for(over: &[&str]) {
             4,
             "no service default/nobody is known",
         ),
-        (
-            "service:door",
-            "99",
-            2,
-            "it has 30081/TCP, 80/TCP, 81/TCP, 82/UDP",
-        ),
+        ("service:door", "99", 2, "30081/TCP, 80/TCP, 81/TCP, 82/UDP"),
     ] {
         let args = ["explain", "--from", "friend", "--to", to, "--port", port];
         let (found, error) = run(&[&args[..], over].concat());
