@@ -76,7 +76,7 @@ fn question(probes: &Value) -> Value {
     })
 }
 
-fn asked(from: Value, ip: &str, port: u16) -> Value {
+fn asked(from: &Value, ip: &str, port: u16) -> Value {
     let probes = json!([
         {"id": 1, "from": from, "to": {"ip": ip}, "protocol": "TCP", "port": port},
     ]);
@@ -140,7 +140,7 @@ fn policy_is_asked_about_backends_at_their_ports() {
             vec![("10.0.1.11:8080", "allow"), ("10.0.2.11:8080", "allow")],
         ),
     ] {
-        let result = asked(from, ip, port);
+        let result = asked(&from, ip, port);
         assert_eq!(result["verdict"], verdict, "{name}: {result}");
         assert_eq!(backends(&result), expected, "{name}: {result}");
         assert_eq!(result["refused"], Value::Null, "{name}: {result}");
@@ -154,7 +154,7 @@ fn a_service_that_leads_to_nobody_does_not_pass() {
         ("10.96.0.2", 80, "no backend"),
         ("10.96.0.1", 82, "no service listens at 10.96.0.1:82/TCP"),
     ] {
-        let result = asked(client(), ip, port);
+        let result = asked(&client(), ip, port);
         assert_eq!(result["verdict"], "deny", "{result}");
         assert_eq!(result["egress"], "allow", "{result}");
         assert_eq!(result["ingress"], "allow", "{result}");
@@ -172,7 +172,7 @@ fn other_addresses_are_what_they_were() {
         (client(), "10.96.0.9", 80, "deny"),
         (json!({"ip": "203.0.113.9"}), "10.96.0.1", 80, "allow"),
     ] {
-        let result = asked(from, ip, port);
+        let result = asked(&from, ip, port);
         assert_eq!(result["verdict"], verdict, "{ip}: {result}");
         for field in ["backends", "refused"] {
             assert_eq!(result[field], Value::Null, "{ip}: {result}");

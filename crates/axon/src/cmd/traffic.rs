@@ -163,7 +163,7 @@ where
             let meant = filter.read(args)?;
             let found: Vec<R> = rows(args, name)?;
             let found = found.iter().filter(|row| meant.means(*row));
-            print(output, &top(found, *by, *count), talkers)
+            print(output, &top(found, *by, *count), |found| talkers(found))
         }
         Traffic::Pressure => {
             let mut found: Vec<PressureRow> = rows(args, MapName::Pressure)?;
@@ -329,7 +329,7 @@ fn top<'a, R: Row + 'a>(rows: impl Iterator<Item = &'a R>, by: By, count: usize)
     talkers
 }
 
-fn talkers(talkers: &Vec<Talker>) -> String {
+fn talkers(talkers: &[Talker]) -> String {
     let sum = |sum: Option<u64>| sum.map_or_else(|| "-".to_owned(), |sum| sum.to_string());
     let rows = talkers.iter().map(|talker| {
         [

@@ -6,7 +6,7 @@ use axon_abi::{
 };
 use axon_api::maps::{CtMapRow, LbBackendRow, LbRow, NatMapRow};
 
-use super::{By, Filter, Row as _, ends_of, top};
+use super::{By, Filter, ends_of, top};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
@@ -197,7 +197,7 @@ fn a_translation_is_counted_once() {
         translation(1, NatOwner::ENDPOINT),
         translation(1, NatOwner::SERVICE),
     ];
-    assert_eq!(rows.each_ref().map(|row| row.counts()), [true, false, true]);
+    assert_eq!(rows.each_ref().map(super::Row::counts), [true, false, true]);
     let talkers = top(rows.iter(), By::Source, 10);
     let told: Vec<(&str, u64)> = talkers.iter().map(|t| (t.who.as_str(), t.flows)).collect();
     assert_eq!(told, [("10.0.0.1", 1), ("198.51.100.7", 1)]);

@@ -393,7 +393,7 @@ fn a_lab_becomes_another_but_for_its_nodes_addresses() {
         serde_json::from_value::<Case>(tree).expect("a case").lab()
     };
     let [a, b] = [node("a", "z", "192.0.2.1"), node("b", "z", "192.0.2.2")];
-    let one = lab(&[a.clone()], serde_json::json!({}));
+    let one = lab(std::slice::from_ref(&a), serde_json::json!({}));
     let two = lab(&[a.clone(), b], serde_json::json!({}));
     let other_options = lab(&[a], serde_json::json!({"x": true}));
     let other_labels = lab(&[node("a", "y", "192.0.2.1")], serde_json::json!({}));
