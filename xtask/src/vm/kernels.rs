@@ -181,7 +181,7 @@ fn cases(version: &str) -> Options {
 /// Programs on devices: pods by CNI, policy, an agent that is killed.
 fn lab(version: &str) -> Options {
     Options {
-        command: words("axon lab demo --timeout 120"),
+        command: words("axon lab demo --timeout 300"),
         modules: MODULES.iter().map(|name| (*name).into()).collect(),
         ..options(version)
     }
