@@ -275,11 +275,25 @@ fn within<R: Send>(path: &Path, run: impl FnOnce() -> R + Send) -> R {
     netns::within_path(path, run).expect("entered")
 }
 
+/// A socket at an address that another of this test has just left: a child of another test's
+/// thread holds that one too from its fork to its exec.
+fn bound<S>(bind: impl Fn() -> std::io::Result<S>) -> S {
+    for _ in 0..500 {
+        match bind() {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other.expect("a socket"),
+        }
+    }
+    panic!("the address stays in use")
+}
+
 /// Connects by way of a frontend, says something, and hears it said back; what the
 /// server sees its client as.
 fn over_tcp(client: (&Path, IpAddr), server: (&Path, IpAddr), target: SocketAddr) -> SocketAddr {
     let at = SocketAddr::new(server.1, BACKEND);
-    let listener = within(server.0, || TcpListener::bind(at)).expect("a listener");
+    let listener = within(server.0, || bound(|| TcpListener::bind(at)));
     let echo = std::thread::spawn(move || {
         let (mut stream, peer) = listener.accept().expect("a client");
         let mut buffer = Vec::new();
@@ -314,7 +328,7 @@ fn over_udp(
 ) -> SocketAddr {
     let at = SocketAddr::new(server.1, BACKEND);
     let patience = Some(Duration::from_secs(20));
-    let listener = within(server.0, || UdpSocket::bind(at)).expect("a socket");
+    let listener = within(server.0, || bound(|| UdpSocket::bind(at)));
     listener.set_read_timeout(patience).expect("patience");
     let socket = within(client.0, || UdpSocket::bind((client.1, 0))).expect("a socket");
     socket.set_read_timeout(patience).expect("patience");
