@@ -2,8 +2,11 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use axon_abi::{
-    Direction, EventRecord, Hook, IpKey, LpmKey, MAPS, METRICS_ENTRIES, MetricsRow, RuntimeConfig,
+    CtEntry, CtKey4, CtKey6, Direction, EventRecord, Hook, IpKey, LpmKey, MAPS, METRICS_ENTRIES,
+    MetricsRow, RuntimeConfig,
 };
+use std::path::Path;
+
 use axon_linux::Features;
 use axon_testkit::{Action, Backend, MemPacket, Outcome, World};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, lpm_trie};
@@ -24,6 +27,9 @@ unsafe impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Pod for Raw<T
 trait Bytes: FromBytes + IntoBytes + Immutable + Copy + 'static {}
 impl<T: FromBytes + IntoBytes + Immutable + Copy + 'static> Bytes for T {}
 
+/// Size of the ring of events.
+pub(crate) const EVENTS_BYTES: u32 = 1 << 16;
+
 /// Programs and maps of their own, not pinned.
 pub(crate) struct Kernel {
     pub(crate) ebpf: Ebpf,
@@ -36,6 +42,7 @@ impl Kernel {
 
     /// With room for so many rows of policy.
     pub(crate) fn load_sized(policy: u32) -> Self {
+        let constants = Features::probe().constants();
         let mut loader = EbpfLoader::new();
         for map in MAPS
             .iter()
@@ -44,12 +51,31 @@ impl Kernel {
             loader.map_max_entries(map.name, 4096);
         }
         loader.map_max_entries("axon_policy_v1", policy);
-        loader.map_max_entries("axon_events_v1", 1 << 16);
+        loader.map_max_entries("axon_events_v1", EVENTS_BYTES);
+        Self::load_by(loader, &constants)
+    }
+
+    /// Onto the maps that are pinned in a directory; the ring of events has
+    /// [`EVENTS_BYTES`].
+    pub(crate) fn load_onto(maps: &Path) -> Self {
+        let paths: Vec<_> = MAPS
+            .iter()
+            .map(|map| (map.name, maps.join(map.name)))
+            .collect();
+        let constants = Features::probe().constants();
+        let mut loader = EbpfLoader::new();
+        for (name, path) in &paths {
+            loader.map_pin_path(name, path.as_path());
+        }
+        loader.map_max_entries("axon_events_v1", EVENTS_BYTES);
+        Self::load_by(loader, &constants)
+    }
+
+    fn load_by<'a>(mut loader: EbpfLoader<'a>, constants: &'a [(&'static str, u32)]) -> Self {
         let other = std::env::var_os("AXON_COST_OBJECT").map(std::fs::read);
         let other = other.map(|bytes| bytes.expect("the object can be read"));
         let object = other.as_deref().unwrap_or(OBJECT);
-        let constants = Features::probe().constants();
-        for (name, value) in &constants {
+        for (name, value) in constants {
             loader.override_global(name, value, false);
         }
         let mut ebpf = loader.load(object).expect("the maps are made");
@@ -136,6 +162,24 @@ impl Kernel {
         self.fill("axon_address_v1", world.addresses.clone());
     }
 
+    /// Forgets all flows, and whose they are.
+    pub(crate) fn forget_flows(&mut self) {
+        self.fill::<CtKey4, CtEntry>(axon_abi::CT4, []);
+        self.fill::<CtKey6, CtEntry>(axon_abi::CT6, []);
+        self.forget_owners();
+    }
+
+    fn forget_owners(&mut self) {
+        let map = self
+            .ebpf
+            .map_mut("axon_ct_count_v1")
+            .expect("the map exists");
+        let mut counts: Array<&mut MapData, u32> = map.try_into().expect("an array");
+        for owner in 0..16 {
+            counts.set(owner, 0, 0).expect("written");
+        }
+    }
+
     /// Writes the services of a world.
     fn set_services(&mut self, world: &World) {
         let rows = &world.services;
@@ -167,14 +211,7 @@ impl Kernel {
         let map = self.ebpf.map_mut("axon_config_v1").expect("the map exists");
         let mut config: Array<&mut MapData, Raw<_>> = map.try_into().expect("an array");
         config.set(0, Raw(world.config), 0).expect("written");
-        let map = self
-            .ebpf
-            .map_mut("axon_ct_count_v1")
-            .expect("the map exists");
-        let mut counts: Array<&mut MapData, u32> = map.try_into().expect("an array");
-        for owner in 0..16 {
-            counts.set(owner, 0, 0).expect("written");
-        }
+        self.forget_owners();
         let map = self
             .ebpf
             .map_mut("axon_icmp_limit_v1")
@@ -293,7 +330,7 @@ impl Kernel {
 
 /// Devices with the numbers that the cases use, in a namespace of this thread's
 /// own.
-fn make_devices() {
+pub(crate) fn make_devices() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a namespace");
     for index in [10, 11, 12, 13, 77] {
         super::veth::add(&format!("d{index}"), index, &format!("p{index}"), 1500);
